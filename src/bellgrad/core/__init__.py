@@ -1,0 +1,1 @@
+"""Records, trees, random streams, protocols and errors: what every other room stands on."""

@@ -1,0 +1,63 @@
+"""Errors that are meant for a person: one clear line, an exit code, never a traceback on the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BellgradError(Exception):
+    """Base of every error that Bellgrad raises on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(BellgradError):
+    """The user asked for something impossible: a wrong name, a value out of range, a missing extra."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(BellgradError):
+    """An environment broke its contract: it raised, died, hung, or returned a NaN or a wrong shape."""
+
+    exit_code = 3
+
+
+class CheckpointError(BellgradError):
+    """A checkpoint or run folder is damaged, foreign or unsafe, and was refused."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """A `UsageError` for a wrong name that offers the nearest right ones.
+
+    Args:
+        kind: what the name is a name of, for example `"algorithm"`.
+        name: what the user wrote.
+        known: every right name.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")
+
+
+def missing_extra(package: str, extra: str) -> UsageError:
+    """A `UsageError` that names the exact command which installs an optional dependency."""
+    return UsageError(f"this needs the package {package!r}; install it with: pip install 'bellgrad[{extra}]'")
+
+
+def check_range(owner: object, **bounds: tuple[float, float]) -> None:
+    """Check that numeric fields of a dataclass lie in closed ranges.
+
+    Args:
+        owner: the dataclass instance.
+        bounds: field name to `(low, high)`, both inclusive.
+
+    Raises:
+        UsageError: naming the field, its value and its range.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(owner, name)
+        if not low <= value <= high:  # also catches NaN
+            raise UsageError(f"{type(owner).__name__}.{name} = {value!r} is out of range [{low:g}, {high:g}]")

@@ -1,0 +1,82 @@
+"""The few contracts between rooms: an environment, an algorithm, a learner."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from bellgrad.core.records import Acted, Batch, EnvSpec, Minibatch, Rollout, Step
+from bellgrad.core.tree import Tree
+
+Metrics = dict[str, Tensor]
+
+
+@runtime_checkable
+class BatchedEnv(Protocol):
+    """`num_envs` environments that step together. Ended episodes restart by themselves; `Step` keeps both observations."""
+
+    num_envs: int
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+
+    def reset(self, seed: int) -> Tree:
+        """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, *O]`."""
+
+    def step(self, action: Tensor) -> Step:
+        """Act in every environment; `action [B]` int64 or `[B, D]` float32."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Nested dictionaries of tensors from which `restore` continues exactly."""
+
+    def restore(self, tree: dict[str, Any]) -> Tree:
+        """Continue from a snapshot; returns the observation to act on next."""
+
+    def close(self) -> None:
+        """Release processes and windows. May be called twice."""
+
+
+class Algorithm(Protocol):
+    """A frozen dataclass of hyper-parameters."""
+
+    def build(self, spec: EnvSpec) -> Any:
+        """Join the hyper-parameters to an environment's spaces."""
+
+
+class Learner(Protocol):
+    """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state."""
+
+    def init(self, rng: torch.Generator) -> Any:
+        """The state before the first step, on the generator's device."""
+
+    def init_carry(self, num_envs: int) -> Tree:
+        """The actor's memory at the start of an episode, or None."""
+
+    def act_noise(self, num_envs: int) -> Tree:
+        """The `Noise` that `act` needs."""
+
+    def act(self, state: Any, carry: Tree, obs: Tree, noise: Tree, explore: bool = True) -> Acted:
+        """Choose actions for `obs [B, *O]`; pure."""
+
+
+class OffPolicyLearner(Learner, Protocol):
+    """A learner that is fed from a replay."""
+
+    def update_noise(self) -> Tree:
+        """The `Noise` that one `update` needs."""
+
+    def update(self, state: Any, batch: Batch, noise: Tree) -> tuple[Any, Metrics]:
+        """One gradient update; pure."""
+
+
+class OnPolicyLearner(Learner, Protocol):
+    """A learner that is fed the rollouts of its own policy."""
+
+    def value(self, state: Any, obs: Tree) -> Tensor:
+        """The predicted value of `obs [B, *O]`: `[B]`."""
+
+    def prepare(self, state: Any, rollout: Rollout) -> tuple[Any, Minibatch]:
+        """Advantages and value targets of a whole rollout, flattened to `[T * B]`."""
+
+    def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:
+        """One gradient update; pure."""

@@ -1,0 +1,120 @@
+"""The records that pass between rooms. Axes: `T` time, `B` parallel environments or batch, `D` action dimensions, `*O` one observation.
+
+Records of tensors are NamedTuples, so that `torch.compile`, `vmap` and `grad` take them as they are. `obs` may itself be a tree
+(Dict and Tuple observations).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import gymnasium
+from torch import Tensor
+
+from bellgrad.core.tree import Tree
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an algorithm must know of an environment to build its learner."""
+
+    id: str
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
+
+
+class Episode(NamedTuple):
+    """Running totals of the episode under way, this step included; whole where the episode ended. In the environment's own reward."""
+
+    return_: Tensor  # [B] float32, undiscounted
+    length: Tensor  # [B] int64, environment steps
+
+
+class Step(NamedTuple):
+    """What one step of a batched environment gives. `obs` and `next_obs` differ exactly where an episode ended."""
+
+    obs: Tree  # [B, *O] what to act on next (the first observation of a new episode where one ended)
+    reward: Tensor  # [B] float32
+    terminated: Tensor  # [B] bool
+    truncated: Tensor  # [B] bool
+    next_obs: Tree  # [B, *O] what the action led to: the true successor, never the reset one
+    episode: Episode
+
+
+class Acted(NamedTuple):
+    """What a learner's `act` gives."""
+
+    action: Tensor  # [B] int64, or [B, D] float32 in [-1, 1]
+    logprob: Tensor | None  # [B]
+    value: Tensor | None  # [B]
+    carry: Tree  # the actor's own memory
+
+
+class Transition(NamedTuple):
+    """One step of experience."""
+
+    obs: Tree  # [B, *O]
+    action: Tensor  # [B] or [B, D]
+    reward: Tensor  # [B]
+    terminated: Tensor  # [B] bool
+    truncated: Tensor  # [B] bool
+    next_obs: Tree  # [B, *O] the true successor
+
+
+class Batch(NamedTuple):
+    """A sampled `Transition` with what a temporal-difference target needs."""
+
+    obs: Tree  # [B, *O]
+    action: Tensor  # [B] or [B, D]
+    reward: Tensor  # [B]
+    terminated: Tensor  # [B] bool
+    truncated: Tensor  # [B] bool
+    next_obs: Tree  # [B, *O]
+    discount: Tensor  # [B] gamma to the number of steps really taken, 0 where terminated
+    weight: Tensor  # [B] importance weight, 1 where sampling is uniform
+    index: Tensor  # [B] int64, the row in the replay
+
+
+class Rollout(NamedTuple):
+    """`T` consecutive steps of `B` environments under one policy."""
+
+    obs: Tree  # [T, B, *O]
+    action: Tensor  # [T, B] or [T, B, D]
+    reward: Tensor  # [T, B]
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
+    logprob: Tensor  # [T, B]
+    value: Tensor  # [T, B]
+    next_value: Tensor  # [T, B] value of the true successor
+    carry: Tree  # the actor's memory at the start of the rollout
+
+
+class Minibatch(NamedTuple):
+    """Steps of a prepared rollout, time and environments flattened into one axis."""
+
+    obs: Tree  # [B, *O]
+    action: Tensor  # [B] or [B, D]
+    logprob: Tensor  # [B] under the policy that acted
+    value: Tensor  # [B] predicted when acting
+    advantage: Tensor  # [B]
+    return_: Tensor  # [B] the value target
+
+
+class Episodes(NamedTuple):
+    """Whole trajectories, padded to the longest."""
+
+    obs: Tree  # [T, B, *O]
+    action: Tensor  # [T, B] or [T, B, D]
+    reward: Tensor  # [T, B]
+    mask: Tensor  # [T, B] bool, True where the step was really taken
+
+
+class JointTransition(NamedTuple):
+    """One step of experience of `N` agents; every field is a tuple over agents."""
+
+    obs: tuple[Tree, ...]
+    action: tuple[Tensor, ...]
+    reward: tuple[Tensor, ...]
+    terminated: tuple[Tensor, ...]
+    truncated: tuple[Tensor, ...]
+    next_obs: tuple[Tree, ...]
