@@ -1,1 +1,44 @@
-"""Bellgrad."""
+"""Bellgrad: reinforcement learning from the Bellman equation to deep control. Names are imported when first used."""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "DQN": "bellgrad.algos.dqn",
+    "PPO": "bellgrad.algos.ppo",
+    "SAC": "bellgrad.algos.sac",
+    "MLP": "bellgrad.nets.specs",
+    "CNN": "bellgrad.nets.specs",
+    "Adam": "bellgrad.ops.optim",
+    "AdamW": "bellgrad.ops.optim",
+    "RMSprop": "bellgrad.ops.optim",
+    "SGD": "bellgrad.ops.optim",
+    "Agent": "bellgrad.train.agent",
+    "Evaluation": "bellgrad.train.evaluate",
+    "Run": "bellgrad.train.run",
+    "train": "bellgrad.api",
+    "resume": "bellgrad.api",
+    "evaluate": "bellgrad.api",
+    "load": "bellgrad.api",
+    "record": "bellgrad.api",
+    "plot": "bellgrad.api",
+    "compare": "bellgrad.api",
+    "export": "bellgrad.api",
+    "report": "bellgrad.api",
+    "BellgradError": "bellgrad.core.errors",
+    "UsageError": "bellgrad.core.errors",
+    "EnvironmentFault": "bellgrad.core.errors",
+    "CheckpointError": "bellgrad.core.errors",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bellgrad' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,1 @@
+"""Learners on networks, one file per algorithm; algorithms never import algorithms."""

@@ -1,0 +1,210 @@
+"""The library in a few calls: each joins the rooms below in a few lines."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.envs.make import env_name
+from bellgrad.train.agent import Agent
+from bellgrad.train.evaluate import Evaluation, evaluate_policy
+from bellgrad.train.files import read_json, write_json_atomic
+from bellgrad.train.run import EVAL_ENVS, Run
+from bellgrad.train.settings import Settings, algorithm_name
+
+Which = Literal["last", "best"] | int
+
+
+def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
+    """`runs/cartpole-v1-dqn-0`, or the first free name after it."""
+    short = "".join(c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]).lower()
+    first = folder = Path("runs") / f"{short}-{algorithm_name(algorithm)}-{seed}"
+    attempt = 1
+    while folder.exists():
+        attempt += 1
+        folder = first.with_name(f"{first.name}-{attempt}")
+    return folder
+
+
+def train(
+    algorithm: Any,
+    env: Any,
+    steps: int,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: Literal["auto", "off"] = "auto",
+    command: str | None = None,
+    **options: Any,
+) -> Run:
+    """Train an agent and leave a run folder.
+
+    Args:
+        algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`.
+        env: a registered id, `module:Class`, a Gymnasium class, or a callable that makes an environment.
+        steps: environment steps in all.
+        seed: of every random stream.
+        out: the run's folder; by default a new one under `runs/`.
+        progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
+        command: recorded as what repeats this run.
+        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `normalise_obs`, `target_return`, ...
+
+    Raises:
+        UsageError: an impossible request.
+        EnvironmentFault: the environment broke its contract; the last checkpoint is kept.
+    """
+    try:
+        settings = Settings(algorithm, env, steps, seed, **options)
+    except TypeError as error:
+        raise UsageError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
+    command = command or f"bg.train(bg.{algorithm!r}, env={env!r}, steps={steps}, seed={seed}"
+    folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
+    run = Run.create(settings, folder, command if command.startswith("bellgrad ") else f"{command}{_shown(options)})")
+    return run.train(progress=progress)
+
+
+def _shown(options: dict[str, Any]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in options.items())
+
+
+def resume(
+    run: Run | Path | str,
+    steps: int | None = None,
+    *,
+    env: Any = None,
+    trust_imports: bool = False,
+    progress: Literal["auto", "off"] = "auto",
+) -> Run:
+    """Go on exactly where a run stopped.
+
+    Args:
+        run: the run or its folder.
+        steps: a new total of environment steps; None keeps the old one.
+        env: the environment, for a run whose environment was given as a callable.
+        trust_imports: whether the run's own environment or network may be imported.
+        progress: as in `train`.
+
+    Raises:
+        UsageError: the run has nothing left to do, or `steps` is behind it.
+        CheckpointError: none of its checkpoints is fit.
+    """
+    opened = _open(run, trust_imports, env)
+    try:
+        reached = opened.checkpoint().values["driver"]["steps"]
+    except CheckpointError:
+        if any((opened.folder / "checkpoints").glob("step-*")):
+            raise
+        return opened.train(progress=progress)  # stopped before its first checkpoint: a fresh start loses nothing
+    if steps is not None:
+        if steps <= reached:
+            raise UsageError(f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all")
+        opened.extend(steps)
+    elif opened.status == "finished":
+        raise UsageError(f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on")
+    return opened.train(resumed=True, progress=progress)
+
+
+def evaluate(
+    run: Run | Path | str,
+    episodes: int = 100,
+    *,
+    seed: int = 1_000,
+    deterministic: bool = True,
+    checkpoint: Which = "last",
+    env: Any = None,
+    trust_imports: bool = False,
+) -> Evaluation:
+    """Whole episodes with frozen normalisers, from fixed seeds; the result is left in the run's `evaluation.json` too.
+
+    Args:
+        run: the run or its folder.
+        episodes: how many.
+        seed: of the episodes; training evaluates with the run's own seed, so that these are new.
+        deterministic: the greedy action, or a sample of the policy.
+        checkpoint: `last`, `best`, or a step.
+        env: the environment, for a run whose environment was given as a callable.
+        trust_imports: whether the run's own environment or network may be imported.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes} is out of range [1, inf]")
+    opened = _open(run, trust_imports, env)
+    backend = "gymnasium" if opened.settings.backend == "subprocess" else opened.settings.backend
+    batch = opened.make_env(min(episodes, EVAL_ENVS), backend=backend)
+    try:
+        learner, state, batch = opened.load(checkpoint, batch)
+        result = evaluate_policy(learner, state, batch, episodes, seed, deterministic)
+    finally:
+        batch.close()
+    record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
+    write_json_atomic(opened.folder / "evaluation.json", record)
+    return result
+
+
+def load(run: Run | Path | str, checkpoint: Which = "last", *, env: Any = None, trust_imports: bool = False) -> Agent:
+    """A trained agent: `agent.act(obs) -> action`, in the environment's own observations and actions."""
+    return Agent.load(_open(run, trust_imports, env), checkpoint)
+
+
+def record(
+    run: Run | Path | str,
+    out: Path | str,
+    *,
+    episodes: int = 1,
+    seed: int = 1_000,
+    deterministic: bool = True,
+    checkpoint: Which = "last",
+    env: Any = None,
+    trust_imports: bool = False,
+) -> Path:
+    """A video (MP4) of whole episodes."""
+    from bellgrad.report.video import record as write_video
+    from bellgrad.train.watch import frames
+
+    opened = _open(run, trust_imports, env)
+    pictures, fps = frames(opened, episodes, seed, deterministic, checkpoint)
+    return write_video(pictures, Path(out), fps)
+
+
+def plot(runs: Path | str | Iterable[Path | str], out: Path | str, **options: Any) -> Path:
+    """Learning curves; see `bellgrad.report.curves.plot` for the options."""
+    from bellgrad.report import curves
+
+    return curves.plot(_each(runs), Path(out), **options)
+
+
+def compare(runs: Path | str | Iterable[Path | str]) -> dict[str, Any]:
+    """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
+    from bellgrad.report import compare as comparison
+
+    return comparison.compare(_each(runs))
+
+
+def export(
+    run: Run | Path | str, out: Path | str, *, checkpoint: Which = "last", env: Any = None, trust_imports: bool = False
+) -> Path:
+    """The greedy policy as ONNX, from raw observations to the environment's own actions."""
+    from bellgrad.report.export import export_onnx
+
+    agent = Agent.load(_open(run, trust_imports, env), checkpoint)
+    policy, example = agent.as_module()
+    return export_onnx(policy, example, Path(out))
+
+
+def report(run: Run | Path | str, *, trust_imports: bool = False) -> Path:
+    """Write the run's own page, `report.html`, with what the folder holds."""
+    from bellgrad.report.page import write_report
+
+    return write_report(run.folder if isinstance(run, Run) else Path(run))
+
+
+def is_finished(folder: Path | str) -> bool:
+    """Whether a run folder's training is over."""
+    return read_json(Path(folder) / "run.json").get("status") == "finished"
+
+
+def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:
+    return run if isinstance(run, Run) else Run.open(run, trust_imports, env)
+
+
+def _each(runs: Path | str | Iterable[Path | str]) -> list[Path]:
+    return [Path(runs)] if isinstance(runs, str | Path) else [Path(r) for r in runs]

@@ -1,0 +1,1 @@
+"""Experience: what is gathered is kept here and sampled from here."""

@@ -1,0 +1,172 @@
+"""Native environments: physics as pure batched functions, so that acting, stepping and learning compile into one graph.
+
+A *dynamics* object says what the physics does; `reset_state` and `step_state` add what every environment needs (time limit,
+automatic restart, episode totals); `NativeEnv` keeps the state for whoever wants a `BatchedEnv`.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from bellgrad.core.errors import UsageError
+from bellgrad.core.records import EnvSpec, Episode, Step
+from bellgrad.core.rng import Noise, derive_seed, draw
+from bellgrad.core.tree import map_tree, named_leaves, restore_tree
+
+
+class Dynamics(Protocol):
+    """The physics of an environment: a frozen dataclass whose functions are pure. `P` sizes the physics, `O` the observation."""
+
+    id: str
+    max_episode_steps: int | None  # environment steps; None for no limit
+    dtype: torch.dtype  # of the physics
+    reset_noise: int  # uniform numbers that one environment's `initial` needs
+
+    @property
+    def observation_space(self) -> gymnasium.Space: ...  # noqa: D102
+
+    @property
+    def action_space(self) -> gymnasium.Space: ...  # noqa: D102
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """First physics `[B, P]` from `noise [B, reset_noise]`, uniform on [0, 1)."""
+
+    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: `[B, P]` and `[B]` or `[B, D]` to physics `[B, P]`, reward `[B]` and terminated `[B]` bool."""
+
+    def observe(self, physics: Tensor) -> Tensor:
+        """The observation `[B, O]` float32 of `physics [B, P]`."""
+
+
+class NativeState(NamedTuple):
+    """Where `B` native environments stand."""
+
+    physics: Tensor  # [B, P]
+    age: Tensor  # [B] int64, environment steps of the episode under way
+    return_: Tensor  # [B] float32, its undiscounted return so far
+
+
+def reset_state(dynamics: Dynamics, noise: Tensor) -> NativeState:
+    """The state at the start of an episode in every environment; `noise [B, reset_noise]` uniform on [0, 1)."""
+    physics = dynamics.initial(noise)
+    batch, device = noise.shape[0], noise.device
+    return NativeState(physics, torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(batch, device=device))
+
+
+def step_state(dynamics: Dynamics, state: NativeState, action: Tensor, noise: Tensor) -> tuple[NativeState, Step]:
+    """One step of every environment; where an episode ended the new state is the first of a new one. Pure.
+
+    Args:
+        dynamics: the physics.
+        state: where the environments stand.
+        action: `[B]` int64, or `[B, D]` in the environment's own units.
+        noise: `[B, reset_noise]` uniform on [0, 1), used where an episode ended.
+
+    Returns:
+        The next state, and the step (termination wins where the time limit falls on the same step).
+    """
+    physics, reward, terminated = dynamics.advance(state.physics, action)
+    reward = reward.to(torch.float32)
+    age, return_ = state.age + 1, state.return_ + reward
+    if dynamics.max_episode_steps is None:
+        truncated = torch.zeros_like(terminated)
+    else:
+        truncated = (age >= dynamics.max_episode_steps) & ~terminated
+    ended = terminated | truncated
+    after = NativeState(
+        torch.where(ended.unsqueeze(-1), dynamics.initial(noise), physics),
+        torch.where(ended, 0, age),
+        torch.where(ended, 0.0, return_),
+    )
+    obs, next_obs = dynamics.observe(after.physics), dynamics.observe(physics)
+    return after, Step(obs, reward, terminated, truncated, next_obs, Episode(return_, age))
+
+
+class NativeEnv:
+    """A `BatchedEnv` over a dynamics object; also pure, so that a driver can compile it into its own loop.
+
+    Args:
+        dynamics: the physics.
+        num_envs: environments that step together, 1 or more.
+        device: where the tensors live.
+        max_episode_steps: replaces the dynamics' own time limit; None keeps it. In environment steps.
+
+    Attributes:
+        state: the `NativeState`, readable and assignable; None before the first `reset`.
+        noise: the `Noise` that one `pure_step` needs.
+
+    Raises:
+        UsageError: `num_envs` or `max_episode_steps` is below 1.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        num_envs: int,
+        device: torch.device | str = "cpu",
+        max_episode_steps: int | None = None,
+    ):
+        if num_envs < 1:
+            raise UsageError(f"num_envs = {num_envs} is out of range [1, inf]")
+        if max_episode_steps is not None:
+            if max_episode_steps < 1:
+                raise UsageError(f"max_episode_steps = {max_episode_steps} is out of range [1, inf]")
+            dynamics = replace(dynamics, max_episode_steps=max_episode_steps)
+        self.dynamics = dynamics
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.observation_space = dynamics.observation_space
+        self.action_space = dynamics.action_space
+        self.spec = EnvSpec(dynamics.id, self.observation_space, self.action_space, dynamics.max_episode_steps)
+        self.noise = Noise("uniform", (num_envs, dynamics.reset_noise))
+        self.state: NativeState | None = None
+        self._generator = torch.Generator(self.device)
+        self._action_shape = torch.Size((num_envs, *self.action_space.shape))
+
+    def reset(self, seed: int) -> Tensor:
+        """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, O]`."""
+        self._generator.manual_seed(derive_seed(seed, "native"))
+        self.state = reset_state(self.dynamics, draw(self.noise, self._generator))
+        return self.observe(self.state)
+
+    def step(self, action: Tensor) -> Step:
+        """Act in every environment; `action [B]` int64, or `[B, D]` float32 in the environment's own units."""
+        if self.state is None:
+            raise UsageError("reset the environment before its first step")
+        self.state, step = self.pure_step(self.state, action, draw(self.noise, self._generator))
+        return step
+
+    def pure_step(self, state: NativeState, action: Tensor, noise: Tensor) -> tuple[NativeState, Step]:
+        """`step_state` of this environment's dynamics; touches nothing that the object holds."""
+        if action.shape != self._action_shape:  # [B, 1] for [B] would broadcast to [B, B] without a word
+            raise UsageError(f"{self.spec.id} takes an action of shape {list(self._action_shape)}, not {list(action.shape)}")
+        return step_state(self.dynamics, state, action, noise)
+
+    def observe(self, state: NativeState) -> Tensor:
+        """The observation `[B, O]` to act on in `state`; pure."""
+        return self.dynamics.observe(state.physics)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state and the random stream, copied."""
+        if self.state is None:
+            raise UsageError("reset the environment before taking a snapshot")
+        state = {name: leaf.clone() for name, leaf in named_leaves(self.state).items()}
+        return {"state": state, "generator": self._generator.get_state()}
+
+    def restore(self, tree: dict[str, Any]) -> Tensor:
+        """Continue from a snapshot; returns the observation to act on next."""
+        template = reset_state(self.dynamics, torch.zeros(self.noise.shape, device=self.device))
+        self.state = map_tree(torch.clone, restore_tree(template, named_leaves(tree["state"])))
+        self._generator.set_state(tree["generator"].cpu())
+        return self.observe(self.state)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def is_pure(env: Any) -> bool:
+    """Whether an environment has `noise`, `state`, `pure_step` and `observe`, so that a driver can compile it into its loop."""
+    return hasattr(env, "pure_step")

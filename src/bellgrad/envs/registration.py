@@ -1,0 +1,94 @@
+"""Native environments as Gymnasium environments `bellgrad/CartPole-v1` and so on, for every tool that speaks Gymnasium.
+
+Importing this module registers them, and imports nothing heavy before an environment is made. In a fresh process:
+`gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1")`, since Gymnasium 1.0 loads no plugins by itself.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import Env
+from gymnasium.envs.registration import register as register_id
+from gymnasium.envs.registration import registry
+
+NATIVE_IDS = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")
+
+
+def register() -> None:
+    """Register every native environment with Gymnasium, with the twin's time limit and reward threshold; again does nothing."""
+    for name in NATIVE_IDS:
+        twin, id = registry[name], f"bellgrad/{name}"
+        if id not in registry:
+            register_id(
+                id,
+                entry_point="bellgrad.envs.registration:NativeGymnasiumEnv",
+                kwargs={"native": name},
+                max_episode_steps=twin.max_episode_steps,
+                reward_threshold=twin.reward_threshold,
+            )
+
+
+class NativeGymnasiumEnv(Env):
+    """One native environment behind Gymnasium's API. It computes in float64, and a seed starts it where Gymnasium's twin starts.
+
+    It has no time limit of its own: Gymnasium's `TimeLimit` wrapper has.
+
+    Args:
+        native: a key of `bellgrad.envs.classic.NATIVE`.
+        render_mode: None or `"rgb_array"`.
+
+    Raises:
+        UsageError: `native` or `render_mode` is unknown.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, native: str, render_mode: str | None = None):
+        import dataclasses
+
+        import torch
+
+        from bellgrad.core.errors import unknown
+        from bellgrad.envs.classic import NATIVE
+        from bellgrad.envs.render import Renderer
+
+        if native not in NATIVE:
+            raise unknown("native environment", native, NATIVE)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
+        self._dynamics = dataclasses.replace(NATIVE[native](), dtype=torch.float64)
+        self._renderer = Renderer(native)
+        self._physics, self._action = None, None
+        self.observation_space = self._dynamics.observation_space
+        self.action_space = self._dynamics.action_space
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; `options` are accepted and ignored."""
+        import torch
+
+        super().reset(seed=seed)
+        noise = self.np_random.random((1, self._dynamics.reset_noise))
+        self._physics, self._action = self._dynamics.initial(torch.from_numpy(noise)), None
+        return self._dynamics.observe(self._physics)[0].numpy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Act; never truncates."""
+        import torch
+
+        self._action = np.asarray(action)
+        self._physics, reward, terminated = self._dynamics.advance(self._physics, torch.from_numpy(self._action[None]))
+        return self._dynamics.observe(self._physics)[0].numpy(), reward.item(), terminated.item(), False, {}
+
+    def render(self) -> np.ndarray | None:
+        """A picture `[H, W, 3]` uint8 where the mode is `"rgb_array"`."""
+        if self.render_mode is None:
+            return None
+        return self._renderer.frame(self._physics[0].numpy(), self._action)
+
+    def close(self) -> None:
+        """Release the drawing surface."""
+        self._renderer.close()
+
+
+register()

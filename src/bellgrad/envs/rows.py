@@ -1,0 +1,302 @@
+"""One batch of Gymnasium environments as plain NumPy arrays: what the adapter and its worker processes share.
+
+This file imports no torch, so that a worker process starts quickly and stays small. A row is one environment; every array is
+`[B, ...]`. Whatever an environment returns is checked here, before it reaches an array.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from bellgrad.core.errors import UsageError
+
+MAX_SEED = 2**31 - 1
+
+
+class Broken(Exception):
+    """An environment broke its contract. Whoever knows the step count turns this into an `EnvironmentFault`.
+
+    Args:
+        index: the environment's index in the whole batch.
+        text: what happened, to follow the words "environment i".
+    """
+
+    def __init__(self, index: int, text: str):
+        super().__init__(text)
+        self.index = index
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of an observation: where it lies in the tree, what the environment gives and what the learner gets."""
+
+    path: str  # "observation", "observation['camera']", "observation[0]"
+    space: spaces.Space
+    shape: tuple[int, ...]  # of one environment's value
+    source: np.dtype  # what the space promises
+    dtype: np.dtype  # what the row holds
+
+    def write(self, array: np.ndarray, row: int, value: Any) -> None:
+        """Check one environment's `value` and store it in `array [B, *shape]`.
+
+        Raises:
+            ValueError: a wrong type, dtype, shape, or a category out of range.
+        """
+        if isinstance(self.space, spaces.Discrete):
+            if not isinstance(value, int | np.integer):
+                value = np.asarray(value)
+                if value.shape != () or value.dtype.kind not in "iu":
+                    raise ValueError(f"returned the {self.path} {short(value)}, its space {self.space} wants one integer")
+            category = int(value) - int(self.space.start)
+            if not 0 <= category < self.space.n:
+                raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
+            array[row] = category
+            return
+        if type(value) is not np.ndarray or value.dtype != self.source or value.shape != self.shape:
+            value = self._coerce(value)
+        if isinstance(self.space, spaces.MultiDiscrete):
+            value = value - self.space.start
+            if ((value < 0) | (value >= self.space.nvec)).any():
+                raise ValueError(f"returned the {self.path} {short(value + self.space.start)}, outside its space {self.space}")
+        array[row] = value
+
+    def _coerce(self, value: Any) -> np.ndarray:
+        try:
+            given = np.asarray(value)
+        except ValueError:  # ragged nested lists
+            raise ValueError(f"returned the {self.path} {short(value)}, which is not an array") from None
+        if given.shape != self.shape:
+            raise ValueError(f"returned an {self.path} of shape {given.shape}, its space says {self.shape}")
+        if not np.can_cast(given.dtype, self.source, "same_kind"):
+            raise ValueError(f"returned an {self.path} of dtype {given.dtype}, its space says {self.source}")
+        return given
+
+
+def short(value: Any) -> str:
+    """A value in one line of at most 100 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
+    """The arrays that make up one observation, in the space's order.
+
+    Float and other integer Boxes become float32; uint8 Boxes (frames) stay uint8. Discrete and MultiDiscrete become int64 counted
+    from 0, MultiBinary becomes float32, so that a network can take it as it is.
+
+    Raises:
+        UsageError: a space that has no fixed set of arrays (Text, Graph, Sequence, OneOf).
+    """
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, child in space.spaces.items() for leaf in obs_leaves(child, f"{path}[{key!r}]")]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for i, child in enumerate(space.spaces) for leaf in obs_leaves(child, f"{path}[{i}]")]
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        dtype = np.dtype(np.uint8 if isinstance(space, spaces.Box) and space.dtype == np.uint8 else np.float32)
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        dtype = np.dtype(np.int64)
+    else:
+        raise UsageError(
+            f"the {path} space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, Tuple or Dict"
+        )
+    return [Leaf(path, space, tuple(space.shape), np.dtype(space.dtype), dtype)]
+
+
+def flatten_obs(space: spaces.Space, obs: Any, path: str = "observation") -> list[Any]:
+    """The values of one observation in the order of `obs_leaves`.
+
+    Raises:
+        ValueError: a tuple or dictionary with other parts than the space's.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, Mapping) or obs.keys() != space.spaces.keys():
+            got = sorted(map(str, obs)) if isinstance(obs, Mapping) else type(obs).__name__
+            raise ValueError(f"returned an {path} with {got}, its space is a Dict with {sorted(map(str, space.spaces))}")
+        return [leaf for key, child in space.spaces.items() for leaf in flatten_obs(child, obs[key], f"{path}[{key!r}]")]
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
+            got = f"{len(obs)} parts" if isinstance(obs, tuple | list) else type(obs).__name__
+            raise ValueError(f"returned an {path} with {got}, its space is a Tuple of {len(space.spaces)}")
+        parts = enumerate(zip(space.spaces, obs, strict=True))
+        return [leaf for i, (child, part) in parts for leaf in flatten_obs(child, part, f"{path}[{i}]")]
+    return [obs]
+
+
+def nest_obs(space: spaces.Space, values: Iterator[Any]) -> Any:
+    """The inverse of `flatten_obs`: tuples and dictionaries around the leaves' values."""
+    if isinstance(space, spaces.Dict):
+        return {key: nest_obs(child, values) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(nest_obs(child, values) for child in space.spaces)
+    return next(values)
+
+
+def check_action_space(space: spaces.Space) -> None:
+    """Refuse what no learner here can act in.
+
+    Raises:
+        UsageError: neither a Discrete nor a Box of floats.
+    """
+    if not (isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and space.dtype.kind == "f")):
+        raise UsageError(f"the action space {space} is not supported: it must be Discrete, or a Box of floats")
+
+
+class Rows(NamedTuple):
+    """What goes into and comes out of one step of `B` environments."""
+
+    action: np.ndarray  # [B] int64 or [B, *A] in the space's dtype and units
+    seed: np.ndarray  # [B] int64, for the next episode, should this step end one
+    reward: np.ndarray  # [B] float64
+    terminated: np.ndarray  # [B] bool
+    truncated: np.ndarray  # [B] bool
+    obs: tuple[np.ndarray, ...]  # per leaf [B, ...], the first of the next episode where one ended
+    next_obs: tuple[np.ndarray, ...]  # per leaf [B, ...], what the action led to
+
+
+def make_rows(
+    obs_space: spaces.Space,
+    action_space: spaces.Space,
+    num_envs: int,
+    new: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.zeros,
+) -> Rows:
+    """Rows filled with zeros; `new(shape, dtype)` makes each array (in shared memory, for workers)."""
+    leaves = obs_leaves(obs_space)
+
+    def array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return new((num_envs, *shape), np.dtype(dtype))
+
+    action = array((), np.int64) if isinstance(action_space, spaces.Discrete) else array(action_space.shape, action_space.dtype)
+    return Rows(
+        action,
+        array((), np.int64),
+        array((), np.float64),
+        array((), np.bool_),
+        array((), np.bool_),
+        tuple(array(leaf.shape, leaf.dtype) for leaf in leaves),
+        tuple(array(leaf.shape, leaf.dtype) for leaf in leaves),
+    )
+
+
+def mapped_rows(obs_space: spaces.Space, action_space: spaces.Space, num_envs: int, memory: Any) -> tuple[Rows, int]:
+    """Rows that lie in a buffer of bytes, in a layout that every process computes alike.
+
+    Returns:
+        The rows and the bytes they take. With `memory` None the rows are None and only the size is meant.
+    """
+    size = 0
+
+    def place(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        nonlocal size
+        start = size
+        size += -(-int(np.prod(shape)) * dtype.itemsize // 64) * 64  # whole cache lines
+        if memory is None:
+            return None
+        return np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)
+
+    rows = make_rows(obs_space, action_space, num_envs, place)
+    return rows, size
+
+
+class Batch:
+    """Some environments and the rows that are theirs.
+
+    Args:
+        envs: the environments.
+        rows: the arrays of the whole batch.
+        first: the row of the first environment here.
+    """
+
+    def __init__(self, envs: list[gymnasium.Env], rows: Rows, first: int = 0):
+        self.envs = envs
+        self.rows = rows
+        self.first = first
+        self._space = envs[0].observation_space
+        self._leaves = obs_leaves(self._space)
+        self._flat = not isinstance(self._space, spaces.Dict | spaces.Tuple)
+
+    def advance(self) -> Iterator[None]:
+        """Act in every environment and restart those that ended, yielding after each.
+
+        Raises:
+            Broken: an environment raised, or returned what its spaces forbid.
+        """
+        rows = self.rows
+        actions = rows.action.copy()  # an environment may keep its action; the row is overwritten at the next step
+        for row, env in enumerate(self.envs, self.first):
+            obs, rows.reward[row], terminated, truncated = self._step(env, row, actions[row])
+            self._write(rows.next_obs, row, obs)
+            rows.terminated[row], rows.truncated[row] = terminated, truncated and not terminated  # termination wins
+            if terminated or truncated:
+                self._write(rows.obs, row, self._reset(env, row, int(rows.seed[row])))
+            yield
+
+    def replay(self, seeds: list[int], actions: list[np.ndarray]) -> Iterator[None]:
+        """Start every environment from its seed and repeat its actions, yielding after each step.
+
+        Afterwards `obs` holds the present observation and `reward` the sum of the rewards so far.
+
+        Args:
+            seeds: one for each environment here.
+            actions: per environment `[n, *A]`.
+
+        Raises:
+            Broken: also if an episode ended on the way, as it had not done before.
+        """
+        rows = self.rows
+        for row, (env, seed, past) in enumerate(zip(self.envs, seeds, actions, strict=True), self.first):
+            obs, total = self._reset(env, row, seed), 0.0
+            yield
+            for action in past:
+                obs, reward, terminated, truncated = self._step(env, row, action)
+                total += reward
+                if terminated or truncated:
+                    raise Broken(row, "ended its episode during the replay, where it had not ended before")
+                yield
+            self._write(rows.obs, row, obs)
+            rows.reward[row] = total
+
+    def _reset(self, env: gymnasium.Env, row: int, seed: int) -> Any:
+        try:
+            result = env.reset(seed=seed)
+        except Exception as error:
+            raise Broken(row, f"raised {describe(error)} in reset(seed={seed})") from error
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            raise Broken(row, f"returned {short(result)} from reset(), which must return (observation, info)")
+        return result[0]
+
+    def _step(self, env: gymnasium.Env, row: int, action: Any) -> tuple[Any, float, bool, bool]:
+        try:
+            result = env.step(action)
+        except Exception as error:
+            raise Broken(row, f"raised {describe(error)} in step({short(action)})") from error
+        if not (isinstance(result, tuple) and len(result) == 5):
+            got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            wanted = "(observation, reward, terminated, truncated, info)"
+            raise Broken(row, f"returned {got} from step(), which must return {wanted}")
+        obs, reward, terminated, truncated, _ = result
+        try:
+            return obs, float(reward), bool(terminated), bool(truncated)
+        except (TypeError, ValueError):
+            flags = f"reward {short(reward)}, terminated {short(terminated)}, truncated {short(truncated)}"
+            raise Broken(row, f"returned {flags}; they must be a number and two booleans") from None
+
+    def _write(self, arrays: tuple[np.ndarray, ...], row: int, obs: Any) -> None:
+        try:
+            values = (obs,) if self._flat else flatten_obs(self._space, obs)
+            for leaf, array, value in zip(self._leaves, arrays, values, strict=True):
+                leaf.write(array, row, value)
+        except ValueError as error:
+            raise Broken(row, str(error)) from None
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

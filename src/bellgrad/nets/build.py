@@ -1,0 +1,180 @@
+"""Build a network from its specification, and its parameters from a random stream."""
+
+from collections.abc import Callable
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from bellgrad.core.errors import UsageError
+from bellgrad.core.tree import Tree
+from bellgrad.nets.encoder import Encoder
+from bellgrad.nets.layers import EnsemblePerceptron, Params, Perceptron, PureModule, Stacked, replace_parameters
+from bellgrad.nets.specs import CNN, MLP, Spec, load_class, spec_to_json
+
+
+class Network(PureModule):
+    """An encoder and a perceptron; an action, where there is one, joins the features."""
+
+    def __init__(self, encoder: Encoder, perceptron: Perceptron):
+        super().__init__()
+        self.encoder = encoder
+        self.perceptron = perceptron
+
+    def functional(self, params: Params, prefix: str, obs: Tree, action: Tensor | None = None) -> Tensor:
+        """`obs [..., *O]`, `action [..., D]` -> `[..., outputs]`."""
+        x = self.encoder.functional(params, f"{prefix}encoder.", obs)
+        if action is not None:
+            x = torch.cat([x, action], -1)
+        return self.perceptron.functional(params, f"{prefix}perceptron.", x)
+
+
+class EnsembleNetwork(PureModule):
+    """`E` networks of one shape as one; features without parameters are computed once for all."""
+
+    def __init__(self, members: list[Network]):
+        super().__init__()
+        encoders = [member.encoder for member in members]
+        self.own_features = bool(encoders[0].convolutions)
+        self.encoder = Stacked(encoders) if self.own_features else encoders[0]
+        self.perceptron = EnsemblePerceptron([member.perceptron for member in members])
+
+    def functional(self, params: Params, prefix: str, obs: Tree, action: Tensor | None = None) -> Tensor:
+        """`obs [B, *O]`, `action [B, D]` -> `[E, B, outputs]`."""
+        x = self.encoder.functional(params, f"{prefix}encoder.", obs)
+        if action is not None:
+            x = torch.cat([x, action.expand(*x.shape[:-1], -1)], -1)
+        return self.perceptron.functional(params, f"{prefix}perceptron.", x)
+
+
+def build(
+    spec: Spec,
+    observation_space: gymnasium.Space,
+    outputs: int,
+    *,
+    action_size: int = 0,
+    ensemble: int | None = None,
+    output_gain: float = 1.0,
+) -> nn.Module:
+    """A network from observations, and actions where asked, to `outputs` numbers.
+
+    Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and `init_params` take.
+
+    Args:
+        spec: `MLP`, `CNN`, a user's `torch.nn.Module` class or its name `"module:Class"`. A user's class is made as
+            `cls(observation_space, outputs)`, with `action_size=D` too where actions are joined, and takes and returns what this
+            network does without an ensemble.
+        observation_space: a Gymnasium space.
+        outputs: numbers per item.
+        action_size: D, the size of an action that joins the features; 0 for none.
+        ensemble: E networks with separate parameters, or None for a single one.
+        output_gain: scale of the last layer's orthogonal weights (for `MLP` and `CNN`).
+
+    Returns:
+        A module `(obs [B, *O]) -> [B, outputs]`, or `(obs, action [B, D]) -> [B, outputs]`; with an ensemble `[E, B, outputs]`.
+
+    Raises:
+        UsageError: the spec does not fit the space, or a user's module fails, returns a wrong shape, changes its buffers or draws
+            random numbers.
+    """
+    if ensemble is not None and ensemble < 1:
+        raise UsageError(f"an ensemble of {ensemble} networks is impossible; ask for 1 or more")
+
+    def one() -> nn.Module:
+        if isinstance(spec, MLP | CNN):
+            cnn, hidden = (spec, spec.dense) if isinstance(spec, CNN) else (None, spec.hidden)
+            encoder = Encoder(observation_space, cnn)
+            sizes = (encoder.features + action_size, *hidden, outputs)
+            return Network(encoder, Perceptron(sizes, spec.activation, spec.initialisation, output_gain))
+        return _user_module(spec, observation_space, outputs, action_size)
+
+    if ensemble is None:
+        return one()
+    members = [one() for _ in range(ensemble)]
+    return EnsembleNetwork(members) if isinstance(members[0], Network) else Stacked(members)
+
+
+def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
+    """The module without its numbers: every parameter on the meta device, every buffer a constant.
+
+    Buffers are those of a construction from seed 0, so that they are the same in every run.
+
+    Args:
+        make: builds the module, usually through `build`.
+    """
+    module = _make(make, 0)
+    replace_parameters(module, [parameter.detach().to("meta") for parameter in module.parameters()])
+    return module
+
+
+def init_params(make: Callable[[], nn.Module], generator: torch.Generator) -> Params:
+    """Initial parameters, the same for the same generator state, whatever the module's class and the device.
+
+    Args:
+        make: builds the module, usually through `build`; the same function as the skeleton's.
+        generator: draws the seed of the construction; the parameters move to its device.
+
+    Returns:
+        Every parameter by name, detached.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    return {name: parameter.detach().to(generator.device) for name, parameter in _make(make, seed).named_parameters()}
+
+
+def _make(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return make()
+
+
+def _user_module(spec: Spec, observation_space: gymnasium.Space, outputs: int, action_size: int) -> nn.Module:
+    cls = load_class(spec) if isinstance(spec, str) else spec
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        spec_to_json(spec)  # says what a specification is
+    call = f"{cls.__name__}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
+    try:
+        module = cls(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
+    except Exception as error:  # whatever a user's constructor raises
+        raise UsageError(f"your network could not be made as {call}: {type(error).__name__}: {error}") from error
+    _check_user_module(module, observation_space, outputs, action_size)
+    return module
+
+
+def _check_user_module(module: nn.Module, observation_space: gymnasium.Space, outputs: int, action_size: int) -> None:
+    """Refuse what cannot be a pure function of parameters and inputs: found out by applying the module twice."""
+    name = type(module).__name__
+    frozen = [key for key, parameter in module.named_parameters() if not parameter.requires_grad]
+    if frozen:
+        raise UsageError(f"your network {name} freezes the parameter {frozen[0]!r}; register it as a buffer instead")
+    inputs = [_sample(observation_space, 2)] + ([torch.rand(2, action_size)] if action_size else [])
+    before = {key: buffer.clone() for key, buffer in module.named_buffers()}
+    try:
+        with torch.no_grad():
+            first, second = module(*inputs), module(*inputs)
+    except Exception as error:  # whatever a user's forward raises
+        raise UsageError(f"your network {name} failed on two observations: {type(error).__name__}: {error}") from error
+    if not isinstance(first, Tensor) or first.shape != (2, outputs):
+        got = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+        raise UsageError(f"your network {name} must return shape [B, {outputs}]; for B = 2 it returned {got}")
+    for key, buffer in module.named_buffers():
+        if key not in before or not torch.equal(before[key], buffer):
+            raise UsageError(
+                f"your network {name} changes its buffer {key!r} when applied (as BatchNorm does), and a pure function cannot;"
+                " use LayerNorm, or batch normalisation without running statistics"
+            )
+    if not torch.equal(first, second):
+        raise UsageError(f"your network {name} gives two answers to one input (as dropout does); it must draw no random numbers")
+
+
+def _sample(space: gymnasium.Space, batch: int) -> Tree:
+    """Made-up observations `[batch, *O]`, each the lowest value or a fraction: good enough to see shapes and side effects."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {key: _sample(child, batch) for key, child in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(_sample(child, batch) for child in space.spaces)
+    if isinstance(space, gymnasium.spaces.Box):
+        values = torch.rand(batch, *space.shape)
+        return (values * 255).to(torch.uint8) if space.dtype == "uint8" else values
+    if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
+        return torch.as_tensor(space.start).expand(batch, *space.shape).to(torch.int64)
+    return torch.zeros(batch, *space.shape, dtype=torch.int8)

@@ -1,0 +1,128 @@
+"""From any observation to one vector of features."""
+
+import math
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bellgrad.core.errors import UsageError
+from bellgrad.core.tree import Tree
+from bellgrad.nets.layers import Params, PureModule, initialise
+from bellgrad.nets.specs import ACTIVATIONS, CNN
+
+
+class _Leaf(NamedTuple):
+    path: tuple[str | int, ...]  # from the root of the observation
+    space: gymnasium.Space
+    image: int | None  # which of the encoder's convolution stacks, for an image
+
+
+def _leaf_spaces(space: gymnasium.Space, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, child in space.spaces.items() for leaf in _leaf_spaces(child, (*path, key))]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for i, child in enumerate(space.spaces) for leaf in _leaf_spaces(child, (*path, i))]
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise UsageError(f"a network cannot read observations of the space {space}")
+    return [(path, space)]
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return shape[-1] < shape[0]  # an image has fewer channels than pixels in a row
+
+
+def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]:
+    """The convolutions for an image of a shape, and how many features come out."""
+    channels, height, width = (shape[-1], *shape[:-1]) if _channels_last(shape) else shape
+    layers = nn.ModuleList()
+    for filters, kernel, stride in zip(cnn.channels, cnn.kernels, cnn.strides, strict=True):
+        if min(height, width) < kernel:
+            raise UsageError(f"an image of shape {list(shape)} is too small for CNN.kernels {cnn.kernels}, strides {cnn.strides}")
+        layers.append(nn.Conv2d(channels, filters, kernel, stride))
+        channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    if cnn.initialisation == "orthogonal":
+        for layer in layers:
+            initialise(layer, math.sqrt(2))
+    return layers, channels * height * width
+
+
+class Encoder(PureModule):
+    """Observations of any space as features `[..., F]` float32, for any leading axes.
+
+    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete become one-hot,
+    MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order. With a `cnn`, every Box of three dimensions goes
+    through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is the shorter one.
+
+    Args:
+        observation_space: a Gymnasium space.
+        cnn: the convolutions for images; None flattens images too.
+
+    Raises:
+        UsageError: a space that is none of these, an image too small for the kernels, or a `cnn` where there is no image.
+    """
+
+    def __init__(self, observation_space: gymnasium.Space, cnn: CNN | None = None):
+        super().__init__()
+        self.cnn = cnn
+        self.leaves: list[_Leaf] = []
+        self.convolutions = nn.ModuleList()
+        self.features = 0  # F
+        for path, space in _leaf_spaces(observation_space):
+            image = None
+            if cnn is not None and isinstance(space, spaces.Box) and len(space.shape) == 3:
+                image = len(self.convolutions)
+                layers, features = _convolutions(space.shape, cnn)
+                self.convolutions.append(layers)
+                self.features += features
+            elif isinstance(space, spaces.Discrete):
+                self.features += int(space.n)
+            elif isinstance(space, spaces.MultiDiscrete):
+                self.features += int(space.nvec.sum())
+            else:
+                self.features += math.prod(space.shape)
+            self.leaves.append(_Leaf(path, space, image))
+        if cnn is not None and not self.convolutions:
+            raise UsageError(f"CNN needs an image (a Box of three dimensions), which {observation_space} has not; use MLP")
+
+    def functional(self, params: Params, prefix: str, obs: Tree) -> Tensor:
+        """`obs [..., *O]` -> `[..., F]`."""
+        parts = [self._encode(leaf, params, prefix, obs) for leaf in self.leaves]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _encode(self, leaf: _Leaf, params: Params, prefix: str, obs: Tree) -> Tensor:
+        for key in leaf.path:
+            obs = obs[key]
+        space = leaf.space
+        if isinstance(space, spaces.Discrete):
+            return _one_hot(obs - int(space.start), int(space.n))
+        if isinstance(space, spaces.MultiDiscrete):
+            sizes, starts = space.nvec.reshape(-1).tolist(), np.asarray(space.start).reshape(-1).tolist()
+            columns = obs.flatten(-len(space.shape)).unbind(-1)
+            return torch.cat([_one_hot(c - low, n) for c, low, n in zip(columns, starts, sizes, strict=True)], -1)
+        x = obs if obs.is_floating_point() else obs.float()
+        if space.dtype == np.uint8 and isinstance(space, spaces.Box):
+            x = x / 255
+        if leaf.image is not None:
+            return self._convolve(leaf, params, prefix, x)
+        dims = len(space.shape)
+        return x if dims == 1 else x.unsqueeze(-1) if dims == 0 else x.flatten(-dims)
+
+    def _convolve(self, leaf: _Leaf, params: Params, prefix: str, x: Tensor) -> Tensor:
+        lead = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        if _channels_last(leaf.space.shape):
+            x = x.permute(0, 3, 1, 2)
+        for i, stride in enumerate(self.cnn.strides):
+            name = f"{prefix}convolutions.{leaf.image}.{i}"
+            x = ACTIVATIONS[self.cnn.activation](F.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride))
+        return x.reshape(*lead, -1)
+
+
+def _one_hot(x: Tensor, n: int) -> Tensor:
+    # Not F.one_hot: it looks at the values, which a graph cannot.
+    return (x.unsqueeze(-1) == torch.arange(n, device=x.device)).float()

@@ -1,0 +1,161 @@
+"""What a network is, as data: frozen dataclasses, a user's module class, and both as JSON."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bellgrad.core.errors import CheckpointError, UsageError, unknown
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "leaky_relu": F.leaky_relu,
+}
+INITIALISATIONS = ("orthogonal", "torch")
+
+
+def _check_counts(owner: str, **fields: tuple[int, ...]) -> None:
+    for name, sizes in fields.items():
+        if not isinstance(sizes, tuple) or not all(type(size) is int and size >= 1 for size in sizes):
+            raise UsageError(f"{owner}.{name} = {sizes!r} must be a tuple of whole numbers, each 1 or more")
+
+
+def _check_choices(activation: str, initialisation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", str(activation), ACTIVATIONS)
+    if initialisation not in INITIALISATIONS:
+        raise unknown("initialisation", str(initialisation), INITIALISATIONS)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected layers over the flattened observation (images too; for convolutions use `CNN`).
+
+    Raises:
+        UsageError: a width below 1, or an unknown activation or initialisation.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    activation: str = "tanh"  # after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu
+    initialisation: str = "orthogonal"  # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
+
+    def __post_init__(self) -> None:
+        _check_counts("MLP", hidden=self.hidden)
+        _check_choices(self.activation, self.initialisation)
+
+
+@dataclass(frozen=True)
+class CNN:
+    """Convolutions over every image of the observation, then fully connected layers over their outputs and everything else.
+
+    The defaults are the network that DeepMind used for Atari.
+
+    Source: Mnih et al. 2015, Methods, "Model architecture".
+
+    Raises:
+        UsageError: a size below 1, `channels`, `kernels` and `strides` of unequal lengths, or an unknown name.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 64)  # filters of each convolution
+    kernels: tuple[int, ...] = (8, 4, 3)  # pixels, square
+    strides: tuple[int, ...] = (4, 2, 1)  # pixels
+    dense: tuple[int, ...] = (512,)  # units of each fully connected hidden layer
+    activation: str = "relu"
+    initialisation: str = "orthogonal"
+
+    def __post_init__(self) -> None:
+        _check_counts("CNN", channels=self.channels, kernels=self.kernels, strides=self.strides, dense=self.dense)
+        if not len(self.channels) == len(self.kernels) == len(self.strides) >= 1:
+            raise UsageError("CNN.channels, CNN.kernels and CNN.strides must be equally long, with at least one convolution")
+        _check_choices(self.activation, self.initialisation)
+
+
+# A user's module is a class, or its name as "module:Class".
+Spec = MLP | CNN | type[nn.Module] | str
+
+KINDS: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
+
+
+def load_class(name: str) -> type[nn.Module]:
+    """Import a user's network class from `"module:Class"`.
+
+    Raises:
+        UsageError: the name has no colon, the import fails, or what it names is no `torch.nn.Module` class.
+    """
+    module_name, colon, _ = name.partition(":")
+    if not colon:
+        raise UsageError(f"network {name!r} must be written as 'module:Class'")
+    try:
+        importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's file raises when it is imported
+        raise UsageError(f"network {name!r} could not be imported: {type(error).__name__}: {error}") from error
+    return _imported_class(name)
+
+
+def _imported_class(name: str) -> type[nn.Module]:
+    module_name, _, class_name = name.partition(":")
+    found: Any = sys.modules[module_name]
+    for part in class_name.split("."):
+        found = vars(found).get(part) if hasattr(found, "__dict__") else None  # no getattr: a lazy module would run code
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UsageError(f"network {name!r} names no torch.nn.Module class")
+    return found
+
+
+def spec_to_json(spec: Spec) -> dict[str, Any]:
+    """A specification as a JSON object with a `kind`; a user's class is written as its name.
+
+    Raises:
+        UsageError: a class that was made inside a function, or something that is no specification.
+    """
+    if isinstance(spec, str):
+        return {"kind": "module", "name": spec}
+    if isinstance(spec, type) and issubclass(spec, nn.Module):
+        if "<locals>" in spec.__qualname__:
+            raise UsageError(f"network {spec.__qualname__} is defined inside a function; move it to the top of its file")
+        return {"kind": "module", "name": f"{spec.__module__}:{spec.__qualname__}"}
+    for kind, cls in KINDS.items():
+        if isinstance(spec, cls):
+            return {"kind": kind} | {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()}
+    raise UsageError(f"{spec!r} is no network: give MLP(...), CNN(...), a torch.nn.Module class or 'module:Class'")
+
+
+def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
+    """The specification that `spec_to_json` wrote. Reading runs no code, unless `trust_imports` allows a user's file.
+
+    Args:
+        data: the JSON object.
+        trust_imports: whether a user's own module may be imported (which runs it).
+
+    Raises:
+        CheckpointError: an unknown kind, or fields that do not fit it.
+        UsageError: a user's class whose module is not imported yet, without `trust_imports`.
+    """
+    fields = dict(data)
+    kind = fields.pop("kind", None)
+    if kind == "module":
+        name = fields.get("name")
+        if not isinstance(name, str) or ":" not in name or len(fields) != 1:
+            raise CheckpointError(f"the network {data!r} must have exactly a name 'module:Class'")
+        if trust_imports:
+            return load_class(name)
+        if name.partition(":")[0] not in sys.modules:
+            raise UsageError(
+                f"the network is your own class {name!r}; import its module first, or pass trust_imports=True to let it run"
+            )
+        return _imported_class(name)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise CheckpointError(f"unknown kind of network {kind!r}; known: {', '.join([*KINDS, 'module'])}")
+    try:
+        return KINDS[kind](**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    except (TypeError, UsageError) as error:
+        raise CheckpointError(f"the network {data!r} is damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""Pure batched mathematics over torch tensors: returns, targets, losses, distributions, optimisers, statistics."""

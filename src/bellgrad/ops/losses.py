@@ -1,0 +1,139 @@
+"""Losses. Those named `*_loss` are means over the batch, `[]`; the others are per item, so that importance weights can enter."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bellgrad.ops.checks import has_shape, same_shape
+
+
+def squared_error(error: Tensor) -> Tensor:
+    """`error^2` per item (no half), any shape; its mean is `torch.nn.MSELoss`."""
+    return error.square()
+
+
+def huber(error: Tensor, delta: float = 1.0) -> Tensor:
+    """Quadratic near 0, linear beyond: `e^2 / 2` where `|e| <= delta`, else `delta * (|e| - delta / 2)`; per item, any shape.
+
+    With delta 1 its gradient is the error clipped to [-1, 1], as deep Q-learning does.
+
+    Source: Huber 1964, "Robust estimation of a location parameter"; Mnih et al. 2015, methods.
+    """
+    size = error.abs()
+    inner = size.clamp(max=delta)
+    return inner * (size - 0.5 * inner)
+
+
+class PPOLoss(NamedTuple):
+    """What `ppo_clip_loss` gives. Only `loss` carries a gradient."""
+
+    loss: Tensor  # [] to be minimised
+    approx_kl: Tensor  # [] estimate of KL(old || new), never negative
+    clip_fraction: Tensor  # [] share of items whose ratio left [1 - epsilon, 1 + epsilon]
+
+
+def ppo_clip_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, epsilon: float | Tensor) -> PPOLoss:
+    """The clipped surrogate: minus the mean of `min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A)`.
+
+    Args:
+        logprob: `[B]` of the taken actions under the policy that learns.
+        old_logprob: `[B]` under the policy that acted.
+        advantage: `[B]`.
+        epsilon: clip range of the ratio, `[]`, above 0.
+
+    Returns:
+        `PPOLoss` of scalars.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, equation 7; approx_kl is k3 of Schulman 2020,
+    "Approximating KL divergence".
+    """
+    same_shape(logprob=logprob, old_logprob=old_logprob, advantage=advantage)
+    log_ratio = logprob - old_logprob
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)  # type: ignore[arg-type]  # torch types no float | Tensor
+    loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    change = ratio.detach() - 1
+    return PPOLoss(loss, (change - log_ratio.detach()).mean(), (change.abs() > epsilon).to(ratio.dtype).mean())
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilon: float | Tensor) -> Tensor:
+    """Half the mean squared error of the value, or of the value held within epsilon of the old one, whichever is worse.
+
+    Args:
+        value: `[B]` that learns.
+        old_value: `[B]` predicted when acting.
+        return_: `[B]` the value target.
+        epsilon: clip range in units of the value, `[]`, above 0.
+
+    Returns:
+        `[]`.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: the PPO2 of OpenAI Baselines; detail 9 of Huang et al. 2022, "The 37 implementation details of PPO".
+    """
+    same_shape(value=value, old_value=old_value, return_=return_)
+    clipped = old_value + (value - old_value).clamp(-epsilon, epsilon)  # type: ignore[arg-type]  # as above
+    return 0.5 * torch.maximum((value - return_).square(), (clipped - return_).square()).mean()
+
+
+def normalise_advantage(advantage: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and standard deviation 1 over all items; a single item comes back as it is.
+
+    Args:
+        advantage: any shape.
+
+    Returns:
+        The same shape. A batch of one has no standard deviation, and centring it would erase it.
+    """
+    if advantage.numel() < 2:
+        return advantage
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def sac_actor_loss(logprob: Tensor, q: Tensor, alpha: float | Tensor) -> Tensor:
+    """The mean of `alpha * log pi(a|s) - min_e Q_e(s, a)`.
+
+    Args:
+        logprob: `[B]` of reparameterised actions.
+        q: `[E, B]` of the critics at those actions.
+        alpha: temperature, `[]`, no gradient wanted.
+
+    Returns:
+        `[]`.
+
+    Raises:
+        ValueError: shapes do not match.
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905, equation 9.
+    """
+    has_shape(q.shape[1:], logprob=logprob)
+    if isinstance(alpha, Tensor):
+        has_shape((), alpha=alpha)
+    return (alpha * logprob - q.amin(0)).mean()
+
+
+def sac_temperature_loss(log_alpha: Tensor, logprob: Tensor, target_entropy: float) -> Tensor:
+    """Minus the mean of `log_alpha * (log pi(a|s) + target_entropy)`: alpha rises while the entropy is below its target.
+
+    Args:
+        log_alpha: `[]`.
+        logprob: `[B]` of the policy's actions; its gradient is stopped.
+        target_entropy: usually minus the number of action dimensions (nats).
+
+    Returns:
+        `[]`.
+
+    Raises:
+        ValueError: `log_alpha` is no scalar or `logprob` is not `[B]`.
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905, equation 18, on log alpha as the authors' code has it.
+    """
+    has_shape((), log_alpha=log_alpha)
+    has_shape(logprob.shape[:1], logprob=logprob)
+    return -log_alpha * (logprob.detach().mean() + target_entropy)

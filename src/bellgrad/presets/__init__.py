@@ -1,0 +1,48 @@
+"""Tuned settings per environment, as Python instances."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bellgrad.core.errors import unknown
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that the field has found good for one environment.
+
+    Attributes:
+        algorithm: every hyper-parameter.
+        num_envs: environments that step together.
+        steps: environment steps after which the source reports its result.
+        source: where the settings come from.
+        normalise_obs: see `Settings`.
+        normalise_reward: see `Settings`.
+        frame_stack: see `Settings`.
+    """
+
+    algorithm: Any
+    num_envs: int
+    steps: int
+    source: str
+    normalise_obs: bool = False
+    normalise_reward: bool = False
+    frame_stack: int = 1
+
+
+def presets(algorithm: str) -> dict[str, Preset]:
+    """Every preset of an algorithm, by name: an environment's id, or a recipe's name."""
+    from bellgrad.presets import dqn, ppo, sac
+
+    return {"dqn": dqn.PRESETS, "ppo": ppo.PRESETS, "sac": sac.PRESETS}[algorithm]
+
+
+def find_preset(algorithm: str, name: str) -> Preset:
+    """One preset.
+
+    Raises:
+        UsageError: with the nearest right names.
+    """
+    known = presets(algorithm)
+    if name not in known:
+        raise unknown(f"preset of {algorithm}", name, known)
+    return known[name]

@@ -1,0 +1,30 @@
+"""Tuned settings for PPO."""
+
+from bellgrad.algos.ppo import PPO
+from bellgrad.presets import Preset
+
+_ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
+
+PRESETS = {
+    "CartPole-v1": Preset(
+        PPO(learning_rate=1e-3, rollout_steps=32, minibatches=1, gamma=0.98, lambda_=0.8, epochs=20),
+        num_envs=8, steps=100_000, source=_ZOO,
+    ),
+    "LunarLander-v3": Preset(
+        PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=1024, minibatches=256, gamma=0.999, lambda_=0.98,
+            epochs=4, entropy_coef=0.01),
+        num_envs=16, steps=1_000_000, source=_ZOO,
+    ),
+    "MountainCar-v0": Preset(
+        PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=16, minibatches=4, gamma=0.99, lambda_=0.98, epochs=4),
+        num_envs=16, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
+    ),
+    "Acrobot-v1": Preset(
+        PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=256, minibatches=64, gamma=0.99, lambda_=0.94, epochs=4),
+        num_envs=16, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
+    ),
+    "Pendulum-v1": Preset(
+        PPO(learning_rate=1e-3, learning_rate_decay="constant", rollout_steps=1024, minibatches=64, gamma=0.9, lambda_=0.95, epochs=10),
+        num_envs=4, steps=100_000, source=_ZOO + " (without its state-dependent noise)",
+    ),
+}  # fmt: skip

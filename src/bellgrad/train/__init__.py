@@ -1,0 +1,1 @@
+"""Drivers, one per way of gathering data, and what they share: run folder, metrics, checkpoints, evaluation."""

@@ -1,0 +1,130 @@
+"""A trained agent outside its run: one observation in, one action out."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+
+from bellgrad.core.errors import UsageError
+from bellgrad.core.records import Episode, Step
+from bellgrad.core.rng import derive_seed, draw
+from bellgrad.core.tree import Tree
+from bellgrad.envs.gym import obs_to_tensor
+from bellgrad.envs.transforms import FrameStack, TransformedEnv
+
+if TYPE_CHECKING:
+    from bellgrad.train.run import Run
+
+
+class Agent:
+    """Acts in the environment's own units: raw observations in, the environment's actions out. Made by `bellgrad.load`.
+
+    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new one begins.
+    """
+
+    def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
+        self.learner, self.state = learner, state
+        self._transforms, self._saved = env.transforms, env.transform_state
+        self.observation_space, self.action_space = env.env.observation_space, env.env.action_space
+        self._generator = torch.Generator(state.steps.device).manual_seed(derive_seed(seed, "agent"))
+        self.reset()
+
+    @classmethod
+    def load(cls, run: "Run", checkpoint: Literal["last", "best"] | int = "last") -> "Agent":
+        """The agent of a run."""
+        learner, state, env = run.load(checkpoint)
+        env.close()
+        return cls(learner, state, env, run.settings.seed)
+
+    def reset(self) -> None:
+        """Forget the episode under way."""
+        self._first, self._carry, self._memory = True, self.learner.init_carry(1), self._saved
+
+    def act(self, obs: Any, deterministic: bool = True) -> Any:
+        """The action for one observation.
+
+        Args:
+            obs: one observation of the environment, as Gymnasium gives it.
+            deterministic: the greedy action, or a sample of the policy.
+
+        Returns:
+            An int for Discrete actions, else a float32 array of the action space's shape.
+
+        Raises:
+            UsageError: the observation does not fit the environment's observation space.
+        """
+        space = self.observation_space
+        if isinstance(space, Box) and np.shape(obs) != space.shape:
+            raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
+        with torch.no_grad():
+            seen = self._see(obs_to_tensor(space, [obs], self.state.steps.device))
+            noise = draw(self.learner.act_noise(1), self._generator)
+            acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
+            self._carry = acted.carry
+            action = self._outward(acted.action)[0].cpu().numpy()
+        if isinstance(self.action_space, Discrete):
+            return int(action) + int(self.action_space.start)
+        return action.reshape(self.action_space.shape)
+
+    def _see(self, obs: Tree) -> Tree:
+        """The observation through the frozen wrappers."""
+        still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
+        zero = torch.zeros(1, device=still.device)
+        states = []
+        for transform, state in zip(self._transforms, self._memory, strict=True):
+            if self._first:
+                state = transform.reset(state, obs, True)
+                obs = transform.observe(state, obs)
+            else:
+                step = Step(obs, zero, still, still, obs, Episode(zero, zero.long()))
+                state, step = transform.step(state, step, True)
+                obs = step.obs
+            states.append(state)
+        self._first, self._memory = False, tuple(states)
+        return obs
+
+    def _outward(self, action: Tensor) -> Tensor:
+        for transform, state in zip(reversed(self._transforms), reversed(self._saved), strict=True):
+            action = transform.action(state, action)
+        return action
+
+    def as_module(self) -> tuple[nn.Module, Tensor]:
+        """The greedy policy as a module from raw observations to the environment's actions, and an example input.
+
+        With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n, *O]`.
+
+        Raises:
+            UsageError: the observations are not one Box or Discrete.
+        """
+        space = self.observation_space
+        if not isinstance(space, Box | Discrete):
+            raise UsageError(f"only a policy over one Box or Discrete observation can be exported, not over {space}")
+        if self.learner.init_carry(1) is not None:
+            raise UsageError("a policy with a memory cannot be exported")
+        example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
+        stacks = [t.n for t in self._transforms if isinstance(t, FrameStack)]
+        return GreedyPolicy(self), torch.stack([example] * stacks[0], 1) if stacks else example
+
+
+class GreedyPolicy(nn.Module):
+    """Raw observations `[B, *O]` to the environment's actions `[B]` int64 or `[B, D]` float32."""
+
+    def __init__(self, agent: Agent):
+        super().__init__()
+        self._agent = agent
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Normalise, stack, act greedily, scale."""
+        agent = self._agent
+        stacked = any(isinstance(t, FrameStack) for t in agent._transforms)
+        for transform, state in zip(agent._transforms, agent._saved, strict=True):
+            if isinstance(transform, FrameStack):
+                obs, stacked = transform.observe(obs, obs), False
+            elif stacked:  # a transform below the stack sees one observation at a time
+                obs = transform.observe(state, obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+            else:
+                obs = transform.observe(state, obs)
+        action = agent._outward(agent.learner.act(agent.state, None, obs, None, explore=False).action)
+        return action + int(agent.action_space.start) if isinstance(agent.action_space, Discrete) else action

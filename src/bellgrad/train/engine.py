@@ -1,0 +1,111 @@
+"""The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates to a call."""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import FunctionType, MethodType
+from typing import Any, Literal
+
+import torch
+
+from bellgrad.core.errors import UsageError
+
+COMPILE_FROM_UPDATES = 20_000  # a cold compile costs about as much as this many eager updates of a small network
+THREADS_FROM_WORK = 8_000_000  # parameters times batch size from which a second thread pays for its synchronisation
+UPDATES_PER_CALL = 4  # more gains little and costs compile time in proportion
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was chosen for a run; recorded in `run.json` and kept when the run is resumed.
+
+    Attributes:
+        mode: `eager` or `compiled`.
+        threads: of torch's arithmetic.
+        updates_per_call: gradient updates unrolled into one compiled call.
+        reason: one line for the user.
+    """
+
+    mode: Literal["eager", "compiled"]
+    threads: int
+    updates_per_call: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able record."""
+        return asdict(self)
+
+    def start(self) -> None:
+        """Apply the thread count to this process. Compiled code has the count built in, so this comes before `compile`."""
+        torch.set_num_threads(self.threads)
+
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
+
+        Compiled functions skip Dynamo's guards, which cost as much as a small update. That is sound because each is compiled from a
+        code object of its own (Dynamo caches by code object) and its callers never change a shape.
+        """
+        if self.mode == "eager":
+            return torch.no_grad()(fn)
+        compiled = torch.compile(_own_code(fn), fullgraph=True, dynamic=False, options=_compile_options())
+
+        @functools.wraps(fn)
+        def call(*args: Any) -> Any:
+            with torch.no_grad():
+                return compiled(*args)
+
+        return call
+
+
+def _compile_options() -> dict[str, Any]:
+    return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+
+
+def _own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with a private copy of its code object, so that no other function shares its compiled graph."""
+    target = getattr(fn, "__func__", fn)
+    copy = FunctionType(target.__code__.replace(), target.__globals__, target.__name__, target.__defaults__, target.__closure__)
+    return MethodType(copy, fn.__self__) if hasattr(fn, "__self__") else copy
+
+
+def compiler_available() -> bool:
+    """Whether a C++ compiler is on the path; without one every run is eager."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++", "clang++"))
+
+
+def choose_engine(
+    requested: Literal["auto", "eager", "compiled"],
+    *,
+    planned_updates: int,
+    batch_size: int,
+    parameters: int,
+    busy_processes: int,
+    device: torch.device,
+) -> Engine:
+    """The engine for a run, by fixed rules on sizes, so that a run is reproducible.
+
+    Args:
+        requested: what the user asked for.
+        planned_updates: gradient updates in the whole run.
+        batch_size: items in one update.
+        parameters: numbers in the learner's networks.
+        busy_processes: other processes that will keep a core busy: environment workers.
+        device: where the tensors live.
+
+    Raises:
+        UsageError: `compiled` was asked for and there is no C++ compiler.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
+    if requested == "compiled" and not compiler_available():
+        raise UsageError("--engine compiled needs a C++ compiler (g++ or clang++); install one or use --engine eager")
+    if requested != "auto":
+        return Engine(requested, threads, UPDATES_PER_CALL, f"{requested}, as asked")
+    if device.type == "cpu" and not compiler_available():
+        return Engine("eager", threads, UPDATES_PER_CALL, "eager: no C++ compiler was found (bellgrad doctor tells more)")
+    mode: Literal["eager", "compiled"] = "compiled" if planned_updates >= COMPILE_FROM_UPDATES else "eager"
+    relation = "at least" if mode == "compiled" else "fewer than"
+    reason = f"{mode}: {planned_updates:,} updates planned, {relation} {COMPILE_FROM_UPDATES:,}"
+    return Engine(mode, threads, UPDATES_PER_CALL, reason)

@@ -1,0 +1,154 @@
+"""Files that are whole or not there: atomic writing, and reading that trusts nothing."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bellgrad.core.errors import CheckpointError
+
+JSON_LIMIT = 16 * 2**20  # bytes; far more than any honest manifest or run.json
+
+
+def reason(error: OSError) -> str:
+    """What went wrong in the operating system's words, without number and path."""
+    return error.strerror or str(error)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise a failure to read inside the block as a `CheckpointError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, durably; an existing folder is left as it is."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
+
+
+def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a new file, chunk by chunk, and wait until it is on the disk.
+
+    Returns:
+        Its size in bytes and its SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: also where the file exists already.
+    """
+    size, digest = 0, hashlib.sha256()
+    with open(path, "xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file so that a reader, or a kill at any moment, finds the old content or the new, never a mixture.
+
+    Raises:
+        CheckpointError: the disk is full or read-only; the old content is intact.
+    """
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)  # of a dead process that had our number
+        try:
+            write_synced(temporary, [data.encode() if isinstance(data, str) else data])
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {reason(error)}") from error
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically. NaN and infinities are written as `NaN` and `Infinity`, which `read_json` takes back."""
+    write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open an ordinary file for unbuffered reading.
+
+    Raises:
+        CheckpointError: there is no such file, or it is a folder, a symbolic link, a pipe, a device, or has a second name.
+    """
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a symbolic link")
+    with readable(path):
+        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path} is not an ordinary file")
+        if status.st_nlink != 1:
+            raise CheckpointError(f"{path} is a hard link shared with another file; make a plain copy instead")
+        return open(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        CheckpointError: as `open_regular`, or the file is larger than `limit` bytes.
+    """
+    with readable(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CheckpointError(f"{path} is too large: {size} bytes, at most {limit} expected")
+        return file.read(limit)
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """Decode JSON; `path` is only named in errors.
+
+    Raises:
+        CheckpointError: not JSON, nested absurdly deep, or a key occurs twice in one object.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        named = dict(pairs)
+        if len(named) != len(pairs):
+            raise ValueError("a name occurs twice")
+        return named
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        CheckpointError: no such file, not an ordinary one, larger than `limit` bytes, or damaged.
+    """
+    return parse_json(read_bytes(path, limit), path)

@@ -1,0 +1,137 @@
+"""The run's measurements: one JSON object a line, and TensorBoard events beside them where that is installed."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bellgrad.core.errors import CheckpointError
+from bellgrad.train.files import fsync_folder, make_folder, readable, reason
+
+METRICS = "metrics.jsonl"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: scalars of PyTorch and NumPy become numbers, NaN and infinities None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`. A last line that a kill tore is left out.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a line before the last is damaged; the message says which.
+    """
+    with readable(path):
+        lines = path.read_bytes().splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise CheckpointError(f"{path} is damaged in line {number}: {error}") from error
+        records.append(record)
+    return records
+
+
+class MetricsWriter:
+    """Appends records to `metrics.jsonl` and to `tensorboard/` in a run folder.
+
+    Each record is with the operating system when `write` returns, so that a killed process loses none; `size` makes them durable.
+
+    Args:
+        folder: the run folder; made if missing.
+        resume_bytes: what `size` was at the checkpoint from which the run goes on. What was written after it is cut off: the
+            resumed run writes it again. None: a new run, whatever the file held.
+
+    Raises:
+        CheckpointError: the disk is full or read-only, or the file is not the one that the checkpoint knew.
+    """
+
+    def __init__(self, folder: Path, resume_bytes: int | None = None):
+        self._path = folder / METRICS
+        try:
+            make_folder(folder)
+            self._file = open(self._path, "ab")  # noqa: SIM115 (closed by close)
+            self._cut(resume_bytes or 0)
+            fsync_folder(folder)
+        except OSError as error:
+            raise self._failure(error) from error
+        steps = [record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)]
+        self._board = _tensorboard(folder / "tensorboard", max(steps, default=-1) + 1)
+
+    def _cut(self, size: int) -> None:
+        found = self._path.stat().st_size
+        with open(self._path, "rb") as file:
+            file.seek(max(0, size - 1))
+            whole = size == 0 or file.read(1) == b"\n"
+        if not whole:
+            raise CheckpointError(
+                f"{self._path} does not belong to the checkpoint: it has {found} bytes and no line that ends at byte {size}"
+            )
+        self._file.truncate(size)
+
+    def _failure(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"{self._path} could not be written: {reason(error)}")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record.
+
+        Args:
+            record: `step` (environment steps) and measurements: numbers, scalar tensors, text, or lists and dicts of them.
+                Floats come back to the bit; NaN and infinities become null.
+
+        Raises:
+            CheckpointError: the disk is full or read-only.
+        """
+        plain = _plain(record)
+        line = json.dumps(plain, allow_nan=False).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            if self._board is not None:
+                for name, value in plain.items():
+                    if name != "step" and isinstance(value, int | float):
+                        self._board.add_scalar(name, value, plain.get("step"))
+        except OSError as error:
+            raise self._failure(error) from error
+
+    @property
+    def size(self) -> int:
+        """Bytes of `metrics.jsonl`, all of them on the disk: what a checkpoint remembers."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._board is not None:
+                self._board.flush()
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Release the files. May be called twice."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
+    """A `SummaryWriter` that tells TensorBoard to forget what older files say from `first_step` on; None where not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)

@@ -1,0 +1,57 @@
+"""The progress of long work: a live bar on a terminal, plain lines elsewhere, nothing where asked."""
+
+import sys
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_LINES = 10  # how many lines a whole run prints where there is no terminal
+
+
+class TrainingProgress:
+    """Shows steps done, steps per second, the recent return and the time left, on standard error.
+
+    Args:
+        total: environment steps in the whole run.
+        done: environment steps already behind a resumed run.
+        style: `auto` looks for a terminal; `off` prints nothing.
+    """
+
+    def __init__(self, total: int, done: int, style: Literal["auto", "off"] = "auto"):
+        self._total, self._off = total, style == "off"
+        self._last_line = done * PLAIN_LINES // total
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if not self._off and console.is_terminal:
+            columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("train", total=total, completed=min(done, total), detail="")
+            self._bar.start()
+
+    def update(self, steps: int, rate: float, return_mean: float | None) -> None:
+        """Report where the run is.
+
+        Args:
+            steps: environment steps so far.
+            rate: environment steps per second, lately.
+            return_mean: undiscounted return of recent episodes; None before the first one ends.
+        """
+        shown = "-" if return_mean is None else f"{return_mean:.1f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(steps, self._total), detail=f"{rate:,.0f} steps/s  return {shown}")
+        elif not self._off and steps * PLAIN_LINES // self._total > self._last_line:
+            self._last_line = steps * PLAIN_LINES // self._total
+            print(f"{steps:>12,} steps  {rate:>9,.0f} steps/s  return {shown}", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        elif not self._off:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,50 @@
+"""Pictures of an agent at work."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+
+from bellgrad.core.rng import derive_seed, draw
+from bellgrad.train.evaluate import EPISODE_CAP
+from bellgrad.train.run import Run
+
+
+def frames(
+    run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Literal["last", "best"] | int
+) -> tuple[Iterator[np.ndarray], float]:
+    """Frames `[H, W, 3]` uint8 of whole episodes, drawn by the environment itself, and their frames per second.
+
+    Args:
+        run: the run.
+        episodes: how many.
+        seed: of the episodes.
+        deterministic: the greedy action, or a sample of the policy.
+        checkpoint: `last`, `best`, or a step.
+
+    Raises:
+        UsageError: the environment cannot draw itself.
+    """
+    env = run.make_env(1, backend="gymnasium", render_mode="rgb_array")
+    learner, state, env = run.load(checkpoint, env)
+
+    def play() -> Iterator[np.ndarray]:
+        generator = torch.Generator(run.device).manual_seed(derive_seed(seed, "evaluation"))
+        try:
+            with torch.no_grad():
+                obs, carry, seen, length = env.reset(derive_seed(seed, "evaluation", "environment")), learner.init_carry(1), 0, 0
+                yield env.env.frames()[0]
+                while seen < episodes and length < EPISODE_CAP:
+                    acted = learner.act(state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic)
+                    step = env.step(acted.action)
+                    obs, length = step.obs, int(step.episode.length)
+                    ended = bool(step.terminated | step.truncated)
+                    carry = learner.init_carry(1) if ended else acted.carry
+                    seen += ended
+                    if seen < episodes:
+                        yield env.env.frames()[0]
+        finally:
+            env.close()
+
+    return play(), float(env.env.envs[0].metadata.get("render_fps") or 30)

@@ -1,0 +1,111 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from misbehaving import Counter, Crooked, Endless, Frames, OldStyle
+
+from bellgrad.envs.check import check_env
+
+
+def said(report, level):
+    return "\n".join(finding.what for finding in report.of(level))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "Blackjack-v1", Counter])
+def test_a_good_environment_has_no_errors_and_no_warnings(env):
+    report = check_env(env)
+    assert report.ok and not report.of("warning"), str(report)
+    assert "steps per second" in said(report, "ok") and "a new environment" in said(report, "ok")
+
+
+def test_many_faults_are_reported_at_once_each_with_how_to_mend_it():
+    report = check_env(Crooked)
+    errors, warnings = said(report, "error"), said(report, "warning")
+    assert not report.ok
+    for words in ("observation['x'] array([nan", "observation['k'] 3", "the reward is an array of shape (1,)"):
+        assert words in errors
+    for words in ("beyond the bounds", "terminated is 0, a int", "info is a NoneType", "is float64, its space says float32"):
+        assert words in warnings
+    assert "reset() takes no options" in warnings
+    assert all(finding.mend for finding in report.findings if finding.level != "ok")
+
+
+def test_the_old_gym_interface_is_explained():
+    report = check_env(OldStyle)
+    assert "reset() takes no seed" in said(report, "error") and "infinite bounds" in said(report, "error")
+
+    class FourValues(Counter):
+        def step(self, action):
+            obs, reward, terminated, _, info = super().step(action)
+            return obs, reward, terminated, info
+
+    assert "step() returned 4 values at step 1 of episode 0" in said(check_env(FourValues), "error")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raises", "raised RuntimeError: the door is stuck"),
+        ("nan", "step 3 of episode 0 returned the observation array([ 3., nan]"),
+        ("shape", "shape (3,), its space says (2,)"),
+        ("reward", "the reward is nan at step 3 of episode 0"),
+    ],
+)
+def test_a_fault_in_the_middle_of_an_episode_is_found(fault, words):
+    assert words in said(check_env(Counter, env_kwargs={"fault": fault}), "error")
+
+
+def test_ignored_seeds_and_shared_memory_and_endless_episodes_are_warnings():
+    assert "gave two different observations" in said(check_env(Counter, env_kwargs={"fault": "unseeded"}), "warning")
+    report = check_env(Frames)
+    assert report.ok and "in the same memory" in said(report, "warning")
+    assert "no time limit, and no episode ended within 1000" in said(check_env(Endless), "warning")
+
+
+def test_randomness_from_elsewhere_is_found_by_replaying():
+    class Drifts(Counter):
+        drift = 0.0
+
+        def obs(self):
+            Drifts.drift += 1.0  # survives reset
+            return super().obs() + np.float32(Drifts.drift * (self.steps > 0))
+
+    assert "the same seed and actions gave another step 1" in said(check_env(Drifts), "warning")
+
+
+@pytest.mark.parametrize("env", ["CartPol-v1", "misbehaving:Nothing", "no_module_here:Env", Counter(), 5])
+def test_what_cannot_be_made_is_one_error(env):
+    report = check_env(env)
+    assert len(report.findings) == 1 and not report.ok
+
+
+def test_missing_spaces_and_unsupported_spaces_are_errors_not_tracebacks():
+    class Bare(gymnasium.Env):
+        def reset(self, *, seed=None, options=None):
+            return 0, {}
+
+    assert "observation_space is no gymnasium.Space" in said(check_env(Bare), "error")
+
+    class Odd(Counter):
+        def __init__(self):
+            super().__init__()
+            self.observation_space, self.action_space = spaces.Text(4), spaces.MultiBinary(2)
+
+    errors = said(check_env(Odd), "error")
+    assert "observation space Text" in errors and "action space MultiBinary" in errors
+
+    class Everything(Counter):
+        def reset(self, *, seed=None, options=None):
+            raise KeyError("level")
+
+        def close(self):
+            raise OSError("no window")
+
+    errors = said(check_env(Everything), "error")
+    assert "reset(seed=0) raised KeyError" in errors and "close() raised OSError: no window" in errors
+
+
+def test_a_report_reads_as_lines():
+    lines = str(check_env(Counter, env_kwargs={"fault": "nan"})).splitlines()
+    assert lines[0] == "misbehaving:Counter: 1 errors, 0 warnings"
+    assert lines[1].startswith("  error   step 3 of episode 0")

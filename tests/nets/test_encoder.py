@@ -1,0 +1,76 @@
+"""Every observation space becomes one row of features."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from bellgrad.core.errors import UsageError
+from bellgrad.nets.build import init_params
+from bellgrad.nets.encoder import Encoder
+from bellgrad.nets.layers import apply
+from bellgrad.nets.specs import CNN
+
+SMALL_CNN = CNN(channels=(3,), kernels=(3,), strides=(1,))
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "features"),
+    [
+        (spaces.Box(-1, 1, ()), torch.tensor([0.5, 0.25]), [[0.5], [0.25]]),
+        (spaces.Box(-1, 1, (1, 2)), torch.tensor([[[1.0, 2.0]]]), [[1.0, 2.0]]),
+        (spaces.Box(0, 255, (2,), np.uint8), torch.tensor([[0, 255]], dtype=torch.uint8), [[0.0, 1.0]]),
+        (spaces.Discrete(3, start=5), torch.tensor([5, 7]), [[1, 0, 0], [0, 0, 1]]),
+        (spaces.MultiDiscrete([2, 3]), torch.tensor([[1, 0], [0, 2]]), [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (spaces.MultiDiscrete([2, 2], start=[1, 4]), torch.tensor([[2, 4]]), [[0, 1, 1, 0]]),
+        (spaces.MultiBinary(3), torch.tensor([[1, 0, 1]], dtype=torch.int8), [[1, 0, 1]]),
+        (
+            spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(1)])}),
+            {"b": torch.tensor([1]), "a": (torch.tensor([[3.0, 4.0]]), torch.tensor([[1]]))},
+            [[3, 4, 1, 0, 1]],  # gymnasium sorts the keys of a Dict space; the observation's own order does not matter
+        ),
+    ],
+)
+def test_features_of_each_space(space, obs, features):
+    encoder = Encoder(space)
+    got = encoder(obs)
+    assert got.dtype == torch.float32
+    assert got.tolist() == features
+    assert encoder.features == len(features[0])
+
+
+def test_a_plain_vector_is_handed_on_without_any_work():
+    obs = torch.randn(4, 3)
+    assert Encoder(spaces.Box(-1, 1, (3,)))(obs) is obs
+
+
+def test_images_with_the_channels_last_equal_those_with_the_channels_first():
+    first, last = Encoder(spaces.Box(0, 1, (2, 5, 6)), SMALL_CNN), Encoder(spaces.Box(0, 1, (5, 6, 2)), SMALL_CNN)
+    params = init_params(lambda: first, torch.Generator())
+    obs = torch.rand(4, 2, 5, 6)
+    torch.testing.assert_close(apply(last, params, obs.permute(0, 2, 3, 1)), apply(first, params, obs))
+    assert first.features == last.features == 3 * 3 * 4  # filters, 5 - 3 + 1, 6 - 3 + 1
+
+
+def test_an_image_and_a_vector_are_joined_and_time_axes_are_kept():
+    space = spaces.Dict({"camera": spaces.Box(0, 255, (1, 5, 5), np.uint8), "speed": spaces.Box(-1, 1, (2,))})
+    encoder = Encoder(space, SMALL_CNN)
+    obs = {"camera": torch.randint(0, 256, (7, 4, 1, 5, 5), dtype=torch.uint8), "speed": torch.randn(7, 4, 2)}
+    got = encoder(obs)
+    assert got.shape == (7, 4, encoder.features) == (7, 4, 3 * 3 * 3 + 2)
+    assert torch.equal(got[..., -2:], obs["speed"])
+    torch.testing.assert_close(got[2], encoder({key: value[2] for key, value in obs.items()}))
+
+
+@pytest.mark.parametrize(
+    ("space", "cnn", "message"),
+    [
+        (spaces.Box(0, 255, (3, 7, 7), np.uint8), CNN(), "too small for CNN.kernels"),
+        (spaces.Box(-1, 1, (4,)), CNN(), "CNN needs an image"),
+        (spaces.Text(5), None, "cannot read observations"),
+        (spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))}), None, "cannot read observations"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused_in_words(space, cnn, message):
+    with pytest.raises(UsageError, match=message):
+        Encoder(space, cnn)

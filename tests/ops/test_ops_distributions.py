@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+from torch import distributions as reference
+from torch import tensor
+
+from bellgrad.ops.distributions import Categorical, DiagonalGaussian, SquashedGaussian, unsquash
+
+RNG = torch.Generator().manual_seed(0)
+B, A, D = 7, 5, 3
+LOGITS, OTHER_LOGITS = 2 * torch.randn(2, B, A, generator=RNG, dtype=torch.float64)
+MEAN, LOG_STD, OTHER_MEAN, OTHER_LOG_STD, NOISE = torch.randn(5, B, D, generator=RNG, dtype=torch.float64)
+
+
+def normal(mean, log_std):
+    return reference.Independent(reference.Normal(mean, log_std.exp()), 1)
+
+
+def test_categorical_equals_torchs():
+    ours, theirs = Categorical(LOGITS), reference.Categorical(logits=LOGITS)
+    other, their_other = Categorical(OTHER_LOGITS), reference.Categorical(logits=OTHER_LOGITS)
+    for k in range(A):
+        action = torch.full((B,), k)
+        torch.testing.assert_close(ours.logprob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    torch.testing.assert_close(ours.kl(other), reference.kl_divergence(theirs, their_other))
+    assert torch.equal(ours.mode(), theirs.mode)
+
+
+def test_categorical_sampling_inverts_the_cumulative_distribution():
+    # probabilities 1/2, 1/4, 1/4: the steps are at 1/2 and 3/4, and a step belongs to the action above it
+    logits = tensor([0.5, 0.25, 0.25]).log().expand(6, 3)
+    noise = tensor([0.0, 0.49, 0.5, 0.74, 0.75, 0.999])
+    assert Categorical(logits).sample(noise).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_categorical_samples_with_the_right_frequencies():
+    logits = LOGITS[:1].float()
+    noise = torch.rand(50_000, generator=torch.Generator().manual_seed(1))
+    share = torch.bincount(Categorical(logits.expand(len(noise), A)).sample(noise), minlength=A) / len(noise)
+    torch.testing.assert_close(share, logits[0].softmax(-1), atol=0.01, rtol=0)  # standard errors are below 0.0023
+
+
+@pytest.mark.parametrize("noise", [0.0, 1 - 2.0**-24, 1.0])
+@pytest.mark.parametrize("actions", [2, 3, 7, 1000])
+def test_no_noise_draws_a_forbidden_action(noise, actions):
+    """The first and the last actions are forbidden, where the ends of the noise would land."""
+    for legal in range(actions) if actions < 10 else [0, 500, 999]:
+        logits = torch.full((1, actions), -math.inf)
+        logits[0, legal] = 3.0
+        assert Categorical(logits).sample(tensor([noise])).item() == legal
+    logits = torch.randn(200, actions, generator=torch.Generator().manual_seed(2))
+    assert (Categorical(logits).sample(torch.full((200,), noise)) < actions).all()
+
+
+def test_forbidden_actions_leave_entropy_kl_and_gradients_finite():
+    logits = tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
+    policy = Categorical(logits)
+    assert policy.entropy().item() == pytest.approx(math.log(2))
+    assert policy.kl(Categorical(logits.detach())).item() == 0
+    (gradient,) = torch.autograd.grad(policy.entropy().sum() + policy.logprob(tensor([0])).sum(), logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("log_std", [LOG_STD, LOG_STD[0]], ids=["[B,D]", "[D]"])
+def test_gaussian_equals_torchs(log_std):
+    ours, theirs = DiagonalGaussian(MEAN, log_std), normal(MEAN, log_std)
+    action = ours.sample(NOISE)
+    torch.testing.assert_close(action, MEAN + NOISE * log_std.exp())
+    torch.testing.assert_close(ours.logprob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    torch.testing.assert_close(
+        ours.kl(DiagonalGaussian(OTHER_MEAN, OTHER_LOG_STD)),
+        reference.kl_divergence(theirs, normal(OTHER_MEAN, OTHER_LOG_STD)),
+    )
+    assert torch.equal(ours.mode(), MEAN)
+
+
+@pytest.mark.parametrize("log_std", [0.3 * LOG_STD, 0.3 * LOG_STD[0]], ids=["[B,D]", "[D]"])  # where atanh still undoes tanh
+def test_squashed_gaussian_equals_torchs_transformed_distribution(log_std):
+    ours = SquashedGaussian(MEAN, log_std)
+    tanh = reference.transforms.TanhTransform()
+    theirs = reference.TransformedDistribution(normal(MEAN, log_std), [reference.IndependentTransform(tanh, 1)])
+    action, logprob = ours.sample(NOISE)
+    raw = MEAN + NOISE * log_std.exp()
+    torch.testing.assert_close(action, tanh(raw))
+    torch.testing.assert_close(logprob, theirs.log_prob(tanh(raw)))
+    torch.testing.assert_close(ours.logprob(raw), logprob)
+    torch.testing.assert_close(ours.mode(), MEAN.tanh())
+    other = SquashedGaussian(OTHER_MEAN, OTHER_LOG_STD)
+    torch.testing.assert_close(ours.kl(other), reference.kl_divergence(normal(MEAN, log_std), normal(OTHER_MEAN, OTHER_LOG_STD)))
+
+
+@pytest.mark.parametrize("raw", [-60.0, -20.0, -9.5, 9.5, 20.0, 60.0])
+def test_trap_squashed_gaussian_log_probability_at_extreme_values(raw):
+    """tanh rounds to 1 in float32 there; the naive log(1 - a^2) would be log 0."""
+    mean = torch.full((1, 2), raw, requires_grad=True)
+    policy = SquashedGaussian(mean, torch.zeros(2))
+    action, logprob = policy.sample(torch.zeros(1, 2))
+    assert action.abs().max() <= 1
+    # per dimension: -log sqrt(2 pi) - log(1 - tanh^2), and far out 1 - tanh(x)^2 = 4 exp(-2|x|)
+    expected = 2 * (-0.5 * math.log(2 * math.pi) - math.log(4) + 2 * abs(raw))
+    assert logprob.item() == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(logprob.sum(), mean)
+    torch.testing.assert_close(gradient, torch.full((1, 2), math.copysign(2.0, raw)))  # d/dx of 2|x|
+
+
+def test_trap_squashed_gaussian_log_probability_sums_over_dimensions():
+    one, three = (SquashedGaussian(torch.ones(1, d), torch.zeros(d)).sample(torch.ones(1, d)).logprob for d in (1, 3))
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_squashed_density_integrates_to_one():
+    grid = torch.linspace(-0.9999, 0.9999, 20_001, dtype=torch.float64)
+    raw = unsquash(grid)[:, None]
+    policy = SquashedGaussian(torch.full_like(raw, 0.3), torch.full_like(raw, -0.5))
+    assert torch.trapezoid(policy.logprob(raw).exp(), grid).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_unsquash_undoes_tanh_and_stays_finite_at_the_bounds():
+    raw = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    torch.testing.assert_close(unsquash(raw.tanh()), raw)
+    assert unsquash(tensor([-1.0, 1.0])).isfinite().all()
+
+
+def test_samples_and_densities_have_right_gradients():
+    inputs = [x.clone().requires_grad_() for x in (MEAN, LOG_STD)]
+    assert torch.autograd.gradcheck(lambda m, s: tuple(SquashedGaussian(m, s).sample(NOISE)), inputs)
+    assert torch.autograd.gradcheck(lambda m, s: DiagonalGaussian(m, s).logprob(NOISE), inputs)
+    assert torch.autograd.gradcheck(lambda x: Categorical(x).entropy(), [LOGITS.clone().requires_grad_()])
+
+
+@pytest.mark.compiled
+def test_distributions_compile_whole_and_agree_with_eager():
+    def all_of_them(logits, mean, log_std, uniform, noise):
+        categorical, gaussian = Categorical(logits), DiagonalGaussian(mean, log_std)
+        action = categorical.sample(uniform)
+        density = gaussian.logprob(gaussian.sample(noise))
+        squashed = SquashedGaussian(mean, log_std).sample(noise)
+        return action, categorical.logprob(action), categorical.entropy(), density, *squashed
+
+    inputs = (LOGITS, MEAN, LOG_STD, torch.rand(B, generator=RNG, dtype=torch.float64), NOISE)
+    torch.testing.assert_close(torch.compile(all_of_them, fullgraph=True)(*inputs), all_of_them(*inputs))

@@ -1,0 +1,143 @@
+import pytest
+import torch
+from torch import tensor
+from torch.nn import functional as F
+
+from bellgrad.ops.exploration import epsilon_greedy, take
+from bellgrad.ops.losses import (
+    clipped_value_loss,
+    huber,
+    normalise_advantage,
+    ppo_clip_loss,
+    sac_actor_loss,
+    sac_temperature_loss,
+    squared_error,
+)
+from bellgrad.ops.targets import (
+    clipped_double_q_target,
+    double_q_target,
+    q_learning_target,
+    soft_q_target,
+    td_error,
+    td_target,
+)
+
+REWARD, DISCOUNT = tensor([1.0, 1.0]), tensor([0.5, 0.0])  # the second item terminated
+
+
+def test_td_target_by_hand():
+    assert td_target(REWARD, DISCOUNT, tensor([4.0, 4.0])).tolist() == [3, 1]
+
+
+def test_q_learning_takes_the_best_target_value():
+    assert q_learning_target(REWARD, DISCOUNT, tensor([[2.0, 4.0], [9.0, 8.0]])).tolist() == [3, 1]
+
+
+def test_double_q_lets_the_online_network_choose_and_the_target_network_evaluate():
+    next_q = tensor([[5.0, 1.0], [0.0, 1.0]])  # chooses action 0, although the target network prefers 1
+    assert double_q_target(REWARD, DISCOUNT, next_q, tensor([[2.0, 4.0], [9.0, 8.0]])).tolist() == [2, 1]
+
+
+def test_clipped_double_q_takes_the_lowest_critic_of_each_item():
+    assert clipped_double_q_target(REWARD, tensor([0.5, 0.5]), tensor([[2.0, 8.0], [4.0, 6.0]])).tolist() == [2, 4]
+
+
+def test_trap_sac_target_masks_the_entropy_at_terminals_too():
+    # item 0: 1 + 0.5 * (min(4, 6) - 0.2 * -5) = 3.5; item 1 terminated: its reward alone
+    got = soft_q_target(REWARD, DISCOUNT, tensor([[4.0, 4.0], [6.0, 6.0]]), tensor([-5.0, -5.0]), tensor(0.2))
+    assert got.tolist() == [3.5, 1]
+
+
+def test_td_error_of_an_ensemble_is_per_member():
+    assert td_error(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1.0, 1.0])).tolist() == [[0, -1], [-2, -3]]
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0, 3.0])
+def test_huber_and_squared_error_equal_torchs(delta):
+    error = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
+    zeros = torch.zeros_like(error)
+    torch.testing.assert_close(huber(error, delta), F.huber_loss(error, zeros, reduction="none", delta=delta))
+    torch.testing.assert_close(squared_error(error), F.mse_loss(error, zeros, reduction="none"))
+    (gradient,) = torch.autograd.grad(huber(error, delta).sum(), error)
+    torch.testing.assert_close(gradient, error.detach().clamp(-delta, delta))
+
+
+def test_ppo_clip_loss_by_hand():
+    # ratios 2, 2, 1/2, 1/2 with epsilon 0.2: min(2, 1.2) = 1.2; min(-2, -1.2) = -2; min(0.5, 0.8) = 0.5; min(-0.5, -0.8) = -0.8
+    ratio = tensor([2.0, 2.0, 0.5, 0.5], dtype=torch.float64)
+    result = ppo_clip_loss(ratio.log(), torch.zeros_like(ratio), tensor([1.0, -1.0, 1.0, -1.0]).double(), 0.2)
+    assert result.loss.item() == pytest.approx(-(1.2 - 2 + 0.5 - 0.8) / 4)
+    assert result.clip_fraction.item() == 1
+    # the log ratios cancel: mean of (ratio - 1) = (1 + 1 - 0.5 - 0.5) / 4
+    assert result.approx_kl.item() == pytest.approx(0.25)
+
+
+def test_ppo_has_no_gradient_where_the_clip_holds_and_statistics_have_none_at_all():
+    logprob = tensor([2.0, 2.0, 0.5, 0.5]).log().requires_grad_()
+    result = ppo_clip_loss(logprob, torch.zeros(4), tensor([1.0, -1.0, 1.0, -1.0]), tensor(0.2))
+    (gradient,) = torch.autograd.grad(result.loss, logprob)
+    assert (gradient != 0).tolist() == [False, True, True, False]
+    assert not result.approx_kl.requires_grad
+    assert not result.clip_fraction.requires_grad
+
+
+def test_ppo_at_the_old_policy_is_the_policy_gradient():
+    logprob = torch.zeros(2, requires_grad=True)
+    result = ppo_clip_loss(logprob, torch.zeros(2), tensor([3.0, -5.0]), 0.2)
+    (gradient,) = torch.autograd.grad(result.loss, logprob)
+    assert gradient.tolist() == [-1.5, 2.5]  # minus the advantage over two items
+    assert result.clip_fraction.item() == 0
+
+
+def test_clipped_value_loss_by_hand():
+    # value 3, old 1, epsilon 0.5: clipped 1.5. Target 4: worse is 1.5, (2.5)^2; target 2: worse is 3, 1
+    got = clipped_value_loss(tensor([3.0, 3.0]), tensor([1.0, 1.0]), tensor([4.0, 2.0]), 0.5)
+    assert got.item() == pytest.approx(0.5 * (6.25 + 1) / 2)
+
+
+def test_trap_advantage_normalisation_of_a_minibatch_of_one():
+    for shape in ((1,), (1, 1)):
+        advantage = torch.full(shape, 3.0)
+        assert torch.equal(normalise_advantage(advantage), advantage)
+
+
+def test_advantage_normalisation_by_hand():
+    # mean 2, unbiased standard deviation sqrt(2)
+    torch.testing.assert_close(normalise_advantage(tensor([1.0, 3.0])), tensor([-(0.5**0.5), 0.5**0.5]))
+    assert normalise_advantage(torch.full((4,), 7.0)).tolist() == [0, 0, 0, 0]  # no spread, no NaN
+
+
+def test_sac_losses_by_hand():
+    logprob, q = tensor([1.0, 3.0]), tensor([[1.0, 9.0], [2.0, 5.0]])
+    assert sac_actor_loss(logprob, q, 0.5).item() == pytest.approx(((0.5 - 1) + (1.5 - 5)) / 2)
+    log_alpha = torch.zeros((), requires_grad=True)
+    # entropy is -2, target -1: too low, so a descent step must raise alpha
+    (gradient,) = torch.autograd.grad(sac_temperature_loss(log_alpha, logprob.requires_grad_(), -1.0), log_alpha)
+    assert gradient.item() == -1
+    assert not sac_temperature_loss(log_alpha.detach(), logprob, -1.0).requires_grad  # the policy gets no gradient from it
+
+
+def test_take_picks_one_entry_per_row():
+    assert take(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1, 0])).tolist() == [2, 3]
+
+
+def test_epsilon_greedy_draws_each_action_alike_and_the_greedy_one_otherwise():
+    noise = torch.rand(40_000, 2, generator=torch.Generator().manual_seed(0))
+    q = tensor([0.0, 1.0, 0.0, 0.0]).expand(len(noise), 4)
+    share = torch.bincount(epsilon_greedy(q, tensor(0.4), noise), minlength=4) / len(noise)
+    # 0.1 each by chance, and 0.6 more for the greedy one; standard errors are below 0.0025
+    torch.testing.assert_close(share, tensor([0.1, 0.7, 0.1, 0.1]), atol=0.01, rtol=0)
+
+
+def test_epsilon_greedy_at_its_ends_and_per_environment():
+    q, noise = tensor([[0.0, 1.0]]).expand(2, 2), tensor([[0.0, 0.0], [0.999, 0.0]])
+    assert epsilon_greedy(q, 0.0, noise).tolist() == [1, 1]  # noise 0 does not explore
+    assert epsilon_greedy(q, 1.0, noise).tolist() == [0, 0]
+    assert epsilon_greedy(q, tensor([1.0, 0.0]), noise).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("actions", [1, 3, 6, 1025, 2**20 + 1])
+def test_the_uniform_index_never_reaches_the_number_of_actions(actions):
+    largest = 1 - 2.0**-24  # torch.rand's largest float32; times 1025 it rounds to 1025
+    for number in (largest, 1.0):
+        assert epsilon_greedy(torch.zeros(1, actions), 1.0, tensor([[0.0, number]])).item() == actions - 1
