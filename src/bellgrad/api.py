@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name
-from bellgrad.train.agent import Agent
-from bellgrad.train.evaluate import Evaluation, evaluate_policy
-from bellgrad.train.files import read_json, write_json_atomic
-from bellgrad.train.run import EVAL_ENVS, Run
-from bellgrad.train.settings import Settings, algorithm_name
+from bellgrad.training.agent import Agent
+from bellgrad.training.evaluate import Evaluation, evaluate_policy
+from bellgrad.training.files import read_json, write_json_atomic
+from bellgrad.training.run import EVAL_ENVS, Run
+from bellgrad.training.settings import Settings, algorithm_name
 
 Which = Literal["last", "best"] | int
 
@@ -158,7 +158,7 @@ def record(
 ) -> Path:
     """A video (MP4) of whole episodes."""
     from bellgrad.report.video import record as write_video
-    from bellgrad.train.watch import frames
+    from bellgrad.training.watch import frames
 
     opened = _open(run, trust_imports, env)
     pictures, fps = frames(opened, episodes, seed, deterministic, checkpoint)
@@ -190,11 +190,11 @@ def export(
     return export_onnx(policy, example, Path(out))
 
 
-def report(run: Run | Path | str, *, trust_imports: bool = False) -> Path:
+def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
-    from bellgrad.report.page import write_report
+    from bellgrad.report import page
 
-    return write_report(run.folder if isinstance(run, Run) else Path(run))
+    return page.write_report(run.folder if isinstance(run, Run) else Path(run))
 
 
 def is_finished(folder: Path | str) -> bool:

@@ -92,16 +92,22 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
     p.add_argument("--network", metavar="MODULE:CLASS", help="your own torch.nn.Module class")
-    p.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="arguments for the environment's constructor")
+    p.add_argument(
+        "--env-kwargs", type=_json_object, default={}, metavar="JSON", help="arguments for the environment's constructor"
+    )
     p.add_argument("--backend", default="auto", help="auto, native, gymnasium or subprocess")
     p.add_argument("--max-episode-steps", type=count, help="replaces the environment's own time limit")
     p.add_argument("--normalise-obs", action="store_true", default=None, help="scale observations by their running statistics")
-    p.add_argument("--normalise-reward", action="store_true", default=None, help="scale rewards by those of the discounted return")
+    p.add_argument(
+        "--normalise-reward", action="store_true", default=None, help="scale rewards by those of the discounted return"
+    )
     p.add_argument("--frame-stack", type=count, help="the last n observations as one")
     p.add_argument("--engine", default="auto", help="auto, eager or compiled")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--checkpoints", type=count, default=10, help="how many in a run (default 10)")
-    p.add_argument("--eval-episodes", type=count, default=10, help="episodes of evaluation at each checkpoint; 0 is off (default 10)")
+    p.add_argument(
+        "--eval-episodes", type=count, default=10, help="episodes of evaluation at each checkpoint; 0 is off (default 10)"
+    )
     p.add_argument("--target-return", type=float, help="stop once an evaluation reaches this")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.epilog = "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; " \
@@ -179,7 +185,7 @@ def _json_object(text: str) -> dict[str, Any]:
 def _list(args: argparse.Namespace) -> None:
     from bellgrad.envs.make import list_envs
     from bellgrad.presets import presets
-    from bellgrad.train.settings import ALGORITHMS
+    from bellgrad.training.settings import ALGORITHMS
 
     there: dict[str, Any] = {}
     if args.what in (None, "algos"):
@@ -210,7 +216,7 @@ def _first_line(cls: type) -> str:
 def _train(args: argparse.Namespace) -> None:
     from bellgrad import api
     from bellgrad.presets import find_preset
-    from bellgrad.train.settings import find_algorithm
+    from bellgrad.training.settings import find_algorithm
 
     cls = find_algorithm(args.algo)
     preset = find_preset(args.algo, args.preset) if args.preset else None
@@ -228,7 +234,16 @@ def _train(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("num_envs", "normalise_obs", "normalise_reward", "frame_stack")}
     options = {name: getattr(preset, name) if value is None and preset else value for name, value in options.items()}
     options = {name: value for name, value in options.items() if value is not None}
-    for name in ("env_kwargs", "backend", "max_episode_steps", "engine", "device", "checkpoints", "eval_episodes", "target_return"):
+    for name in (
+        "env_kwargs",
+        "backend",
+        "max_episode_steps",
+        "engine",
+        "device",
+        "checkpoints",
+        "eval_episodes",
+        "target_return",
+    ):
         options[name] = getattr(args, name)
     progress = "off" if args.quiet else "auto"
     if args.seeds is None:
@@ -307,7 +322,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(result.to_json()))
         return
-    print(f"return {result.return_mean:.2f} +- {result.return_std:.2f} over {result.episodes} episodes of {result.length_mean:.1f} steps")
+    print(
+        f"return {result.return_mean:.2f} +- {result.return_std:.2f} over {result.episodes} episodes of {result.length_mean:.1f} steps"
+    )
     if result.capped:
         print(f"{result.capped} of them never ended by themselves and were cut: the environment has no time limit")
 
@@ -344,7 +361,7 @@ def _compare(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from bellgrad import api
 
-    print(api.report(args.run_folder))
+    print(api.write_report(args.run_folder))
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -135,7 +135,7 @@ def test_an_impossible_exact_resume_leaves_the_workers_usable(workers):
 
 
 def test_what_a_worker_cannot_import_is_refused(workers):
-    with pytest.raises(UsageError, match="cannot import .*lambda.* at the top of a module"):
+    with pytest.raises(UsageError, match=r"cannot import .*lambda.* at the top of a module"):
         SubprocessEnv(lambda: Counter(), 1)
     with pytest.raises(UsageError, match="plain JSON"):
         SubprocessEnv(Counter, 1, env_kwargs={"length": (1, 2)})

@@ -77,5 +77,3 @@ class Streams:
         """Continue from a snapshot."""
         for name, generator in self._generators.items():
             generator.set_state(states[name].cpu())
-
-

@@ -1,1 +1,3 @@
-"""Every environment behind one `BatchedEnv`: native (batched torch), Gymnasium, and pure transforms over both."""
+"""Every environment behind one `BatchedEnv`. Importing this room registers the native ones with Gymnasium, as `bellgrad/CartPole-v1`."""
+
+from bellgrad.envs import registration as registration

@@ -179,16 +179,15 @@ def _reset(env: gymnasium.Env, seed: int, notes: _Notes) -> tuple[Any, dict] | N
         result = env.reset(seed=seed)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result
-        notes.error(
-            "reset result", f"reset() returned {type(result).__name__}", "return the tuple (observation, info dictionary)"
-        )
+        notes.error("reset result", f"reset() returned {short(result)}", "return the tuple (observation, info dictionary)")
     return None
 
 
 def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[list[_Step]]:
     """Play episodes from the seeds `seed`, `seed + 1`, ... Returns what was seen, observations copied."""
-    env.action_space.seed(seed)
-    extremes = _extremes(env.action_space)
+    space = env.action_space
+    space.seed(seed)
+    extremes = _extremes(space)
     past: list[list[_Step]] = []
     steps, seconds = 0, 0.0
     for k in range(episodes):
@@ -200,15 +199,14 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
         trail: list[_Step] = []
         past.append(trail)
         while len(trail) < MAX_STEPS and seconds < MAX_SECONDS:
-            action = extremes.pop() if extremes else env.action_space.sample()
+            action = extremes.pop() if extremes else space.sample()
             given = np.array(action)
             started = time.perf_counter()
             try:
                 result = env.step(action)
             except Exception as error:
-                notes.error(
-                    "step raised", f"step({given}) raised {describe(error)}", "every action of the action space must work"
-                )
+                what = f"step({short(given)}) raised {describe(error)}"
+                notes.error("step raised", what, "every action of the action space must work")
                 break
             steps, seconds = steps + 1, seconds + time.perf_counter() - started
             if not np.array_equal(given, action):
@@ -290,9 +288,8 @@ def _check_obs(env: gymnasium.Env, obs: Any, where: str, notes: _Notes) -> None:
             continue
         array = np.asarray(value)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            notes.error(
-                f"finite {leaf.path}", f"{where} returned the {leaf.path} {value}", "NaN and infinity stop a training run"
-            )
+            what = f"{where} returned the {leaf.path} {short(value)}"
+            notes.error(f"finite {leaf.path}", what, "NaN and infinity stop a training run")
             continue
         if array.dtype != leaf.source and not isinstance(leaf.space, spaces.Discrete):
             what = f"the {leaf.path} is {array.dtype}, its space says {leaf.source}"

@@ -13,7 +13,7 @@ def examine() -> dict[str, str]:
     """Findings by name, each one line that says what to do where something is missing."""
     import torch
 
-    from bellgrad.train.engine import compiler_available
+    from bellgrad.training.engine import compiler_available
 
     compiler = next((path for name in (os.environ.get("CXX") or "g++", "g++", "clang++") if (path := shutil.which(name))), None)
     found = {

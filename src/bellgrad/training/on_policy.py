@@ -7,8 +7,8 @@ from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
 from bellgrad.core.records import Acted, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, map_tree, stack
-from bellgrad.train.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
-from bellgrad.train.engine import Engine
+from bellgrad.training.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.training.engine import Engine
 
 UNROLL = 8  # environment steps in one compiled call
 

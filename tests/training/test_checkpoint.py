@@ -19,9 +19,9 @@ import torch
 
 import bellgrad
 from bellgrad.core.errors import CheckpointError
-from bellgrad.train import checkpoint as module
-from bellgrad.train import files
-from bellgrad.train.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
+from bellgrad.training import checkpoint as module
+from bellgrad.training import files
+from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 
 VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, None, True]}}
 
@@ -646,8 +646,8 @@ def run_script(text: str, *arguments: object) -> str:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from bellgrad.train import checkpoint as module
-from bellgrad.train.checkpoint import open_latest, prune, save_checkpoint
+from bellgrad.training import checkpoint as module
+from bellgrad.training.checkpoint import open_latest, prune, save_checkpoint
 
 root = Path(sys.argv[1])
 module.SHARD_BYTES = 2**13
@@ -750,7 +750,7 @@ def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new_one():
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from bellgrad.train.checkpoint import Checkpoint, save_checkpoint
+from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
 
 def peak():  # MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

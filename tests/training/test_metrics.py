@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.train.metrics import MetricsWriter, read_metrics
+from bellgrad.training.metrics import MetricsWriter, read_metrics
 
 
 def without_tensorboard(monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from bellgrad.core.rng import derive_seed, draw
-from bellgrad.train.evaluate import EPISODE_CAP
-from bellgrad.train.run import Run
+from bellgrad.training.evaluate import EPISODE_CAP
+from bellgrad.training.run import Run
 
 
 def frames(

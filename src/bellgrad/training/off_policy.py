@@ -10,9 +10,9 @@ from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, stack
 from bellgrad.data.replay import Replay, add, allocate, filled, restore_into, sample
 from bellgrad.envs.transforms import FrameStack
-from bellgrad.train.checkpoint import Checkpoint
-from bellgrad.train.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
-from bellgrad.train.engine import Engine
+from bellgrad.training.checkpoint import Checkpoint
+from bellgrad.training.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.training.engine import Engine
 
 
 class OffPolicy(Driver):
@@ -42,7 +42,9 @@ class OffPolicy(Driver):
         self._whole_cycles = engine.compile(lambda loop, replay, noise: self._run_cycles(loop, replay, noise))
         self._store = engine.compile(lambda replay, transition: add(replay, transition))
         self._learn = engine.compile(lambda state, replay, noise: self._run_updates(state, replay, noise))
-        self._store_learn = engine.compile(lambda state, replay, transition, noise: self._run_store(state, replay, transition, noise))
+        self._store_learn = engine.compile(
+            lambda state, replay, transition, noise: self._run_store(state, replay, transition, noise)
+        )
 
     def advance(self) -> Report:
         """Warm up with uniform actions until `learning_starts`, then run cycles."""

@@ -5,8 +5,8 @@ import resource
 import pytest
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.train import files
-from bellgrad.train.files import make_folder, read_json, write_atomic, write_json_atomic
+from bellgrad.training import files
+from bellgrad.training.files import make_folder, read_json, write_atomic, write_json_atomic
 
 
 def test_text_bytes_and_json_are_written_and_replaced(tmp_path):

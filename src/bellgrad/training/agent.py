@@ -15,7 +15,7 @@ from bellgrad.envs.gym import obs_to_tensor
 from bellgrad.envs.transforms import FrameStack, TransformedEnv
 
 if TYPE_CHECKING:
-    from bellgrad.train.run import Run
+    from bellgrad.training.run import Run
 
 
 class Agent:

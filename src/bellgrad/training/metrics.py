@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.train.files import fsync_folder, make_folder, readable, reason
+from bellgrad.training.files import fsync_folder, make_folder, readable, reason
 
 METRICS = "metrics.jsonl"
 

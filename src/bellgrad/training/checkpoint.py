@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.train.files import (
+from bellgrad.training.files import (
     JSON_LIMIT,
     fsync_folder,
     make_folder,

@@ -9,8 +9,8 @@ from bellgrad.core.protocols import BatchedEnv, Learner, Metrics
 from bellgrad.core.records import Acted, Step
 from bellgrad.core.rng import Streams, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, where
-from bellgrad.train.checkpoint import Checkpoint
-from bellgrad.train.engine import Engine
+from bellgrad.training.checkpoint import Checkpoint
+from bellgrad.training.engine import Engine
 
 
 class Loop(NamedTuple):
@@ -106,7 +106,9 @@ class Driver:
         counters = checkpoint.values["driver"]
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
-        self.env.restore(nest({name.removeprefix("env/"): checkpoint.read(name) for name in checkpoint.names() if name.startswith("env/")}))
+        self.env.restore(
+            nest({name.removeprefix("env/"): checkpoint.read(name) for name in checkpoint.names() if name.startswith("env/")})
+        )
         loop = restore_tree(self.loop._replace(env=None), checkpoint.tensors("loop"), "loop")
         self.loop = loop._replace(env=self.env.state if self.native else None)
 

@@ -22,16 +22,16 @@ from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.core.tree import named_leaves, restore_tree
 from bellgrad.envs.make import env_name, make_env, requires_import
 from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
-from bellgrad.train.checkpoint import Checkpoint, open_latest, prune, save_checkpoint
-from bellgrad.train.driver import Driver, Report
-from bellgrad.train.engine import Engine, choose_engine
-from bellgrad.train.evaluate import Evaluation, evaluate_policy
-from bellgrad.train.files import make_folder, read_json, write_json_atomic
-from bellgrad.train.metrics import MetricsWriter
-from bellgrad.train.off_policy import OffPolicy
-from bellgrad.train.on_policy import OnPolicy
-from bellgrad.train.progress import TrainingProgress
-from bellgrad.train.settings import Settings, algorithm_name
+from bellgrad.training.checkpoint import Checkpoint, open_latest, prune, save_checkpoint
+from bellgrad.training.driver import Driver, Report
+from bellgrad.training.engine import Engine, choose_engine
+from bellgrad.training.evaluate import evaluate_policy
+from bellgrad.training.files import make_folder, read_json, write_json_atomic
+from bellgrad.training.metrics import MetricsWriter
+from bellgrad.training.off_policy import OffPolicy
+from bellgrad.training.on_policy import OnPolicy
+from bellgrad.training.progress import TrainingProgress
+from bellgrad.training.settings import Settings, algorithm_name
 
 FORMAT = 1  # of run.json
 LOG_LINES = 200  # lines of metrics.jsonl in a run
@@ -227,7 +227,9 @@ class Run:
         """This run's environment with its wrappers."""
         return make_run_env(self.settings, self.device, num_envs, **options)
 
-    def load(self, which: Literal["last", "best"] | int = "last", env: TransformedEnv | None = None) -> tuple[Any, Any, TransformedEnv]:
+    def load(
+        self, which: Literal["last", "best"] | int = "last", env: TransformedEnv | None = None
+    ) -> tuple[Any, Any, TransformedEnv]:
         """The learner, its state, and an environment with the run's frozen normalisers.
 
         Args:
@@ -315,7 +317,9 @@ class Session:
             self.best, self.seconds = checkpoint.values["best"], checkpoint.values["seconds"]
         else:
             steps = self.settings.steps
-            run._write(horizon=steps, log_every=max(1, steps // LOG_LINES), checkpoint_every=max(1, steps // self.settings.checkpoints))
+            run._write(
+                horizon=steps, log_every=max(1, steps // LOG_LINES), checkpoint_every=max(1, steps // self.settings.checkpoints)
+            )
         run._write(engine_used=self.engine.to_json(), status="running", device_used=str(run.device))
         self.metrics = MetricsWriter(run.folder, checkpoint.values["metrics_bytes"] if checkpoint else None)
         self.progress = TrainingProgress(self.settings.steps, self.driver.steps, progress)
@@ -337,7 +341,12 @@ class Session:
             updates = max(0, s.steps - c.learning_starts) // c.update_period * c.updates_per_period
         busy = getattr(self.env, "workers", 0)
         return choose_engine(
-            s.engine, planned_updates=updates, batch_size=batch, parameters=parameters, busy_processes=busy, device=self.run_.device
+            s.engine,
+            planned_updates=updates,
+            batch_size=batch,
+            parameters=parameters,
+            busy_processes=busy,
+            device=self.run_.device,
         )
 
     def run(self) -> None:
@@ -387,7 +396,12 @@ class Session:
                     f"{name} became {value} at step {self.driver.steps:,}; a lower learning rate often helps. "
                     f"The last checkpoint is intact: {self.run_.resume_command()}"
                 )
-        line = {"step": self.driver.steps, "time": self.seconds, "updates": self.driver.updates, "steps_per_second": rate} | figures
+        line = {
+            "step": self.driver.steps,
+            "time": self.seconds,
+            "updates": self.driver.updates,
+            "steps_per_second": rate,
+        } | figures
         self.metrics.write(line)
         self.progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 

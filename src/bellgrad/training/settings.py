@@ -124,7 +124,9 @@ class Settings:
     target_return: float | None = None
 
     def __post_init__(self) -> None:
-        check_range(self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6))
+        check_range(
+            self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6)
+        )
         for name, choices in {"backend": ("auto", "native", "gymnasium", "subprocess"), "engine": ("auto", "eager", "compiled"),
                               "device": ("auto", "cpu", "cuda")}.items():  # fmt: skip
             if getattr(self, name) not in choices:
