@@ -1,5 +1,8 @@
 """The library in a few calls: each joins the rooms below in a few lines."""
 
+import json
+import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -53,18 +56,59 @@ def train(
         UsageError: an impossible request.
         EnvironmentFault: the environment broke its contract; the last checkpoint is kept.
     """
+    settings = _settings(algorithm, env, steps, seed, options)
+    folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
+    is_new = not folder.exists()
+    run = Run.create(settings, folder, command or _call(algorithm, env, steps, seed, options))
     try:
-        settings = Settings(algorithm, env, steps, seed, **options)
+        return run.train(progress=progress)
+    except UsageError:
+        if is_new and not any(folder.glob("checkpoints/step-*")):
+            shutil.rmtree(folder)  # a request that cannot be met leaves nothing behind
+        raise
+
+
+def train_or_resume(
+    algorithm: Any,
+    env: Any,
+    steps: int,
+    *,
+    out: Path | str,
+    seed: int = 0,
+    progress: Literal["auto", "off"] = "auto",
+    command: str | None = None,
+    **options: Any,
+) -> Run:
+    """As `train`, but a folder that already holds a run of the same settings is gone on with, or left alone where it is finished.
+
+    Raises:
+        UsageError: the folder holds a run of other settings.
+    """
+    path = Path(out) / "run.json"
+    if not path.exists():
+        return train(algorithm, env, steps, seed=seed, out=out, progress=progress, command=command, **options)
+    found = read_json(path)
+    asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).to_json(env_name(env))))
+    other = [name for name in asked if not isinstance(found, dict) or found.get(name) != asked[name]]
+    if other:
+        raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
+    run = Run.open(out, True, env)  # what it may import is what was just asked for
+    return run if run.status == "finished" else resume(run, progress=progress)
+
+
+def _settings(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> Settings:
+    try:
+        return Settings(algorithm, env, steps, seed, **options)
     except TypeError as error:
         raise UsageError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
-    command = command or f"bg.train(bg.{algorithm!r}, env={env!r}, steps={steps}, seed={seed}"
-    folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
-    run = Run.create(settings, folder, command if command.startswith("bellgrad ") else f"{command}{_shown(options)})")
-    return run.train(progress=progress)
 
 
-def _shown(options: dict[str, Any]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in options.items())
+def _call(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> str:
+    """The Python that trains such a run again."""
+    made = re.sub(r"\b([A-Z]\w*)\(", r"bg.\1(", repr(algorithm))
+    made = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", made)
+    shown = repr(env) if isinstance(env, str) else env_name(env).split(":")[-1]
+    return f"bg.train({made}, env={shown}, steps={steps}, seed={seed}{''.join(f', {k}={v!r}' for k, v in options.items())})"
 
 
 def resume(
@@ -94,6 +138,8 @@ def resume(
     except CheckpointError:
         if any((opened.folder / "checkpoints").glob("step-*")):
             raise
+        if steps is not None:
+            opened.extend(steps)
         return opened.train(progress=progress)  # stopped before its first checkpoint: a fresh start loses nothing
     if steps is not None:
         if steps <= reached:
@@ -125,8 +171,7 @@ def evaluate(
         env: the environment, for a run whose environment was given as a callable.
         trust_imports: whether the run's own environment or network may be imported.
     """
-    if episodes < 1:
-        raise UsageError(f"episodes = {episodes} is out of range [1, inf]")
+    _check_episodes(episodes)
     opened = _open(run, trust_imports, env)
     backend = "gymnasium" if opened.settings.backend == "subprocess" else opened.settings.backend
     batch = opened.make_env(min(episodes, EVAL_ENVS), backend=backend)
@@ -160,19 +205,20 @@ def record(
     from bellgrad.report.video import record as write_video
     from bellgrad.training.watch import frames
 
+    _check_episodes(episodes)
     opened = _open(run, trust_imports, env)
     pictures, fps = frames(opened, episodes, seed, deterministic, checkpoint)
     return write_video(pictures, Path(out), fps)
 
 
-def plot(runs: Path | str | Iterable[Path | str], out: Path | str, **options: Any) -> Path:
+def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, **options: Any) -> Path:
     """Learning curves; see `bellgrad.report.curves.plot` for the options."""
     from bellgrad.report import curves
 
     return curves.plot(_each(runs), Path(out), **options)
 
 
-def compare(runs: Path | str | Iterable[Path | str]) -> dict[str, Any]:
+def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, Any]:
     """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
     from bellgrad.report import compare as comparison
 
@@ -206,5 +252,11 @@ def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:
     return run if isinstance(run, Run) else Run.open(run, trust_imports, env)
 
 
-def _each(runs: Path | str | Iterable[Path | str]) -> list[Path]:
-    return [Path(runs)] if isinstance(runs, str | Path) else [Path(r) for r in runs]
+def _each(runs: Run | Path | str | Iterable[Run | Path | str]) -> list[Path]:
+    several = [runs] if isinstance(runs, Run | str | Path) else runs
+    return [run.folder if isinstance(run, Run) else Path(run) for run in several]
+
+
+def _check_episodes(episodes: int) -> None:
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes} is out of range [1, inf]")

@@ -137,7 +137,7 @@ class DQNLearner:
         """Epsilon-greedy where it explores, else greedy; `action [B]` int64."""
         q = self.q(state.params, obs)
         action = epsilon_greedy(q, self._epsilon.value(state.steps), noise) if explore else q.argmax(-1)
-        return Acted(action, None, None, None)
+        return Acted(action, None, None)
 
     def target_q(self, state: DQNState, batch: Batch) -> Tensor:
         """The temporal-difference target y: `[B]`."""

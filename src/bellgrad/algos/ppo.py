@@ -95,10 +95,6 @@ class PPOState(NamedTuple):
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
 
-def _part(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in params.items() if name.startswith(prefix)}
-
-
 class PPOLearner:
     """The pure functions of PPO for one environment."""
 
@@ -114,6 +110,8 @@ class PPOLearner:
         self._make_actor = lambda: build(config.network, spec.observation_space, self.action_size, output_gain=0.01)
         self._make_critic = lambda: build(config.network, spec.observation_space, 1, output_gain=1.0)
         self._actor, self._critic = skeleton(self._make_actor), skeleton(self._make_critic)
+        self._actor_names = [name for name, _ in self._actor.named_parameters()]
+        self._critic_names = [name for name, _ in self._critic.named_parameters()]
         linear = config.learning_rate_decay == "linear"
         self._learning_rate = Linear(config.learning_rate, 0.0, steps) if linear else Constant(config.learning_rate)
 
@@ -131,12 +129,12 @@ class PPOLearner:
 
     def policy(self, params: dict[str, Tensor], obs: Tree) -> Categorical | DiagonalGaussian:
         """`pi(. | obs)`."""
-        output = apply(self._actor, _part(params, "actor."), obs)
+        output = apply(self._actor, {name: params[f"actor.{name}"] for name in self._actor_names}, obs)
         return Categorical(output) if self.discrete else DiagonalGaussian(output, params["log_std"])
 
     def predict(self, params: dict[str, Tensor], obs: Tree) -> Tensor:
         """`V(obs)`: `[B]`."""
-        return apply(self._critic, _part(params, "critic."), obs).squeeze(-1)
+        return apply(self._critic, {name: params[f"critic.{name}"] for name in self._critic_names}, obs).squeeze(-1)
 
     def value(self, state: PPOState, obs: Tree) -> Tensor:
         """`V(obs)`: `[B]`."""
@@ -147,12 +145,12 @@ class PPOLearner:
         return Noise("uniform", (num_envs,)) if self.discrete else Noise("normal", (num_envs, self.action_size))
 
     def act(self, state: PPOState, carry: None, obs: Tree, noise: Tensor, explore: bool = True) -> Acted:
-        """A sample of the policy with its log-probability and value where it explores, else the mode."""
+        """A sample of the policy with its log-probability where it explores, else the mode."""
         policy = self.policy(state.params, obs)
         if not explore:
-            return Acted(policy.mode(), None, None, None)
+            return Acted(policy.mode(), None, None)
         action = policy.sample(noise)
-        return Acted(action, policy.logprob(action), self.predict(state.params, obs), None)
+        return Acted(action, policy.logprob(action), None)
 
     def prepare(self, state: PPOState, rollout: Rollout) -> tuple[PPOState, Minibatch]:
         """Advantages and value targets, time and environments flattened into one axis."""
@@ -178,7 +176,8 @@ class PPOLearner:
                 critic = clipped_value_loss(value, batch.value, batch.return_, c.value_clip)
             entropy = policy.entropy().mean()
             metrics = {"policy_loss": actor, "value_loss": critic, "entropy": entropy, "approx_kl": kl, "clip_fraction": clipped}
-            return actor + c.value_coef * critic - c.entropy_coef * entropy, metrics
+            bonus = c.entropy_coef * entropy if c.entropy_coef else 0.0  # a bonus of 0 need not be differentiated
+            return actor + c.value_coef * critic - bonus, metrics
 
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(state.params)
         if c.max_grad_norm is not None:

@@ -139,7 +139,7 @@ class SACLearner:
     def act(self, state: SACState, carry: None, obs: Tree, noise: Tensor, explore: bool = True) -> Acted:
         """A sample of the policy where it explores, else its mode; `action [B, D]` in [-1, 1]."""
         policy = self.policy(state.actor, obs)
-        return Acted(policy.sample(noise)[0] if explore else policy.mode(), None, None, None)
+        return Acted(policy.sample(noise)[0] if explore else policy.mode(), None, None)
 
     def update_noise(self) -> dict[str, Noise]:
         """Standard normals for the next action and for the reparameterised one."""

@@ -46,7 +46,6 @@ class Acted(NamedTuple):
 
     action: Tensor  # [B] int64, or [B, D] float32 in [-1, 1]
     logprob: Tensor | None  # [B]
-    value: Tensor | None  # [B]
     carry: Tree  # the actor's own memory
 
 

@@ -158,7 +158,8 @@ def _header(parts: list[_Part]) -> bytes:
 
 def _raw(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    flat = tensor.reshape(-1).as_strided((tensor.numel(),), (1,))  # a tensor of one item or none may have any stride
+    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def _file_bytes(parts: list[_Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

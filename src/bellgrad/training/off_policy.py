@@ -114,7 +114,7 @@ class OffPolicy(Driver):
         ended = []
         for _ in range(self.steps_per_call // self.env.num_envs):
             before, noise = self.loop, self.draw_interaction()
-            acted = Acted(self._uniform_action(), None, None, before.carry)
+            acted = Acted(self._uniform_action(), None, before.carry)
             self.loop, acted, step = self.follow(before, acted, noise["env"])
             add(self.replay, _transition(before, acted, step))
             ended.append(ended_of(step))

@@ -65,7 +65,7 @@ class OnPolicy(Driver):
 
     # ---------------------------------------------------------------------------------------------- pure parts
     def _run_steps(self, loop: Loop, noise: Tree) -> tuple[Loop, Rollout, Ended]:
-        """A few steps of all environments; the successors are valued together. One graph where the environment is native."""
+        """A few steps of all environments; their observations and the true successors are valued together. One graph where the environment is native."""
         rows, successors, ended = [], [], []
         for t in range(self._unroll):
             before = loop
@@ -73,14 +73,15 @@ class OnPolicy(Driver):
             rows.append(_row(before, acted, step))
             successors.append(step.next_obs)
             ended.append(ended_of(step))
-        value = self._value_of if self.native else self._values
-        rows = stack(rows)._replace(next_value=value(loop.state, stack(successors)))
-        return loop, rows, stack(ended)
+        whole = stack(rows)
+        seen = concat([whole.obs, stack(successors)])
+        value, next_value = (self._value_of if self.native else self._values)(loop.state, seen).chunk(2)
+        return loop, whole._replace(value=value, next_value=next_value), stack(ended)
 
     def _value_of(self, state: Tree, obs: Tree) -> torch.Tensor:
         """`V` of `obs [T, B, *O]`: `[T, B]`."""
         flat = map_tree(lambda x: x.flatten(0, 1), obs)
-        return self.learner.value(state, flat).view(self._unroll, self.env.num_envs)
+        return self.learner.value(state, flat).unflatten(0, (-1, self.env.num_envs))
 
     def _run_updates(self, state: Tree, whole: Minibatch, index: torch.Tensor, noise: Tree) -> tuple[Tree, Metrics]:
         """One update for each row of `index [n, minibatch]`."""
@@ -97,6 +98,5 @@ def at_rows(whole: Minibatch, index: torch.Tensor) -> Minibatch:
 
 
 def _row(before: Loop, acted: Acted, step: Step) -> Rollout:
-    return Rollout(
-        before.obs, acted.action, step.reward, step.terminated, step.truncated, acted.logprob, acted.value, None, None
-    )  # the successors' values come for several steps at once
+    """One step of a rollout; the values come later, for several steps at once."""
+    return Rollout(before.obs, acted.action, step.reward, step.terminated, step.truncated, acted.logprob, None, None, None)

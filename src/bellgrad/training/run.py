@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import math
+import os
 import platform
 import shlex
 import signal
@@ -18,15 +20,15 @@ from typing import Any, Literal
 
 import torch
 
-from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
+from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
 from bellgrad.core.tree import named_leaves, restore_tree
 from bellgrad.envs.make import env_name, make_env, requires_import
 from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
-from bellgrad.training.checkpoint import Checkpoint, open_latest, prune, save_checkpoint
+from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 from bellgrad.training.driver import Driver, Report
-from bellgrad.training.engine import Engine, choose_engine
+from bellgrad.training.engine import Engine, choose_engine, compiler_available
 from bellgrad.training.evaluate import evaluate_policy
-from bellgrad.training.files import make_folder, read_json, write_json_atomic
+from bellgrad.training.files import make_folder, read_json, reason, write_json_atomic
 from bellgrad.training.metrics import MetricsWriter
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
@@ -38,10 +40,12 @@ LOG_LINES = 200  # lines of metrics.jsonl in a run
 EVAL_ENVS = 16  # environments that step together in an evaluation
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
+TEMPORARY = ".tmp-run.json-"  # how a half-written run.json is called
+PENDING_REPORTS = 1_000  # calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely
 
 
 class DivergedError(BellgradError):
-    """A metric of the algorithm became NaN or infinite."""
+    """A parameter or a metric of the algorithm became NaN or infinite."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -89,8 +93,10 @@ class Tracker:
         self._pending: list[Report] = []
 
     def add(self, report: Report) -> None:
-        """Remember a call's report without waiting for its tensors."""
+        """Remember a call's report, mostly without waiting for its tensors."""
         self._pending.append(report)
+        if len(self._pending) >= PENDING_REPORTS:
+            self.flush()
 
     def flush(self) -> None:
         """Read what is pending. One by one, so that the sums do not depend on when they are flushed."""
@@ -136,11 +142,12 @@ class Run:
     Attributes:
         folder: where it lives.
         settings: what was asked for.
+        device: where its tensors live.
     """
 
-    def __init__(self, folder: Path, settings: Settings, record: dict[str, Any]):
-        self.folder, self.settings, self._record = folder, settings, record
-        self.device = resolve_device(settings.device)
+    def __init__(self, folder: Path, settings: Settings, record: dict[str, Any], device: torch.device):
+        self.folder, self.settings, self._record, self.device = folder, settings, record, device
+        self._warned: set[str] = set()
 
     # ------------------------------------------------------------------------------------------- the folder
     @classmethod
@@ -148,18 +155,25 @@ class Run:
         """Make a run folder; an empty or unfinished start is used again.
 
         Raises:
-            UsageError: the folder holds a run already, or something else.
+            UsageError: the folder holds a run already, or something else, or another process is training in it.
+            CheckpointError: the folder cannot be made or written.
         """
-        if (folder / "run.json").exists() and (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step-*")):
-            raise UsageError(f"{folder} already holds a run; continue it with: bellgrad resume {shlex.quote(str(folder))}")
-        own = {"run.json", "metrics.jsonl", "checkpoints", "tensorboard", ".lock"}
-        if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - own):
-            raise UsageError(f"{folder} exists and is not a run; choose another --out")
-        make_folder(folder)
         record = {"format": FORMAT, **settings.to_json(env_name(settings.env)), "versions": _versions(), "status": "started",
                   "command": command or shlex.join(["bellgrad", *sys.argv[1:]]), "started": _now(), "finished": None}  # fmt: skip
-        run = cls(folder, settings, record)
-        run._write()
+        run = cls(folder, settings, record, resolve_device(settings.device))
+        own = {"run.json", "metrics.jsonl", "checkpoints", "tensorboard", ".lock"}
+        try:
+            if run._saved():
+                raise UsageError(f"{folder} already holds a run; continue it with: {run.resume_command()}")
+            if folder.exists() and any(p.name not in own and not p.name.startswith(TEMPORARY) for p in folder.iterdir()):
+                raise UsageError(f"{folder} exists and is not a run; choose another --out")
+            make_folder(folder)
+        except (NotADirectoryError, FileExistsError):
+            raise UsageError(f"{folder} is not a folder; choose another --out") from None
+        except OSError as error:
+            raise CheckpointError(f"{folder} could not be made: {reason(error)}") from error
+        with run._lock():
+            run.save_record()
         return run
 
     @classmethod
@@ -193,7 +207,8 @@ class Run:
                 f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it, run again with "
                 "--trust-imports (or trust_imports=True)"
             )
-        return cls(folder, settings, record)
+        device = resolve_device("cpu" if settings.device == "cpu" else "auto")  # of CUDA's agents a CPU can use every one
+        return cls(folder, settings, record, device)
 
     @property
     def status(self) -> str:
@@ -205,14 +220,27 @@ class Run:
         """What `run.json` says."""
         return dict(self._record)
 
-    def _write(self, **changes: Any) -> None:
+    def save_record(self, **changes: Any) -> None:
+        """Change entries of `run.json`.
+
+        Raises:
+            CheckpointError: the disk is full or read-only; the old record is intact.
+        """
         self._record |= changes
         write_json_atomic(self.folder / "run.json", self._record)
 
     def extend(self, steps: int) -> None:
-        """A new total of environment steps; the horizon of schedules stays."""
-        self.settings = replace(self.settings, steps=steps)
-        self._write(steps=steps, finished=None)
+        """A new total of environment steps; the horizon of schedules stays. A target return that was reached stops it no more.
+
+        Raises:
+            UsageError: another process is training this run.
+        """
+        target = self.settings.target_return
+        if target is not None and self._saved() and _reached(target, self.checkpoint().values["best"]):
+            target = None
+        self.settings = replace(self.settings, steps=steps, target_return=target)
+        with self._lock():
+            self.save_record(steps=steps, target_return=target, status="interrupted", finished=None)
 
     def resume_command(self) -> str:
         """What to type to go on."""
@@ -251,7 +279,8 @@ class Run:
         root = self.folder / "checkpoints"
         if which == "last":
             checkpoint, warnings = open_latest(root)
-            for line in warnings:
+            for line in [line for line in warnings if line not in self._warned]:
+                self._warned.add(line)
                 print(f"warning: {line}", file=sys.stderr)
             return checkpoint
         step = which
@@ -268,67 +297,96 @@ class Run:
         Raises:
             UsageError: another process is training this run.
             EnvironmentFault: an environment broke; the last checkpoint is intact.
+            DivergedError: so is it here.
             CheckpointError: no checkpoint is fit to resume from, or one could not be written.
-            KeyboardInterrupt: the user stopped it; a checkpoint was written.
+            KeyboardInterrupt: the user stopped it; its message says what is saved and how to go on.
         """
         with self._lock():
-            env = self.make_env(self.settings.num_envs)
+            env = session = None
             try:
-                Session(self, env, resumed, progress).run()
-            except KeyboardInterrupt:
-                self._write(status="interrupted")
-                raise
-            except Exception:
-                with contextlib.suppress(BellgradError, OSError):  # the first error is the one to show
-                    self._write(status="failed")
+                if resumed and self._record.get("device_used") in ("cpu", "cuda"):
+                    self.device = resolve_device(self._record["device_used"])  # another one would give other bits
+                env = self.make_env(self.settings.num_envs)
+                session = Session(self, env, resumed, progress)
+                session.run()
+            except BaseException as error:
+                # Ctrl-C reaches a compiler at work too, which then fails: that is the user's stop, not an error.
+                failed_by_stop = session is not None and session.stopping and not isinstance(error, BellgradError)
+                stopped = isinstance(error, KeyboardInterrupt) or failed_by_stop
+                with contextlib.suppress(BellgradError):  # the first error is the one to show
+                    self.save_record(status="interrupted" if stopped else "failed")
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped; {self._standing()}") from None
+                if isinstance(error, BellgradError) and not isinstance(error, UsageError | CheckpointError):
+                    raise type(error)(f"{error}; {self._standing()}") from error
                 raise
             finally:
-                env.close()
+                if env is not None:
+                    env.close()
         return self
+
+    def _saved(self) -> list[tuple[int, Path]]:
+        return checkpoints(self.folder / "checkpoints")
+
+    def _standing(self) -> str:
+        """Where the run stands on the disk, and how to go on from there."""
+        saved = self._saved()
+        there = f"the checkpoint of step {saved[-1][0]:,} is whole" if saved else "nothing was saved yet"
+        return f"{there}; go on with: {self.resume_command()}"
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with open(self.folder / ".lock", "w") as handle:
+        try:
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be written: {reason(error)}") from error
+        try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"another process is training {self.folder}") from None
+            with contextlib.suppress(OSError):  # of a read-only disk: whatever must be written says so in better words
+                for left in self.folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
+                    left.unlink()
             yield
+        finally:
+            os.close(handle)
 
 
 class Session:
-    """One stretch of training: from where the run stands until it ends, is interrupted or fails."""
+    """One stretch of training: from where the run stands until it ends, is interrupted or fails.
+
+    Whatever is remembered here and can be seen in the results is in the checkpoint: `_save` and the last lines of `__init__`.
+    """
 
     def __init__(self, run: Run, env: TransformedEnv, resumed: bool, progress: Literal["auto", "off"]):
         self.run_, self.settings, self.env = run, run.settings, env
         checkpoint = run.checkpoint() if resumed else None
         learner = run.build_learner(env)
-        self.engine = self._engine(learner, checkpoint)
+        self.engine = self._choose_engine(learner) if checkpoint is None else _recorded_engine(run)
         self.engine.start()
         kind = OnPolicy if hasattr(learner, "prepare") else OffPolicy
         self.driver: Driver = kind(learner, env, self.engine, self.settings.seed, run.device)
         self.tracker = Tracker()
-        self.best: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None  # step and return_mean of the best evaluation
         self.seconds = 0.0  # of training, over all sessions
-        self.evaluation_env: TransformedEnv | None = None
-        if checkpoint is not None:
-            self.driver.restore(checkpoint)
-            self.tracker.restore(checkpoint.values["tracker"])
-            self.best, self.seconds = checkpoint.values["best"], checkpoint.values["seconds"]
-        else:
-            steps = self.settings.steps
-            run._write(
-                horizon=steps, log_every=max(1, steps // LOG_LINES), checkpoint_every=max(1, steps // self.settings.checkpoints)
-            )
-        run._write(engine_used=self.engine.to_json(), status="running", device_used=str(run.device))
-        self.metrics = MetricsWriter(run.folder, checkpoint.values["metrics_bytes"] if checkpoint else None)
+        metrics_bytes = self._restore(checkpoint) if checkpoint else None
+        if checkpoint is None:
+            s = self.settings
+            every = {"log_every": -(-s.steps // LOG_LINES), "checkpoint_every": -(-s.steps // s.checkpoints)}
+            run.save_record(horizon=s.steps, **every)
+        run.save_record(engine_used=self.engine.to_json(), status="running", device_used=run.device.type)
+        self.metrics = MetricsWriter(run.folder, metrics_bytes)
         self.progress = TrainingProgress(self.settings.steps, self.driver.steps, progress)
         self._stop = threading.Event()
         self._saved_at = self.driver.steps if resumed else None
 
-    def _engine(self, learner: Any, checkpoint: Checkpoint | None) -> Engine:
-        if checkpoint is not None:
-            return Engine(**self.run_.record["engine_used"])
+    @property
+    def stopping(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._stop.is_set()
+
+    def _choose_engine(self, learner: Any) -> Engine:
         c, s = learner.config, self.settings
         state = learner.init(torch.Generator(self.run_.device).manual_seed(0))
         networks = [tree for name, tree in state._asdict().items() if name in ("params", "actor", "critic")]
@@ -339,7 +397,7 @@ class Session:
         else:
             batch = c.batch_size
             updates = max(0, s.steps - c.learning_starts) // c.update_period * c.updates_per_period
-        busy = getattr(self.env, "workers", 0)
+        busy = getattr(self.env.env, "workers", 0)
         return choose_engine(
             s.engine,
             planned_updates=updates,
@@ -350,88 +408,112 @@ class Session:
         )
 
     def run(self) -> None:
-        """The loop, and what happens at fixed steps of it."""
-        run, driver, record = self.run_, self.driver, self.run_.record
+        """The loop, and what happens at fixed steps of it.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; a checkpoint was written.
+        """
+        run, driver, record, total = self.run_, self.driver, self.run_.record, self.settings.steps
         self.progress.say(f"{algorithm_name(self.settings.algorithm)} on {record['env']}, {self.settings.num_envs} environments, "
                           f"engine {self.engine.reason}; {run.folder}")  # fmt: skip
-        status = "finished"
+        self._since = time.perf_counter()
+        self._logged = (driver.steps, self.seconds)
         try:
             with self._interruptible():
                 if self._saved_at is None:
                     self._save()
-                since, steps_then = time.perf_counter(), driver.steps
-                while driver.steps < self.settings.steps:
+                while not self._over() and not self.stopping:
                     before = driver.steps
                     self.tracker.add(driver.advance())
-                    if driver.steps // record["log_every"] > before // record["log_every"] or driver.steps >= self.settings.steps:
-                        now = time.perf_counter()
-                        self.seconds += now - since
-                        self._log((driver.steps - steps_then) / (now - since))
-                        since, steps_then = now, driver.steps
-                    if driver.steps // record["checkpoint_every"] > before // record["checkpoint_every"]:
-                        reached = self._evaluate()
+                    last = driver.steps >= total
+                    if last or driver.steps // record["log_every"] > before // record["log_every"]:
+                        self._log()
+                    if last or driver.steps // record["checkpoint_every"] > before // record["checkpoint_every"]:
+                        self._count_time()
+                        self._evaluate()
                         self._save()
-                        since = time.perf_counter()
-                        if reached:
-                            break
-                    if self._stop.is_set():
-                        status = "interrupted"
-                        break
+                        self._since = time.perf_counter()
+            self._count_time()
             if self._saved_at != driver.steps:
                 self._save()
-            run._write(status=status, finished=_now() if status == "finished" else None)
+            if not self._over():
+                raise KeyboardInterrupt
+            run.save_record(status="finished", finished=_now())
         finally:
             self.metrics.close()
             self.progress.close()
-            if self.evaluation_env is not None:
-                self.evaluation_env.close()
-        if status == "interrupted":
-            raise KeyboardInterrupt
 
-    def _log(self, rate: float) -> None:
+    def _over(self) -> bool:
+        return self.driver.steps >= self.settings.steps or _reached(self.settings.target_return, self.best)
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+    def _log(self) -> None:
+        self._count_time()
+        steps, seconds = self._logged
+        rate = (self.driver.steps - steps) / (self.seconds - seconds)
+        self._logged = (self.driver.steps, self.seconds)
         figures = self.tracker.line()
         for name, value in figures.items():
-            if value is not None and value - value != 0:  # NaN or infinite
-                raise DivergedError(
-                    f"{name} became {value} at step {self.driver.steps:,}; a lower learning rate often helps. "
-                    f"The last checkpoint is intact: {self.run_.resume_command()}"
-                )
-        line = {
-            "step": self.driver.steps,
-            "time": self.seconds,
-            "updates": self.driver.updates,
-            "steps_per_second": rate,
-        } | figures
-        self.metrics.write(line)
+            if value is not None and not math.isfinite(value):
+                raise self._diverged(name, value)
+        line = {"step": self.driver.steps, "time": self.seconds, "updates": self.driver.updates, "steps_per_second": rate}
+        self.metrics.write(line | figures)
         self.progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 
-    def _evaluate(self) -> bool:
-        """Evaluate, remember the best, and tell whether the target return is reached."""
+    def _diverged(self, name: str, value: float) -> DivergedError:
+        return DivergedError(f"{name} became {value} by step {self.driver.steps:,}; a lower learning rate often helps")
+
+    def _evaluate(self) -> None:
+        """Evaluate and remember the best. The environments are new each time, so that no evaluation depends on another."""
         s, driver = self.settings, self.driver
         if not s.eval_episodes:
-            return False
-        if self.evaluation_env is None:
-            backend = "gymnasium" if s.backend == "subprocess" else s.backend
-            self.evaluation_env = self.run_.make_env(min(s.eval_episodes, EVAL_ENVS), backend=backend)
-            self.evaluation_env.frozen = True
-        driver.sync_env()
-        self.evaluation_env.transform_state = self.env.transform_state
-        result = evaluate_policy(driver.learner, driver.loop.state, self.evaluation_env, s.eval_episodes, s.seed)
+            return
+        try:
+            env = self.run_.make_env(min(s.eval_episodes, EVAL_ENVS))
+            try:
+                env.frozen = True
+                driver.sync_env()
+                env.transform_state = self.env.transform_state
+                result = evaluate_policy(driver.learner, driver.loop.state, env, s.eval_episodes, s.seed)
+            finally:
+                env.close()
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(f"in the evaluation at step {driver.steps:,}: {fault}") from fault
         self.metrics.write({"step": driver.steps, "eval_return_mean": result.return_mean, "eval_return_std": result.return_std,
                             "eval_length_mean": result.length_mean})  # fmt: skip
         if self.best is None or result.return_mean > self.best["return_mean"]:
             self.best = {"step": driver.steps, "return_mean": result.return_mean}
-        return s.target_return is not None and result.return_mean >= s.target_return
 
     def _save(self) -> None:
-        """Write a checkpoint of everything, then forget old ones."""
+        """Write a checkpoint of everything, then forget old ones.
+
+        Raises:
+            DivergedError: the learner's state is not finite; a checkpoint of it would be of no use.
+        """
         values, tensors = self.driver.snapshot()
+        for name, tensor in tensors.items():
+            if name.startswith("loop/state/") and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._diverged(name.removeprefix("loop/state/"), tensor[~tensor.isfinite()][0].item())
         everything = {"driver": values, "tracker": self.tracker.snapshot(), "best": self.best, "seconds": self.seconds,
                       "metrics_bytes": self.metrics.size}  # fmt: skip
         root = self.run_.folder / "checkpoints"
         save_checkpoint(root, self.driver.steps, everything, tensors)
-        prune(root, KEPT_CHECKPOINTS, keep=[self.best["step"]] if self.best else [])
+        prune(root, KEPT_CHECKPOINTS, keep=[self.best["step"]] if self.best else [], newest=self.driver.steps)
         self._saved_at = self.driver.steps
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        """Everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
+        values = checkpoint.values
+        try:
+            self.driver.restore(checkpoint)
+            self.tracker.restore(values["tracker"])
+            self.best, self.seconds = values["best"], values["seconds"]
+            return values["metrics_bytes"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}") from error
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -444,7 +526,8 @@ class Session:
             if self._stop.is_set():
                 raise KeyboardInterrupt
             self._stop.set()
-            self.progress.say("stopping after the call under way and saving; press Ctrl-C again to stop at once")
+            with contextlib.suppress(RuntimeError):  # the interrupted code may have been printing itself
+                self.progress.say("stopping after the call under way and saving; press Ctrl-C again to stop at once")
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -452,6 +535,27 @@ class Session:
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
+
+
+def _reached(target_return: float | None, best: dict[str, Any] | None) -> bool:
+    return target_return is not None and best is not None and best["return_mean"] >= target_return
+
+
+def _recorded_engine(run: Run) -> Engine:
+    """The engine that `run.json` names: another one, or other steps to log and save at, would give other results."""
+    record = run.record
+    try:
+        for name in ("log_every", "checkpoint_every", "horizon"):
+            if type(record[name]) is not int or record[name] < 1:
+                raise ValueError(f"{name} is {record[name]!r}")
+        engine = Engine(**record["engine_used"])
+        if engine.mode not in ("eager", "compiled") or engine.threads < 1 or engine.updates_per_call < 1:
+            raise ValueError(f"engine_used is {record['engine_used']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run.folder / 'run.json'} is damaged: {type(error).__name__}: {error}") from error
+    if engine.mode == "compiled" and run.device.type == "cpu" and not compiler_available():
+        raise UsageError(f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly")
+    return engine
 
 
 def _now() -> str:

@@ -1,0 +1,64 @@
+"""One measurement of Stable-Baselines3: environment steps a second of learning, as one line of JSON.
+
+The environment is what `make_vec_env` makes: Gymnasium's, in a `DummyVecEnv`, with a `Monitor`. The clock starts after `--warm`
+steps, by which learning has begun, and stops after `--steps` more; imports and construction are outside.
+"""
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+
+import stable_baselines3 as sb3
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+
+
+def build(s: dict, env) -> "sb3.common.base_class.BaseAlgorithm":
+    """The algorithm with the settings of a row; whatever a row does not name is the library's default."""
+    shared = {
+        "learning_rate": s["learning_rate"],
+        "gamma": s["gamma"],
+        "batch_size": s["batch_size"],
+        "device": "cpu",
+        "seed": s["seed"],
+    }
+    if s["algorithm"] == "ppo":
+        return sb3.PPO("MlpPolicy", env, n_steps=s["rollout_steps"], n_epochs=s["epochs"], gae_lambda=s["lambda"],
+                       policy_kwargs={"net_arch": s["hidden"]}, **shared)  # fmt: skip
+    shared |= {"buffer_size": s["buffer_size"], "learning_starts": s["learning_starts"], "train_freq": 1, "gradient_steps": 1}
+    shared["policy_kwargs"] = {"net_arch": s["hidden"]}
+    if s["algorithm"] == "sac":
+        return sb3.SAC("MlpPolicy", env, tau=s["tau"], **shared)
+    # epsilon is at its final value from the first step: with a random action the library skips the network
+    return sb3.DQN("MlpPolicy", env, target_update_interval=s["target_period"], exploration_fraction=1e-9,
+                   exploration_final_eps=s["epsilon"], **shared)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True, help="a row's settings (JSON)")
+    parser.add_argument("--warm", type=int, required=True, help="environment steps before the clock starts")
+    parser.add_argument("--steps", type=int, required=True, help="environment steps on the clock")
+    parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    model = build(args.settings, make_vec_env(args.settings["env"], args.settings["num_envs"], seed=args.settings["seed"]))
+    model.learn(args.warm)
+    before, start = model.num_timesteps, time.perf_counter()
+    model.learn(args.steps, reset_num_timesteps=False)
+    seconds = time.perf_counter() - start
+    steps = model.num_timesteps - before
+    print(json.dumps({
+        "library": "stable-baselines3",
+        "steps_per_second": steps / seconds,
+        "steps": steps,
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("stable-baselines3", "torch", "numpy", "gymnasium")},
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

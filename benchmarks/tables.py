@@ -1,0 +1,109 @@
+"""The results as Markdown, for the terminal and for the documentation.
+
+python benchmarks/tables.py [speed|memory|first_step|learning]
+"""
+
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common import RESULTS, read_results
+
+from bellgrad.report.tables import format_duration, format_number, markdown_table
+
+
+def speed_table(results: Mapping[str, Any]) -> str:
+    """One line a ratio: both medians in environment steps a second, the ratio, its bar."""
+    return markdown_table(
+        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"])} for row in results.values()),
+        {"title": "work", "engine": "engine", "ours_steps_per_second": "Bellgrad, steps/s", "peer": "peer",
+         "peer_setting": "peer's setting", "peer_steps_per_second": "peer, steps/s", "ratio": "ratio", "bar": "bar",
+         "met": "met"},
+    )  # fmt: skip
+
+
+def compile_table(results: Mapping[str, Any]) -> str:
+    """What compiling took, in the first call and again from the cache on disk."""
+    rows = [row for row in results.values() if row.get("compile_seconds_cold") is not None]
+    unique = {row["title"]: row for row in rows}
+    return markdown_table(
+        unique.values(), {"title": "work", "compile_seconds_cold": "first time, s", "compile_seconds_cached": "from the cache, s"}
+    )
+
+
+def memory_table(results: Mapping[str, Any]) -> str:
+    """One line a run: its peak against what it must hold, in MiB."""
+    megabytes = ("imports_bytes", "replay_bytes", "network_bytes", "peak_bytes")
+    return markdown_table(
+        ({**row, **{name: row[name] / 2**20 for name in megabytes}} for row in results["memory"].values()),
+        {"title": "run", "engine": "engine", "imports_bytes": "imports, MiB", "replay_bytes": "replay or rollout, MiB",
+         "network_bytes": "networks, MiB", "peak_bytes": "peak, MiB", "ratio": "peak / sum", "bar": "bar", "met": "met"},
+    )  # fmt: skip
+
+
+def first_step_table(results: Mapping[str, Any]) -> str:
+    """From the command to the first environment step."""
+    return markdown_table(
+        results["first_step"].values(),
+        {"title": "command", "seconds": "median, s", "seconds_most": "slowest, s", "bar": "bar, s", "met": "met"},
+    )
+
+
+def learning_table(results: Mapping[str, Any]) -> str:
+    """One line a row: the statistic over seeds with its interval, against the bar."""
+    lines = []
+    for row in results.values():
+        known = row["value"] is not None
+        lines.append({
+            "title": f"{row['settings']['algorithm']['name'].upper()} on {row['settings']['env']}",
+            "settings_name": row["settings_name"],
+            "steps": row["settings"]["steps"],
+            "statistic": row["statistic"],
+            "value": format_number(row["value"]) if known else None,
+            "interval": f"{format_number(row['low'])} to {format_number(row['high'])}" if known else None,
+            "seeds": len(row["seeds"]),
+            "bar": f"at least {format_number(row['bar'])}",
+            "met": row["met"],
+            "time": format_duration(statistics.mean(s["seconds"] for s in row["seeds"].values())) if row["seeds"] else None,
+        })  # fmt: skip
+    return markdown_table(
+        lines,
+        {"title": "task", "settings_name": "settings", "steps": "steps", "seeds": "seeds", "statistic": "statistic",
+         "value": "return", "interval": "95% interval", "bar": "bar", "met": "met", "time": "training, a seed"},
+    )  # fmt: skip
+
+
+def caption(provenance: Mapping[str, Any]) -> str:
+    """One sentence on how a result was made."""
+    m = provenance["machine"]
+    changed = " with local changes" if provenance["dirty"] else ""
+    commit = provenance["commit"][:12] + changed
+    processor = f"{m['cpu']} with {m['cores']} cores"
+    return f"Measured on {provenance['started'][:10]} at {commit}, on {processor}, by `{provenance['command']}`."
+
+
+# What `table` knows: the name of a table, the file that it is made of, and how.
+TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "speed": ("speed.json", speed_table),
+    "compile": ("speed.json", compile_table),
+    "memory": ("memory.json", memory_table),
+    "first_step": ("memory.json", first_step_table),
+    "learning": ("learning.json", learning_table),
+}
+
+
+def table(name: str) -> str | None:
+    """A table of the stored results by its name, or None where they have not been made."""
+    file, write = TABLES[name]
+    results = read_results(RESULTS / file)
+    return write(results) if results else None
+
+
+def _times(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio:.2f}x"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or TABLES:
+        print(table(name) or f"{name}: not measured yet\n")

@@ -1,0 +1,283 @@
+"""Fill the generated blocks of README.md and docs/: what the code and the stored results already say is typed nowhere by hand.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    fail where one is out of date, and name it
+
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of.
+"""
+
+import argparse
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import tables  # noqa: E402 (benchmarks/tables.py)
+
+import bellgrad as bg  # noqa: E402
+from bellgrad.cli import Parser, build_parser  # noqa: E402
+from bellgrad.envs.classic import NATIVE  # noqa: E402
+from bellgrad.presets import presets  # noqa: E402
+from bellgrad.report.tables import markdown_table  # noqa: E402
+from bellgrad.training import engine, evaluate, on_policy, run  # noqa: E402
+from bellgrad.training.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
+
+BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+
+
+# ------------------------------------------------------------------------------------------------------ from the code
+def commands() -> str:
+    """One line a command."""
+    rows = [{"command": f"`{_usage(name, sub)}`", "does": sub.description} for name, sub in build_parser().commands.items()]
+    return markdown_table(rows, ["command", "does"])
+
+
+def command_reference() -> str:
+    """Every command with its options."""
+    parts = []
+    for name, sub in build_parser().commands.items():
+        rows = []
+        for action in sub._actions:
+            if action.dest == "help":
+                continue
+            value = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
+            words = action.option_strings or [action.metavar or action.dest.upper()]
+            meaning = action.help or "a run folder"
+            rows.append({"argument": ", ".join(f"`{word}{value}`" for word in words), "meaning": meaning})
+        epilog = f"\n{sub.epilog}\n" if sub.epilog else ""
+        table = markdown_table(rows, ["argument", "meaning"])
+        parts.append(f"## {name}\n\n`{_usage(name, sub)}`: {sub.description}.\n\n{table}{epilog}")
+    return "\n".join(parts)
+
+
+def _usage(name: str, sub: Parser) -> str:
+    words = ["bellgrad", name]
+    for action in sub._actions:
+        if not action.option_strings:
+            word = action.metavar or action.dest.upper()
+            words.append({"+": f"{word}...", "?": f"[{word}]"}.get(action.nargs, word))
+        elif action.required:
+            words.append(f"{action.option_strings[0]} {action.metavar or action.dest.upper()}")
+    return " ".join(words)
+
+
+def fields_of(cls: type) -> str:
+    """The fields of a dataclass with their defaults and meanings."""
+    notes = _notes(cls)
+    rows = [{"field": f"`{f.name}`", "default": _default(f), "meaning": notes.get(f.name, "")} for f in fields(cls)]
+    return markdown_table(rows, ["field", "default", "meaning"])
+
+
+def _default(f: Any) -> str:
+    if f.default_factory is not MISSING:
+        return f"`{f.default_factory()!r}`"
+    return "required" if f.default is MISSING else f"`{f.default!r}`"
+
+
+def _notes(cls: type) -> dict[str, str]:
+    """What a class says of its fields, in the docstring's list of attributes or in comments beside them; inherited fields too."""
+    notes: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        notes |= dict(re.findall(r"^    (\w+): [^#\n]*=[^#\n]*  # (.*)$", inspect.getsource(base), re.MULTILINE))
+    listed = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+    for name, text in re.findall(r"^    (\w+): (.*(?:\n      .*)*)", listed, re.MULTILINE):
+        notes[name] = " ".join(text.split())
+    return notes
+
+
+def specs(kinds: Mapping[str, type]) -> str:
+    """A table for each of several small dataclasses."""
+    parts = []
+    for name, cls in kinds.items():
+        parts.append(f"**`bg.{cls.__name__}`** (`{name}`): {inspect.getdoc(cls).splitlines()[0]}\n\n{fields_of(cls)}")
+    return "\n".join(parts)
+
+
+def presets_of(algorithm: str) -> str:
+    """Every preset, where it comes from and in what it differs from the defaults."""
+    default = ALGORITHMS[algorithm]()
+    rows = []
+    for name, preset in presets(algorithm).items():
+        changed = [f.name for f in fields(default) if getattr(preset.algorithm, f.name) != getattr(default, f.name)]
+        wrappers = [option for option in ("normalise_obs", "normalise_reward") if getattr(preset, option)]
+        wrappers += [f"frame_stack={preset.frame_stack}"] if preset.frame_stack > 1 else []
+        differs = ", ".join([*(f"{field}={getattr(preset.algorithm, field)!r}" for field in changed), *wrappers])
+        rows.append({"preset": f"`{name}`", "environments": preset.num_envs, "steps": preset.steps, "differs in": f"`{differs}`",
+                     "source": preset.source})  # fmt: skip
+    return markdown_table(rows, ["preset", "environments", "steps", "differs in", "source"])
+
+
+def native() -> str:
+    """The environments written in batched torch."""
+    rows = []
+    for name, cls in NATIVE.items():
+        made = cls()
+        rows.append({"id": f"`{name}`", "observation": _shape(made.observation_space), "action": _shape(made.action_space)})
+    return markdown_table(rows, ["id", "observation", "action"])
+
+
+def _shape(space: Any) -> str:
+    return f"Discrete, {space.n}" if hasattr(space, "n") else f"Box, {' x '.join(map(str, space.shape))}"
+
+
+def extras() -> str:
+    """The optional dependencies."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = []
+    for name, packages in project["optional-dependencies"].items():
+        rows.append({"extra": f"`{name}`", "installs": ", ".join(re.split(r"[>=]", p)[0] for p in packages)})
+    return markdown_table(rows, ["extra", "installs"])
+
+
+def rules() -> str:
+    """The fixed numbers by which a run decides."""
+    usual = ", ".join(f"{n} for `{name}`" for name, n in DEFAULT_NUM_ENVS.items())
+    rows = [
+        ("environments that step together, unless told", f"1; {usual}"),
+        ("planned updates from which `auto` compiles", engine.COMPILE_FROM_UPDATES),
+        ("parameters x batch size from which more than one thread is used", engine.THREADS_FROM_WORK),
+        ("updates in one compiled call, at most", engine.UPDATES_PER_CALL),
+        ("environment steps in one compiled call of a rollout, at most", on_policy.UNROLL),
+        ("lines in `metrics.jsonl`, about", run.LOG_LINES),
+        ("episodes behind `episode_return_mean`, the latest", run.RECENT_EPISODES),
+        ("newest checkpoints that are kept, beside the best", run.KEPT_CHECKPOINTS),
+        ("environments that step together in an evaluation, at most", run.EVAL_ENVS),
+        ("steps after which an evaluation cuts an episode that has no time limit", evaluate.EPISODE_CAP),
+    ]
+    shown = [{"what": what, "number": f"{number:,}" if isinstance(number, int) else number} for what, number in rows]
+    return markdown_table(shown, ["what", "number"])
+
+
+def public_names() -> str:
+    """Everything that `import bellgrad as bg` gives."""
+    rows = [{"name": f"`bg.{name}`", "is": inspect.getdoc(getattr(bg, name)).splitlines()[0]} for name in bg.__all__]
+    return markdown_table(rows, ["name", "is"])
+
+
+def signature(name: str) -> str:
+    """A call with its documented arguments."""
+    call = getattr(bg, name)
+    doc = inspect.getdoc(call)
+    text = re.sub(r"\n(Args|Returns|Raises):\n", r"\n**\1**\n\n", doc)
+    text = re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
+    shown = ", ".join(_parameters(call))
+    return f"```python\nbg.{name}({shown})\n```\n\n{text}\n"
+
+
+def _parameters(call: Callable[..., Any]) -> Iterator[str]:
+    starred = False
+    for p in inspect.signature(call).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not starred:
+            starred = True
+            yield "*"
+        prefix = "**" if p.kind is p.VAR_KEYWORD else ""
+        yield f"{prefix}{p.name}" + ("" if p.default is p.empty else f"={p.default!r}")
+
+
+def rooms() -> str:
+    """Every package and what it holds, by its own docstring."""
+    rows = []
+    for init in sorted((ROOT / "src" / "bellgrad").glob("*/__init__.py")):
+        module = __import__(f"bellgrad.{init.parent.name}", fromlist=["__doc__"])
+        rows.append({"room": f"`{init.parent.name}/`", "holds": module.__doc__.strip().splitlines()[0]})
+    return markdown_table(rows, ["room", "holds"])
+
+
+# --------------------------------------------------------------------------------------------- from the stored results
+MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
+           "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py"}  # fmt: skip
+
+
+def results(name: str, of: str = "") -> str:
+    """A table of stored results with how it was made, or the command that makes it; `of` keeps one algorithm's rows."""
+    file, write = tables.TABLES[name]
+    stored = tables.read_results(tables.RESULTS / file)
+    rows = stored.get(name, {}) if name in ("memory", "first_step") else stored
+    rows = {key: row for key, row in rows.items() if not of or of == _algorithm_of(key, row)}
+    if not rows:
+        return f"_Not measured yet: `{MADE_BY[name]}` makes this table._\n"
+    captions = dict.fromkeys(tables.caption(told) for told in _provenances(rows))
+    return f"{write({**stored, name: rows} if name in ('memory', 'first_step') else rows)}\n{' '.join(captions)}\n"
+
+
+def _algorithm_of(key: str, row: Mapping[str, Any]) -> str:
+    settings = row["settings"]
+    return settings["algorithm"]["name"] if "algorithm" in settings else key.partition("-")[0]
+
+
+def _provenances(node: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(node, Mapping):
+        if "provenance" in node:
+            yield node["provenance"]
+        for child in node.values():
+            yield from _provenances(child)
+
+
+def evidence(algorithm: str) -> str:
+    """What was measured of one algorithm."""
+    return f"**Learning**\n\n{results('learning', algorithm)}\n**Speed**\n\n{results('speed', algorithm)}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "command-reference": command_reference,
+    "settings": partial(fields_of, Settings),
+    "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN}),
+    "optimisers": partial(specs, OPTIMIZERS),
+    "native": native,
+    "extras": extras,
+    "rules": rules,
+    "public-names": public_names,
+    "rooms": rooms,
+}
+BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in ALGORITHMS.items()}
+BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in ALGORITHMS}
+BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in ALGORITHMS}
+CALLS = ("train", "resume", "evaluate", "load", "record", "plot", "compare", "export", "write_report")
+BLOCKS |= {f"call-{name.replace('_', '-')}": partial(signature, name) for name in CALLS}
+BLOCKS |= {f"results-{name.replace('_', '-')}": partial(results, name) for name in MADE_BY}
+
+
+def fill(text: str) -> str:
+    """A page with its blocks made anew.
+
+    Raises:
+        SystemExit: it has a block that nothing makes.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        if found[2] not in BLOCKS:
+            sys.exit(f"no block is called {found[2]!r}; there are {', '.join(BLOCKS)}")
+        return f"{found[1]}\n{BLOCKS[found[2]]().rstrip()}\n\n{found[3]}"
+
+    return BLOCK.sub(made, text)
+
+
+def main() -> None:
+    """Write or check every page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        before = page.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(after, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"out of date: {', '.join(stale)}; run python docs/generate.py")
+    print(f"{'checked' if check else 'wrote'}: {', '.join(stale) or 'everything is up to date'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Every algorithm on environments with known answers, through the real drivers; gamma is 1/2 unless said otherwise."""
+
+import pytest
+import torch
+from probes import (
+    OPTIMUM,
+    Arrival,
+    BestAction,
+    BestActionByObservation,
+    ConstantValue,
+    Endless,
+    TwoSteps,
+    ValueByObservation,
+)
+
+from bellgrad.algos.dqn import DQN
+from bellgrad.algos.ppo import PPO
+from bellgrad.algos.sac import SAC
+from bellgrad.envs.native import NativeEnv
+from bellgrad.envs.transforms import RescaleAction, TransformedEnv
+from bellgrad.nets.specs import MLP
+from bellgrad.training.engine import Engine
+from bellgrad.training.off_policy import OffPolicy
+from bellgrad.training.on_policy import OnPolicy
+
+EAGER = Engine("eager", 1, 4, "")
+NETWORK = MLP((16, 16))
+# Updates are few and the networks small, so the learning rates are high; each driver acts in 16 environments.
+COMMON = {"learning_rate": 1e-2, "network": NETWORK}
+REPLAY = {"update_period": 16, "learning_starts": 64} | COMMON
+
+
+def dqn(gamma=0.5, **fields):
+    own = {"batch_size": 32, "buffer_size": 512, "target_period": 10, "epsilon_final": 0.5, "epsilon_steps": 1}
+    return DQN(gamma=gamma, **(REPLAY | own | fields))
+
+
+def ppo(gamma=0.5, **fields):
+    own = {"rollout_steps": 16, "epochs": 4, "minibatches": 4, "learning_rate_decay": "constant"}
+    return PPO(gamma=gamma, **(COMMON | own | fields))
+
+
+def sac(gamma=0.5, temperature=1e-6, **fields):
+    own = {"batch_size": 64, "buffer_size": 2048, "tau": 0.1, "learn_temperature": False}
+    return SAC(gamma=gamma, temperature=temperature, **(REPLAY | own | fields))
+
+
+def learn(algorithm, dynamics, updates):
+    """The learner and its state after at least so many updates."""
+    env = NativeEnv(dynamics, 16)
+    if dynamics.continuous:
+        env = TransformedEnv(env, [RescaleAction()])
+    learner = algorithm.build(env.spec)
+    driver = (OnPolicy if isinstance(algorithm, PPO) else OffPolicy)(learner, env, EAGER, 0, torch.device("cpu"))
+    while driver.updates < updates:
+        driver.advance()
+    return learner, driver.loop.state
+
+
+def close(actual, expected, tolerance):
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0)
+
+
+# What is observed, the values, and gamma. They depend on no action.
+VALUES = {
+    ConstantValue: ([0.0], [1.0], 0.5),
+    ValueByObservation: ([-1.0, 1.0], [-1.0, 1.0], 0.5),
+    TwoSteps: ([0.0, 1.0], [0.5, 1.0], 0.5),
+    Arrival: ([0.0, 1.0], [1.0, 2.0], 0.5),
+    Endless: ([0.0], [10.0], 0.9),
+}
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("probe", VALUES)
+def test_dqn_knows_values(probe, double):
+    observed, values, gamma = VALUES[probe]
+    learner, state = learn(dqn(gamma, double=double), probe(), 1200 if probe is Endless else 400)
+    q = learner.q(state.params, torch.tensor(observed)[:, None])
+    close(q, [[value, value] for value in values], 1e-3 * max(values))
+
+
+@pytest.mark.parametrize("probe", VALUES)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_ppo_knows_values(probe, continuous):
+    observed, values, gamma = VALUES[probe]
+    learner, state = learn(ppo(gamma), probe(continuous), 1000 if probe is Endless else 400)
+    close(learner.value(state, torch.tensor(observed)[:, None]), values, 1e-2 * max(values))
+
+
+@pytest.mark.parametrize("probe", VALUES)
+def test_sac_knows_values(probe):
+    observed, values, gamma = VALUES[probe]
+    learner, state = learn(sac(gamma), probe(continuous=True), 800)
+    obs = torch.tensor(observed)[:, None]
+    q = learner.q(state.critic, obs, learner.policy(state.actor, obs).mode())
+    close(q, [values, values], 0.05 * max(values))
+
+
+@pytest.mark.parametrize("loss", ["huber", "squared"])
+def test_dqn_finds_the_best_action(loss):
+    learner, state = learn(dqn(loss=loss), BestAction(), 300)
+    close(learner.q(state.params, torch.zeros(1, 1)), [[-1.0, 1.0]], 1e-3)
+    assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [1]
+
+
+def test_dqn_finds_the_best_action_for_each_observation():
+    learner, state = learn(dqn(), BestActionByObservation(), 400)
+    obs = torch.tensor([[-1.0], [1.0]])
+    close(learner.q(state.params, obs), [[1.0, -1.0], [-1.0, 1.0]], 1e-3)
+    assert learner.act(state, None, obs, None, explore=False).action.tolist() == [0, 1]
+
+
+def test_ppo_finds_the_best_action():
+    learner, state = learn(ppo(), BestAction(), 300)
+    assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [1]
+    assert learner.policy(state.params, torch.zeros(1, 1)).logprobs().exp()[0, 1] > 0.95
+    close(learner.value(state, torch.zeros(1, 1)), [1.0], 0.02)
+
+
+def test_ppo_finds_the_best_action_for_each_observation():
+    learner, state = learn(ppo(), BestActionByObservation(), 400)
+    obs = torch.tensor([[-1.0], [1.0]])
+    assert learner.act(state, None, obs, None, explore=False).action.tolist() == [0, 1]
+    assert learner.policy(state.params, obs).logprobs().exp().amax(-1).min() > 0.95
+    close(learner.value(state, obs), [1.0, 1.0], 0.02)
+
+
+def test_ppo_finds_the_optimum_of_a_continuous_action():
+    learner, state = learn(ppo(), BestAction(continuous=True), 600)
+    close(learner.act(state, None, torch.zeros(1, 1), None, explore=False).action, [[OPTIMUM]], 0.05)
+    assert state.params["log_std"].exp() < 0.2  # it began at 1: noise costs reward here
+    close(learner.value(state, torch.zeros(1, 1)), [0.0], 0.05)
+
+
+def test_ppo_finds_the_optimum_for_each_observation():
+    learner, state = learn(ppo(), BestActionByObservation(continuous=True), 800)
+    obs = torch.tensor([[-1.0], [1.0]])
+    close(learner.act(state, None, obs, None, explore=False).action, [[-OPTIMUM], [OPTIMUM]], 0.05)
+
+
+def test_sac_finds_the_optimum_of_a_continuous_action():
+    learner, state = learn(sac(temperature=0.01), BestAction(continuous=True), 800)
+    action = learner.act(state, None, torch.zeros(1, 1), None, explore=False).action
+    close(action, [[OPTIMUM]], 0.1)
+    close(learner.q(state.critic, torch.zeros(1, 1), action), [[0.0], [0.0]], 0.05)
+
+
+def test_sac_finds_the_optimum_for_each_observation():
+    learner, state = learn(sac(temperature=0.01), BestActionByObservation(continuous=True), 1000)
+    obs = torch.tensor([[-1.0], [1.0]])
+    close(learner.act(state, None, obs, None, explore=False).action, [[-OPTIMUM], [OPTIMUM]], 0.1)
+
+
+def test_trap_sac_target_holds_the_entropy_of_every_step_but_the_terminal_one():
+    # Rewards do not depend on the action, so the best policy is the one of greatest entropy. Uniform actions would have
+    # log 2 = 0.693 nats; the best squashed Gaussian has 0.684 (log_std -0.13, integrated numerically). So Q(1) = 1 with nothing
+    # after it, and Q(0) = gamma * (1 + 0.684) = 0.84.
+    learner, state = learn(sac(temperature=1.0), TwoSteps(continuous=True), 800)
+    q = learner.q(state.critic, torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1))
+    close(q, [[0.84, 1.0], [0.84, 1.0]], 0.06)
+
+
+def test_sac_learns_the_temperature_that_gives_the_target_entropy():
+    # -1 nat, minus the number of action dimensions. The density exp(-(a - optimum)^2 / alpha) has the variance alpha / 2 and the
+    # entropy (1 + log(pi * alpha)) / 2, which is -1 at alpha = exp(-3) / pi = 0.0158; the squashing moves it a little.
+    learner, state = learn(sac(temperature=0.1, learn_temperature=True), BestAction(continuous=True), 1000)
+    noise = torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
+    logprob = learner.policy(state.actor, torch.zeros(4096, 1)).sample(noise).logprob
+    assert -logprob.mean().item() == pytest.approx(-1.0, abs=0.25)
+    assert 0.008 < state.log_alpha["value"].exp().item() < 0.025

@@ -1,0 +1,176 @@
+"""The Python calls: what a user types after `import bellgrad as bg`."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+import bellgrad as bg
+from bellgrad import api
+from bellgrad.training.settings import Settings
+
+TINY = bg.MLP((8,))
+PPO = bg.PPO(rollout_steps=32, minibatches=2, epochs=2, network=TINY)
+DQN = bg.DQN(learning_starts=32, batch_size=8, buffer_size=1_000, network=TINY)
+FAST = {"engine": "eager", "progress": "off", "checkpoints": 2}
+
+
+class Guess(gymnasium.Env):
+    """One step: the observation is the right action."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.answer = int(self.np_random.integers(2))
+        return np.array([self.answer], np.float32), {}
+
+    def step(self, action):
+        return np.array([self.answer], np.float32), float(action == self.answer), True, False, {}
+
+
+def measurements(run):
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("time", "steps_per_second")} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    return bg.train(PPO, "CartPole-v1", 256, num_envs=2, eval_episodes=2, out=tmp_path_factory.mktemp("api") / "run", **FAST)
+
+
+def test_importing_bellgrad_imports_no_torch():
+    check = "import sys, bellgrad; assert not {'torch', 'numpy', 'gymnasium'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in bg.__all__:
+        assert inspect.getdoc(getattr(bg, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        bg.nonsense
+
+
+def test_every_public_call_documents_its_arguments_that_are_not_plain():
+    for name in ("train", "resume", "evaluate"):
+        call = getattr(bg, name)
+        for argument in inspect.signature(call).parameters:
+            assert f"{argument}:" in inspect.getdoc(call), f"bg.{name} says nothing about {argument}"
+
+
+def test_train_gives_a_run_and_the_others_take_it_or_its_folder(run, tmp_path):
+    assert run.status == "finished"
+    by_run, by_folder = bg.evaluate(run, episodes=4), bg.evaluate(str(run.folder), episodes=4)
+    assert by_run == by_folder
+    assert by_run.episodes == len(by_run.returns) == 4
+    assert by_run.return_mean == pytest.approx(np.mean(by_run.returns))
+    assert bg.plot(run, tmp_path / "a.png") == bg.plot([run.folder, run], tmp_path / "a.png")
+    assert bg.compare(run) == bg.compare(run.folder) == bg.compare([run])
+    assert bg.write_report(run) == bg.write_report(run.folder) == run.folder / "report.html"
+
+
+def test_a_loaded_agent_acts_in_the_environments_own_units(run):
+    agent = bg.load(run.folder)
+    env = gymnasium.make("CartPole-v1")
+    obs, _ = env.reset(seed=0)
+    assert agent.act(obs) in (0, 1)
+    with pytest.raises(bg.UsageError, match="shape"):
+        agent.act(np.zeros(3, np.float32))
+
+
+def test_the_recorded_python_trains_the_same_run_again(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = run.record["command"]
+    assert command.startswith("bg.train(bg.PPO(")
+    again = eval(command, {"bg": bg})
+    assert again.settings == run.settings
+    assert measurements(again) == measurements(run)
+
+
+def test_the_recorded_python_names_a_users_own_classes(tmp_path):
+    made = api._call(bg.DQN(network=type("Net", (), {"__module__": "mine"})), Guess, 10, 0, {})
+    assert "network=Net" in made and "env=Guess" in made and "optimizer=bg.Adam(" in made
+
+
+def test_resume_goes_on_and_refuses_what_is_finished(tmp_path):
+    run = bg.train(DQN, "CartPole-v1", 40, out=tmp_path / "run", eval_episodes=0, **FAST)
+    with pytest.raises(bg.UsageError, match="finished at step 40"):
+        bg.resume(run)
+    with pytest.raises(bg.UsageError, match="has reached step 40"):
+        bg.resume(run, 40)
+    longer = bg.resume(run.folder, 80, progress="off")
+    assert longer.status == "finished" and measurements(longer)[-1]["step"] == 80
+
+
+def test_a_run_without_a_checkpoint_is_begun_again(tmp_path):
+    settings = Settings(DQN, "CartPole-v1", 40, engine="eager", eval_episodes=0, checkpoints=2)
+    begun = bg.Run.create(settings, tmp_path / "run")  # stopped before anything was saved
+    assert measurements(bg.resume(begun.folder, 48, progress="off"))[-1]["step"] == 48
+
+
+def test_an_environment_may_be_a_class_or_a_function(tmp_path):
+    by_class = bg.train(DQN, Guess, 64, out=tmp_path / "class", eval_episodes=0, **FAST)
+    by_call = bg.train(DQN, lambda: Guess(), 64, out=tmp_path / "call", eval_episodes=0, **FAST)
+    assert measurements(by_class) == measurements(by_call)
+    assert bg.evaluate(by_call.folder, 2, env=lambda: Guess()).episodes == 2
+
+
+def test_default_folders_say_what_is_in_them_and_never_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = api.default_folder(DQN, "ALE/Pong-v5", 3)
+    assert str(first) == "runs/pong-v5-dqn-3"
+    first.mkdir(parents=True)
+    assert str(api.default_folder(DQN, "ALE/Pong-v5", 3)) == "runs/pong-v5-dqn-3-2"
+    assert api.default_folder(PPO, Guess, 0).name == "guess-ppo-0"
+
+
+def test_train_or_resume_leaves_finished_runs_alone_and_refuses_other_settings(tmp_path):
+    ask = {"out": tmp_path / "run", "eval_episodes": 0, **FAST}
+    first = api.train_or_resume(DQN, "CartPole-v1", 40, **ask)
+    written = (first.folder / "metrics.jsonl").stat().st_mtime_ns
+    assert api.train_or_resume(DQN, "CartPole-v1", 40, **ask).status == "finished"
+    assert (first.folder / "metrics.jsonl").stat().st_mtime_ns == written
+    with pytest.raises(bg.UsageError, match="other settings"):
+        api.train_or_resume(DQN, "CartPole-v1", 40, seed=1, **ask)
+    with pytest.raises(bg.UsageError, match=r"other settings \(steps\)"):
+        api.train_or_resume(DQN, "CartPole-v1", 50, **ask)
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda out: bg.train(DQN, "CartPol-v1", 40, out=out), "did you mean CartPole-v1"),
+        (lambda out: bg.train(DQN, "Pendulum-v1", 40, out=out), "Discrete"),
+        (lambda out: bg.train(DQN, "CartPole-v1", 40, out=out, number_of_envs=2), "number_of_envs"),
+        (lambda out: bg.train(DQN, "CartPole-v1", 0, out=out), "steps = 0"),
+        (lambda out: bg.train("dqn", "CartPole-v1", 40, out=out), "no algorithm"),
+        (lambda out: bg.train(DQN, Guess(), 40, out=out), "class"),
+        (lambda out: bg.train(bg.DQN(buffer_size=1_000_000_000), "CartPole-v1", 40, out=out), "out of range"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_why_and_leaves_nothing_behind(call, hint, tmp_path):
+    with pytest.raises(bg.UsageError, match=hint):
+        call(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_the_users_own_is_never_deleted(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(bg.UsageError):
+        bg.train(DQN, "Pendulum-v1", 40, out=tmp_path / "run", progress="off")
+    assert (tmp_path / "run").is_dir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(bg.UsageError, match="is not a run"):
+        bg.train(DQN, "CartPole-v1", 40, out=tmp_path / "run", progress="off")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("call", [bg.evaluate, lambda run, episodes: bg.record(run, "video.mp4", episodes=episodes)])
+def test_an_evaluation_needs_an_episode(call, run):
+    with pytest.raises(bg.UsageError, match="episodes = 0 is out of range"):
+        call(run, episodes=0)

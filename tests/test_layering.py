@@ -1,0 +1,148 @@
+"""Who imports whom, read from the source; and that every public name says what it is."""
+
+import ast
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import bellgrad
+import bellgrad.core
+import bellgrad.ops
+
+SOURCE = Path(bellgrad.__file__).parent
+# From the foundation up: a room may import the rooms of any earlier row, never one of its own row or of a later one.
+ORDER = [
+    {"core"},
+    {"ops"},
+    {"mdp", "nets", "data"},
+    {"envs"},
+    {"tabular", "algos", "explore"},
+    {"training", "presets"},
+    {"report"},
+    {"api"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """`bellgrad.algos.dqn` is in `algos`; the package itself is the room with no name."""
+    return [*module.split("."), ""][1]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str) -> list[tuple[int, str]]:
+    """Line and name of every module of Bellgrad that a source imports, anywhere in it; relative ones begin with a dot."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            # `from bellgrad.algos import dqn` imports `bellgrad.algos.dqn`; a function's name behind a module does no harm here.
+            found += [(node.lineno, f"{name}.{alias.name}") for alias in node.names]
+    return [(line, name) for line, name in found if name.startswith(".") or name.split(".")[0] == "bellgrad"]
+
+
+def violations(module: str, source: str) -> list[str]:
+    own, found = room_of(module), []
+    for line, name in imports(source):
+        room = room_of(name)
+        if name.startswith("."):
+            found.append(f"{module}:{line} imports {name}, not by its whole name")
+        elif room not in LEVEL:
+            found.append(f"{module}:{line} imports {name}, which is in no room")
+        elif room == own:
+            if own in LONERS and not f"{name}.".startswith(f"{module}."):
+                found.append(f"{module}:{line} imports its neighbour {name}")
+        elif LEVEL[room] >= LEVEL[own]:
+            found.append(f"{module}:{line} imports {name}, which is not below it")
+    return found
+
+
+def test_every_room_has_a_place_in_the_order():
+    rooms = {room_of(module_of(path)) for path in FILES} - {""}
+    assert rooms <= LEVEL.keys()
+    assert {"core", "ops", "nets", "data", "envs", "algos", "training", "presets", "report", "api", "cli"} <= rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path).removeprefix("bellgrad."))
+def test_imports_go_from_right_to_left_only(path):
+    if module_of(path) != "bellgrad":  # the package lists every name and imports none before it is used
+        assert violations(module_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("bellgrad.core.tree", "from bellgrad.ops.polyak import polyak"),
+        ("bellgrad.nets.build", "import bellgrad.data.replay"),
+        ("bellgrad.envs.make", "def f():\n    from bellgrad.algos.dqn import DQN"),
+        ("bellgrad.algos.sac", "from bellgrad.algos.dqn import DQN"),
+        ("bellgrad.algos.sac", "from bellgrad.algos import dqn"),
+        ("bellgrad.presets.dqn", "from bellgrad.training import run"),
+        ("bellgrad.training.run", "from bellgrad import api"),
+        ("bellgrad.api", "import bellgrad.cli as cli"),
+        ("bellgrad.ops.polyak", "from . import checks"),
+        ("bellgrad.algos.dqn", "from bellgrad import DQN"),
+    ],
+)
+def test_the_walk_finds_an_import_that_is_forbidden(module, source):
+    assert len(violations(module, source)) == 1
+
+
+def test_the_package_imports_nothing_heavy_before_it_is_used():
+    heavy = "import bellgrad, sys; print([m for m in ('torch', 'numpy', 'gymnasium', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------------------ documented
+def own_doc(thing) -> str | None:
+    """The docstring that was written for it: no inherited one, and not the signature that dataclass and NamedTuple make up."""
+    doc = thing.__doc__ if not inspect.isclass(thing) else thing.__dict__.get("__doc__")
+    if doc and inspect.isclass(thing) and (doc.startswith(f"{thing.__name__}(") or doc.startswith("Alias for")):
+        return None
+    return doc
+
+
+@pytest.mark.parametrize("name", bellgrad.__all__)
+def test_every_public_name_exists_and_says_what_it_is(name):
+    assert own_doc(getattr(bellgrad, name)), name
+    assert name in dir(bellgrad)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Dqn'"):
+        bellgrad.Dqn
+
+
+def modules(package) -> list[str]:
+    return [package.__name__, *(info.name for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))]
+
+
+@pytest.mark.parametrize("module", modules(bellgrad.core) + modules(bellgrad.ops))
+def test_everything_public_in_core_and_ops_documents_itself(module):
+    undocumented, loaded = [], import_module(module)
+    assert loaded.__doc__, module
+    for name, thing in vars(loaded).items():
+        if name.startswith("_") or getattr(thing, "__module__", None) != module:
+            continue
+        if (inspect.isclass(thing) or inspect.isfunction(thing)) and not own_doc(thing):
+            undocumented.append(name)
+        if inspect.isclass(thing):
+            for method, value in vars(thing).items():
+                function = getattr(value, "__func__", value)
+                if inspect.isfunction(function) and not method.startswith("_") and not function.__doc__:
+                    undocumented.append(f"{name}.{method}")
+    assert undocumented == []

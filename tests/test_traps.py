@@ -1,0 +1,57 @@
+"""Where each known trap is guarded: an index, so that no guard disappears unnoticed. The tests live where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# The trap in a few words, and how the names of its guards begin.
+GUARDS = {
+    "truncation treated as termination": ("test_trap_truncation_treated_as_termination",),
+    "generalised advantages across an episode's end": ("test_trap_gae_across_an_episode_end",),
+    "autoreset": ("test_trap_autoreset",),
+    "n steps across an episode's end": ("test_n_step_returns_equal_a_forward_walk",),
+    "rows across the ring buffer's write pointer": ("test_the_replay_holds_exactly_the_last_transitions_in_order",),
+    "successor shared in memory with the next row": (
+        "test_trap_successor_shared_in_memory_with_the_next_row",
+        "test_the_successor_is_not_shared_in_memory_with_the_next_row",
+    ),
+    "action scaling": ("test_trap_action_scaling",),
+    "squashed Gaussian log-probability": ("test_trap_squashed_gaussian_log_probability",),
+    "SAC's target": ("test_trap_sac_target",),
+    "target entropy": ("test_trap_target_entropy",),
+    "advantage normalisation of a minibatch of one": ("test_trap_advantage_normalisation",),
+    "running normalisers": (
+        "test_running_normaliser_takes_in_what_is_acted_on_and_normalises_terminal_observations_too",
+        "test_trap_running_normalisers_are_frozen_in_evaluation",
+        "test_trap_running_normalisers_are_saved_with_the_policy",
+        "test_trap_running_normalisers_and_action_scaling_are_exported_with_the_policy",
+    ),
+    "resume": ("test_trap_resume",),
+    "a dead worker": ("test_trap_a_dead_worker", "test_trap_a_hung_worker"),
+    "replay memory": ("test_replay_memory",),
+    "thread storms": ("test_trap_thread_storms",),
+    "target as [B, 1] against [B]": (
+        "test_trap_target_as_b1_against_b",
+        "test_a_trailing_axis_of_one_is_refused",
+        "test_trap_a_loss_per_item",
+    ),
+    "minibatches from a used-up iterator": ("test_trap_minibatches_are_sampled_afresh",),
+    "a loss that returns a stale graph": ("test_trap_stale_graph",),
+}
+TESTS = [
+    node.name
+    for path in Path(__file__).parent.rglob("test_*.py")
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+]
+
+
+@pytest.mark.parametrize("trap", GUARDS)
+def test_the_trap_is_guarded(trap):
+    assert [prefix for prefix in GUARDS[trap] if not any(name.startswith(prefix) for name in TESTS)] == []
+
+
+def test_every_guard_by_name_is_in_the_index():
+    known = tuple(prefix for prefixes in GUARDS.values() for prefix in prefixes)
+    assert [name for name in TESTS if name.startswith("test_trap_") and not name.startswith(known)] == []
