@@ -2,16 +2,21 @@
 
 import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from torch import nn
 
 import bellgrad as bg
-from bellgrad import api
-from bellgrad.training.settings import Settings
+from bellgrad import api, cli
+from bellgrad.presets import find_preset
+from bellgrad.training.settings import Settings, find_algorithm
 
 TINY = bg.MLP((8,))
 PPO = bg.PPO(rollout_steps=32, minibatches=2, epochs=2, network=TINY)
@@ -92,9 +97,9 @@ def test_the_recorded_python_trains_the_same_run_again(run, tmp_path, monkeypatc
     assert measurements(again) == measurements(run)
 
 
-def test_the_recorded_python_names_a_users_own_classes(tmp_path):
-    made = api._call(bg.DQN(network=type("Net", (), {"__module__": "mine"})), Guess, 10, 0, {})
-    assert "network=Net" in made and "env=Guess" in made and "optimizer=bg.Adam(" in made
+def test_the_recorded_python_names_a_users_own_classes():
+    made = api._call(bg.DQN(network=nn.Linear), Guess, 10, 0, {})
+    assert "network=Linear" in made and "env=Guess" in made and "optimizer=bg.Adam(" in made
 
 
 def test_resume_goes_on_and_refuses_what_is_finished(tmp_path):
@@ -174,3 +179,52 @@ def test_a_folder_of_the_users_own_is_never_deleted(tmp_path):
 def test_an_evaluation_needs_an_episode(call, run):
     with pytest.raises(bg.UsageError, match="episodes = 0 is out of range"):
         call(run, episodes=0)
+
+
+def test_resuming_beyond_the_end_of_a_learning_rate_that_falls_to_0_says_so(tmp_path, capsys):
+    run = bg.train(PPO, "CartPole-v1", 64, num_envs=2, eval_episodes=0, out=tmp_path / "run", **FAST)
+    bg.resume(run, 128, progress="off")
+    assert "learning rate falls to 0 at step 64" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- documentation
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def code_blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = code_blocks(ROOT / "README.md", "python")[0].replace("100_000", "2_048").replace("episodes=100", "episodes=2")
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "curve.png").exists()
+
+
+def test_every_command_in_the_documentation_is_understood():
+    lines = [line for page in PAGES for block in code_blocks(page, "bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if re.match(r"(\.venv/bin/)?bellgrad ", line)]
+    assert len(commands) > 20
+    for words in commands:
+        flags, rest = cli._split_algo_flags(words)
+        args, left = cli.build_parser().parse_known_args(rest)
+        assert not left, words
+        known = cli._flag_names(find_algorithm(args.algo)(), "--algo") if flags else []
+        assert {flag for flag in flags if flag.startswith("--")} <= {*known, "--algo.help"}, words
+        if getattr(args, "preset", None):
+            find_preset(args.algo, args.preset)
+
+
+def test_the_python_in_the_documentation_runs_or_is_python(tmp_path, monkeypatch):
+    for page in PAGES:
+        for block in code_blocks(page, "python"):
+            if not block.startswith("bg."):  # signatures
+                compile(block, str(page), "exec")
+    monkeypatch.chdir(tmp_path)
+    for block in code_blocks(ROOT / "docs" / "api.md", "python"):
+        if not block.startswith("bg."):
+            exec(compile(block, "api.md", "exec"), {})
+    for block in code_blocks(ROOT / "docs" / "environments.md", "python"):
+        exec(compile(block, "environments.md", "exec"), {"__name__": "example"})

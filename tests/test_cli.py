@@ -228,7 +228,7 @@ def test_seeds_are_ranges_and_lists():
         ("train ppo --env CartPole-v1 --steps 10 --max-episode-steps 0", "max_episode_steps = 0"),
         ("train ppo --env CartPole-v1 --steps 10 --engine compild", "did you mean compiled?"),
         ("train ppo --env CartPole-v1 --steps 10 --backend natve", "did you mean native?"),
-        ("train ppo --env CartPole-v1 --steps 10 --device gpu", "unknown device"),
+        ("train ppo --env CartPole-v1 --steps 10 --device gpu", "device 'gpu'"),
         ("train ppo --env CartPole-v1 --steps 10 --target-return high", "high"),
         ("train ppo --env CartPole-v1 --steps 10 --target-return 5 --eval-episodes 0", "eval_episodes"),
         ("train ppo --env CartPole-v1 --steps 10 --env-kwargs {oops", "JSON"),

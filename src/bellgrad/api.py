@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -145,6 +146,9 @@ def resume(
         if steps <= reached:
             raise UsageError(f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all")
         opened.extend(steps)
+        horizon = opened.record.get("horizon", steps)
+        if getattr(opened.settings.algorithm, "learning_rate_decay", None) == "linear" and steps > horizon:
+            print(f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended", file=sys.stderr)
     elif opened.status == "finished":
         raise UsageError(f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on")
     return opened.train(resumed=True, progress=progress)

@@ -71,6 +71,11 @@ class Parser(argparse.ArgumentParser):
 
     commands: dict[str, "Parser"]
 
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """An argument; what takes a number or a path is shown as N or PATH."""
+        shown = "PATH" if options.get("type") is Path else "N" if options.get("type") in (count, number) else None
+        return super().add_argument(*names, **({"metavar": shown} if shown and names[0].startswith("-") else {}), **options)
+
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError` instead of printing the usage."""
         choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
@@ -108,8 +113,10 @@ def build_parser() -> Parser:
     p.add_argument("--env", help="a Gymnasium id, or module:Class; a preset named after its environment implies it")
     p.add_argument("--steps", type=count, help="environment steps in all; 50_000, 50k and 5e4 are the same")
     one_or_many = p.add_mutually_exclusive_group()
-    one_or_many.add_argument("--seed", type=count, default=0, help="of every random stream (default 0)")
-    one_or_many.add_argument("--seeds", type=seeds, help="several runs one after another, for example 0-4, into one folder")
+    one_or_many.add_argument("--seed", type=count, metavar="N", default=0, help="of every random stream (default 0)")
+    one_or_many.add_argument(
+        "--seeds", type=seeds, metavar="LIST", help="several runs one after another, for example 0-4, into one folder"
+    )
     p.add_argument("--num-envs", type=count, help="environments that step together")
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")

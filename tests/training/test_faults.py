@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bellgrad import api, cli
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault
+from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
 from bellgrad.training import checkpoint as checkpoint_module
 from bellgrad.training import run as run_module
@@ -79,7 +81,7 @@ class Faulty(gymnasium.Env):
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """A function from a fault to the settings of a short run that meets it at step 45 of environment 1, and the file that arms it."""
+    """A function from a fault to the settings of a run that meets it at step 45 of environment 1, and the file that arms it."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("faulty", None)
@@ -91,6 +93,12 @@ def faulty(tmp_path, monkeypatch):
 
     yield settings, armed
     sys.modules.pop("faulty", None)
+
+
+STEADY = ["dqn", "--env", "CartPole-v1", "--engine", "eager", "--eval-episodes", "1", "--max-episode-steps", "40",
+          "--checkpoints", "7", "--algo.network.hidden", "16", "16", "--algo.learning_starts", "50", "--algo.batch_size", "8",
+          "--algo.update_period", "4", "--algo.buffer_size", "300"]  # fmt: skip
+AS_STEADY = replace(TINY_DQN, network=MLP((16, 16), activation="relu"))  # the same from Python; `train` has the other options
 
 
 def command(capsys, *words):
@@ -121,10 +129,10 @@ def assert_fit_for_use(folder):
 
 # ------------------------------------------------------------------------------------------------------- environments
 STRIKES = {
-    "raises": r"environment 1 raised RuntimeError: the door is stuck \(.*faulty\.py:\d+\) in step\(\S+\), at step 45 \(step 9 of episode 4\)",
-    "nan": r"environment 1 returned an observation with the value nan at \[1\], at step 45 \(step 9 of episode 4\)",
-    "shape": r"environment 1 returned an observation of shape \(3,\), its space says \(2,\), at step 45 \(step 9 of episode 4\)",
-    "infinite reward": r"environment 1 returned the reward inf, at step 45 \(step 9 of episode 4\)",
+    "raises": r"raised RuntimeError: the door is stuck \(.*faulty\.py:\d+\) in step\(\S+\)",
+    "nan": r"returned an observation with the value nan at \[1\]",
+    "shape": r"returned an observation of shape \(3,\), its space says \(2,\)",
+    "infinite reward": r"returned the reward inf",
 }
 
 
@@ -133,12 +141,14 @@ def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faul
     settings, armed = faulty
     folder = tmp_path / "run"
     words = ["train", "ppo", "--env", "faulty:Faulty", "--steps", 256, "--out", folder, "--num-envs", 2, "--quiet",
-             "--env-kwargs", json.dumps(settings(fault)["env_kwargs"]), "--eval-episodes", 0, "--checkpoints", 4, "--engine", "eager",
-             "--algo.rollout_steps", 16, "--algo.minibatches", 2, "--algo.epochs", 2, "--algo.network.hidden", 16, 16]  # fmt: skip
+             "--env-kwargs", json.dumps(settings(fault)["env_kwargs"]), "--eval-episodes", 0, "--checkpoints", 4,
+             "--engine", "eager", "--algo.rollout_steps", 16, "--algo.minibatches", 2, "--algo.epochs", 2,
+             "--algo.network.hidden", 16, 16]  # fmt: skip
     code, said = command(capsys, *words)
     assert code == EnvironmentFault.exit_code != 0
-    standing = rf"; the checkpoint of step 64 is whole; go on with: bellgrad resume {re.escape(str(folder))}"
-    assert re.fullmatch("error: " + STRIKES[fault] + standing, said)  # one line: no dot matches a line's end
+    where = r"at step 45 \(step 9 of episode 4\); the checkpoint of step 64 is whole"
+    line = rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume {re.escape(str(folder))}"
+    assert re.fullmatch(line, said)  # no dot matches a line's end
     assert_fit_for_use(folder)
 
     armed.unlink()  # the environment is mended
@@ -164,9 +174,9 @@ def test_a_fault_before_the_first_checkpoint_says_that_nothing_was_saved(faulty,
 
 
 DEATHS = {
-    "dies": "the worker process of environment 1 ended with exit code 7",
-    "is killed": "the worker process of environment 1 was killed by SIGKILL (the system does that when memory runs out)",
-    "hangs": "environment 1 hung: no step was finished in 1.5 seconds",
+    "dies": "the worker process of environment 0 ended with exit code 7",
+    "is killed": "the worker process of environment 0 was killed by SIGKILL (the system does that when memory runs out)",
+    "hangs": "environments 0 to 1 hung: no step was finished in 1.5 seconds",
 }
 
 
@@ -175,16 +185,13 @@ def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_pa
     settings, armed = faulty
     make_env = run_module.make_env
     monkeypatch.setattr(run_module, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options))
-    monkeypatch.setattr(os, "cpu_count", lambda: 1 if fault == "hangs" else 2)  # how many workers there are
+    workers, which = (1, 1) if fault == "hangs" else (2, 0)  # in a process of its own each environment is the first one
+    monkeypatch.setattr(os, "cpu_count", lambda: workers)
     before, began = children(), time.monotonic()
-    options = settings(fault, which=1 if fault == "hangs" else 0)  # in a process of its own each environment is its first
-    if fault != "hangs":
-        options["env_kwargs"]["at"] = 45
+    options = settings(fault, which=which)
     with pytest.raises(EnvironmentFault) as raised:
         train(TINY_PPO, "faulty:Faulty", 256, tmp_path / "run", backend="subprocess", checkpoints=4, **options)
-    assert str(raised.value).startswith(
-        DEATHS[fault].replace("environment 1", "environment 0" if fault != "hangs" else "environments 0 to 1")
-    )
+    assert str(raised.value).startswith(DEATHS[fault])
     assert str(raised.value).endswith(f"bellgrad resume {tmp_path / 'run'}") and "\n" not in str(raised.value)
     assert time.monotonic() - began < 60
     assert children() <= before
@@ -247,15 +254,10 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-HUNGRY = DQN(network=SMALL, learning_starts=50, batch_size=8, update_period=8, buffer_size=100_000)
-
-
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(disk, tmp_path, capsys):
     place, remount = disk
     folder = place / "run"
-    words = ["train", "dqn", "--env", "CartPole-v1", "--steps", 8_000, "--out", folder, "--quiet", "--eval-episodes", 0, "--engine", "eager",
-             "--checkpoints", 20, "--algo.network.hidden", 16, 16, "--algo.learning_starts", 50, "--algo.batch_size", 8,
-             "--algo.update_period", 8]  # fmt: skip
+    words = ["train", *STEADY, "--algo.buffer_size", 100_000, "--steps", 8_000, "--checkpoints", 20, "--quiet", "--out", folder]
     code, said = command(capsys, *words)
     assert code == CheckpointError.exit_code != 0
     assert re.fullmatch(
@@ -266,7 +268,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(disk, tmp_path
     remount("size=64m")
     assert api.evaluate(folder, 2).episodes == 2
     api.resume(folder, progress="off")
-    train(HUNGRY, "CartPole-v1", 8_000, tmp_path / "whole", max_episode_steps=None, eval_episodes=0, checkpoints=20)
+    train(replace(AS_STEADY, buffer_size=100_000), "CartPole-v1", 8_000, tmp_path / "whole", checkpoints=20, eval_episodes=1)
     assert_same_end(folder, tmp_path / "whole")
 
 
@@ -371,14 +373,9 @@ def start(tmp_path):
         trainer.process.communicate()
 
 
-STEADY = ["dqn", "--env", "CartPole-v1", "--engine", "eager", "--eval-episodes", "1", "--max-episode-steps", "40", "--checkpoints", "7",
-          "--algo.network.hidden", "16", "16", "--algo.learning_starts", "50", "--algo.batch_size", "8", "--algo.update_period", "4",
-          "--algo.buffer_size", "300"]  # fmt: skip
-
-
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, tmp_path):
-    trainer = start(*STEADY, "--steps", 6_000)
+    trainer = start(*STEADY, "--steps", 4_000)
     trainer.wait_for(lambda: trainer.lines() > 20)
     trainer.process.send_signal(stop)
     code, said = trainer.end()
@@ -387,10 +384,10 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, t
     assert said.splitlines()[-2] == "stopping after the call under way and saving; press Ctrl-C again to stop at once"
     resume = f"bellgrad resume {shlex.quote(str(trainer.folder))}"
     assert said.splitlines()[-1] == f"stopped; the checkpoint of step {newest.step:,} is whole; go on with: {resume}"
-    assert newest.step == newest.values["driver"]["steps"] < 6_000 and Run.open(trainer.folder).status == "interrupted"
+    assert newest.step == newest.values["driver"]["steps"] < 4_000 and Run.open(trainer.folder).status == "interrupted"
 
     assert cli.main([*shlex.split(resume)[1:], "--quiet"]) == 0
-    train(TINY_DQN, "CartPole-v1", 6_000, tmp_path / "whole", checkpoints=7, eval_episodes=1)
+    train(AS_STEADY, "CartPole-v1", 4_000, tmp_path / "whole", checkpoints=7, eval_episodes=1)
     assert_same_end(trainer.folder, tmp_path / "whole")
 
 

@@ -13,6 +13,7 @@ paper clips the error's derivative, which is the same thing) and the small netwo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -20,18 +21,18 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, Batch, EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
-from bellgrad.nets.specs import MLP, Spec
+from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.exploration import epsilon_greedy, take
 from bellgrad.ops.grads import clip_by_norm, clip_by_value, value_and_grad
 from bellgrad.ops.losses import huber, squared_error
-from bellgrad.ops.optim import Adam, Optimiser
+from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.schedules import Exponential, Linear
 from bellgrad.ops.targets import double_q_target, q_learning_target
@@ -63,30 +64,34 @@ class DQN:
         network: from an observation to one Q-value an action; an `MLP`, a `CNN`, or a user's own `nn.Module` class.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     gamma: float = 0.99
     double: bool = True
     loss: Literal["huber", "squared"] = "huber"
     epsilon_initial: float = 1.0
     epsilon_final: float = 0.05
-    epsilon_steps: int = 10_000
+    epsilon_steps: int = 5_000
     epsilon_decay: Literal["linear", "exponential"] = "linear"
     buffer_size: int = 100_000
     learning_starts: int = 1_000
-    batch_size: int = 64
+    batch_size: int = 128
     update_period: int = 1
     updates_per_period: int = 1
-    target_period: int = 500
+    target_period: int = 250
     tau: float = 1.0
     optimizer: Optimiser = field(default_factory=Adam)
     max_grad_norm: float | None = 10.0
     max_grad_value: float | None = None
-    network: Spec = field(default_factory=lambda: MLP((128, 128), activation="relu"))
+    network: Spec = field(default_factory=lambda: MLP((128, 128), activation="relu", initialisation="torch"))
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_optimiser(self.optimizer)
+        check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), epsilon_initial=(0, 1), epsilon_final=(0, 1), tau=(0, 1))
         check_range(self, epsilon_steps=(1, 1e12), buffer_size=(1, 1e10), learning_starts=(0, 1e12), batch_size=(1, 1e7))
         check_range(self, update_period=(1, 1e9), updates_per_period=(1, 1e6), target_period=(1, 1e12))
+        check_range(self, max_grad_norm=(0, math.inf), max_grad_value=(0, math.inf))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> DQNLearner:
         """Join these hyper-parameters to an environment; no schedule here depends on the planned `steps`."""

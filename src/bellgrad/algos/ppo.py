@@ -19,18 +19,18 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, EnvSpec, Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
-from bellgrad.nets.specs import MLP, Spec
+from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.distributions import Categorical, DiagonalGaussian
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
 from bellgrad.ops.losses import clipped_value_loss, normalise_advantage, ppo_clip_loss, squared_error
-from bellgrad.ops.optim import Adam, Optimiser
+from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
 from bellgrad.ops.returns import gae
 from bellgrad.ops.schedules import Constant, Linear
 
@@ -59,13 +59,13 @@ class PPO:
         network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
     """
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     gamma: float = 0.99
     lambda_: float = 0.95
     rollout_steps: int = 256
     epochs: int = 10
-    minibatches: int = 16
+    minibatches: int = 32
     clip_epsilon: float = 0.2
     value_clip: float | None = None
     value_coef: float = 0.5
@@ -78,8 +78,12 @@ class PPO:
     network: Spec = field(default_factory=MLP)
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_optimiser(self.optimizer)
+        check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), clip_epsilon=(1e-6, 100), value_coef=(0, 1e6))
         check_range(self, rollout_steps=(1, 1e7), epochs=(1, 1e4), minibatches=(1, 1e6), entropy_coef=(0, 1e6))
+        check_range(self, value_clip=(0, 1e9), target_kl=(0, 1e9), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> PPOLearner:
         """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
@@ -91,6 +95,7 @@ class PPOState(NamedTuple):
 
     params: dict[str, Tensor]  # "actor.*", "critic.*" and, for continuous actions, "log_std" [D]
     optimizer: Tree
+    learning_rate: Tensor  # [] of the updates on the present rollout
     updates: Tensor  # [] int64
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
@@ -122,7 +127,7 @@ class PPOLearner:
         if not self.discrete:
             params["log_std"] = torch.full((self.action_size,), self.config.initial_log_std, device=rng.device)
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
-        return PPOState(params, self.config.optimizer.init(params), zero, zero.clone())
+        return PPOState(params, self.config.optimizer.init(params), self._learning_rate.value(zero), zero, zero.clone())
 
     def init_carry(self, num_envs: int) -> None:
         """PPO's actor has no memory."""
@@ -153,9 +158,10 @@ class PPOLearner:
         return Acted(action, policy.logprob(action), None)
 
     def prepare(self, state: PPOState, rollout: Rollout) -> tuple[PPOState, Minibatch]:
-        """Advantages and value targets, time and environments flattened into one axis."""
+        """Advantages, value targets and the learning rate of a rollout; time and environments are flattened into one axis."""
         c, r = self.config, rollout
         advantage = gae(r.reward, r.terminated, r.truncated, r.value, r.next_value, c.gamma, c.lambda_)
+        state = state._replace(learning_rate=self._learning_rate.value(state.steps - r.reward.numel()))  # as the rollout began
         whole = Minibatch(r.obs, r.action, r.logprob, r.value, advantage, advantage + r.value)
         return state, map_tree(lambda x: x.flatten(0, 1), whole)
 
@@ -182,6 +188,5 @@ class PPOLearner:
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(state.params)
         if c.max_grad_norm is not None:
             grads, metrics["grad_norm"] = clip_by_norm(grads, c.max_grad_norm)
-        learning_rate = self._learning_rate.value(state.steps)
-        params, optimizer = c.optimizer.step(state.params, grads, state.optimizer, learning_rate)
-        return PPOState(params, optimizer, state.updates + 1, state.steps), metrics
+        params, optimizer = c.optimizer.step(state.params, grads, state.optimizer, state.learning_rate)
+        return state._replace(params=params, optimizer=optimizer, updates=state.updates + 1), metrics

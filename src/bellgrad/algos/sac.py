@@ -20,18 +20,18 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, Batch, EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
-from bellgrad.nets.specs import MLP, Spec
+from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.distributions import SquashedGaussian
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import sac_actor_loss
-from bellgrad.ops.optim import Adam, Optimiser
+from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.targets import soft_q_target
 
@@ -75,9 +75,13 @@ class SAC:
     network: Spec = field(default_factory=lambda: MLP((256, 256), activation="relu", initialisation="torch"))
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_optimiser(self.optimizer)
+        check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), tau=(1e-12, 1), temperature=(1e-12, 1e6))
         check_range(self, buffer_size=(1, 1e10), learning_starts=(0, 1e12), batch_size=(1, 1e7), target_period=(1, 1e12))
         check_range(self, update_period=(1, 1e9), updates_per_period=(1, 1e6))
+        check_range(self, target_entropy=(-1e9, 1e9))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SACLearner:
         """Join these hyper-parameters to an environment; no schedule here depends on the planned `steps`."""

@@ -1,7 +1,11 @@
 """Errors that are meant for a person: one clear line, an exit code, never a traceback on the command line."""
 
 import difflib
+import types
+import typing
 from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal
 
 
 class BellgradError(Exception):
@@ -48,7 +52,7 @@ def missing_extra(package: str, extra: str) -> UsageError:
 
 
 def check_range(owner: object, **bounds: tuple[float, float]) -> None:
-    """Check that numeric fields of a dataclass lie in closed ranges.
+    """Check that numeric fields of a dataclass lie in closed ranges; None is left to `check_types`.
 
     Args:
         owner: the dataclass instance.
@@ -59,5 +63,34 @@ def check_range(owner: object, **bounds: tuple[float, float]) -> None:
     """
     for name, (low, high) in bounds.items():
         value = getattr(owner, name)
-        if not low <= value <= high:  # also catches NaN
+        if value is not None and not low <= value <= high:  # also catches NaN
             raise UsageError(f"{type(owner).__name__}.{name} = {value!r} is out of range [{low:g}, {high:g}]")
+
+
+def check_types(owner: object) -> None:
+    """Check that the numbers, flags, words and dictionaries of a dataclass are what their annotations say.
+
+    Raises:
+        UsageError: naming the field and its value; for a word that is none of its choices, the nearest ones.
+    """
+    hints = typing.get_type_hints(type(owner))
+    for name in (f.name for f in fields(owner)):  # type: ignore[arg-type]  # any dataclass
+        hint, value = hints[name], getattr(owner, name)
+        if typing.get_origin(hint) is Literal:
+            if value not in typing.get_args(hint):
+                raise unknown(f"{type(owner).__name__}.{name}", str(value), typing.get_args(hint))
+            continue
+        kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        plain = all(kind in (int, float, bool, type(None)) or typing.get_origin(kind) is dict for kind in kinds)
+        if plain and not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join("None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+            raise UsageError(f"{type(owner).__name__}.{name} = {value!r} must be {wanted}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """`isinstance`, where an int may stand for a float, and a bool for neither."""
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

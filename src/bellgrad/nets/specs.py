@@ -129,6 +129,18 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
     raise UsageError(f"{spec!r} is no network: give MLP(...), CNN(...), a torch.nn.Module class or 'module:Class'")
 
 
+def check_spec(spec: Any) -> None:
+    """Refuse what is no network's specification; a name is not imported yet.
+
+    Raises:
+        UsageError: it is neither `MLP`, `CNN`, a module class nor its name.
+    """
+    if not isinstance(spec, str):
+        spec_to_json(spec)
+    elif ":" not in spec:
+        raise UsageError(f"network {spec!r} must be written as 'module:Class'")
+
+
 def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
     """The specification that `spec_to_json` wrote. Reading runs no code, unless `trust_imports` allows a user's file.
 

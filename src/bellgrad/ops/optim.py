@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.ops.checks import same_params
 from bellgrad.ops.grads import Params, tracing
 
@@ -49,6 +49,7 @@ class Adam:
     decoupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         below_one = 1 - 2**-53
         _check_positive(self, "learning_rate", "epsilon", "weight_decay")
         check_range(self, beta1=(0, below_one), beta2=(0, below_one))
@@ -151,6 +152,7 @@ class SGD:
     weight_decay: float = 0.0  # added to the gradient as `weight_decay * params`, 0 or more
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_positive(self, "learning_rate", "weight_decay")
         check_range(self, momentum=(0, 1))
         if self.nesterov and not self.momentum:
@@ -201,6 +203,7 @@ class RMSprop:
     centered: bool = False  # divide by the standard deviation in place of the root mean square
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_positive(self, "learning_rate", "epsilon", "weight_decay")
         check_range(self, decay=(0, 1), momentum=(0, 1))
 
@@ -227,6 +230,16 @@ class RMSprop:
                 update = momentum[name] = self.momentum * state.momentum[name] + update
             new[name] = param - _like(rate, param) * update
         return new, RMSpropState(state.step + 1, square, mean, momentum)
+
+
+def check_optimiser(optimiser: object) -> None:
+    """Refuse what is none of this file's optimisers.
+
+    Raises:
+        UsageError: naming what was given.
+    """
+    if not isinstance(optimiser, Adam | SGD | RMSprop):  # AdamW is an Adam
+        raise UsageError(f"{optimiser!r} is no optimiser: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)")
 
 
 def _check_positive(owner: object, *names: str) -> None:

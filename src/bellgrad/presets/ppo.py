@@ -8,7 +8,7 @@ _ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
 PRESETS = {
     "CartPole-v1": Preset(
         PPO(learning_rate=1e-3, rollout_steps=32, minibatches=1, gamma=0.98, lambda_=0.8, epochs=20),
-        num_envs=8, steps=100_000, source=_ZOO,
+        num_envs=8, steps=100_000, source=_ZOO + " (with a constant clip range)",
     ),
     "LunarLander-v3": Preset(
         PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=1024, minibatches=256, gamma=0.999, lambda_=0.98,

@@ -104,6 +104,8 @@ class Agent:
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
         example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
+        if isinstance(space, Discrete):
+            example = example + int(space.start)  # raw, as the environment counts
         stacks = [t.n for t in self._transforms if isinstance(t, FrameStack)]
         return GreedyPolicy(self), torch.stack([example] * stacks[0], 1) if stacks else example
 
@@ -118,6 +120,8 @@ class GreedyPolicy(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Normalise, stack, act greedily, scale."""
         agent = self._agent
+        if isinstance(agent.observation_space, Discrete):
+            obs = obs - int(agent.observation_space.start)
         stacked = any(isinstance(t, FrameStack) for t in agent._transforms)
         for transform, state in zip(agent._transforms, agent._saved, strict=True):
             if isinstance(transform, FrameStack):

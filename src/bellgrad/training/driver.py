@@ -59,7 +59,8 @@ class Driver:
         self._first_carry = learner.init_carry(env.num_envs)
         state = learner.init(self.streams["init"])
         obs = env.reset(seed)
-        self.loop = Loop(state, env.state if self.native else None, obs, self._first_carry)
+        # A copy: one tensor given twice to a compiled call would be taken for one input ever after.
+        self.loop = Loop(state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry))
         self._compiled_act = engine.compile(lambda state, carry, obs, noise: learner.act(state, carry, obs, noise))
 
     def advance(self) -> Report:

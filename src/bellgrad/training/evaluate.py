@@ -53,14 +53,14 @@ def evaluate_policy(
         episodes: how many, 1 or more.
         seed: of the episodes.
         deterministic: the greedy action, or a sample of the policy.
-        cap: environment steps after which an episode is cut and counted as capped.
+        cap: environment steps after which an episode is cut and counted as capped, where the environment has no limit of its own.
 
     Raises:
         UsageError: `episodes` is below 1.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes} is out of range [1, inf]")
-    b = env.num_envs
+    b, own_limit = env.num_envs, env.spec.max_episode_steps if hasattr(env, "spec") else None
     generator = torch.Generator(_device_of(state)).manual_seed(derive_seed(seed, "evaluation"))
     first_carry = carry = learner.init_carry(b)
     share = np.array([episodes // b + (i < episodes % b) for i in range(b)])
@@ -74,7 +74,7 @@ def evaluate_policy(
             step = env.step(acted.action)
             obs, ended = step.obs, step.terminated | step.truncated
             carry = where(ended, first_carry, acted.carry)
-            over = (ended | (step.episode.length >= cap)).cpu().numpy()
+            over = (ended if own_limit else ended | (step.episode.length >= cap)).cpu().numpy()
             for i in np.flatnonzero(over):
                 if len(returns[i]) < share[i]:
                     returns[i].append(step.episode.return_[i].item())

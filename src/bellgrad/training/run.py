@@ -440,7 +440,8 @@ class Session:
                 raise KeyboardInterrupt
             run.save_record(status="finished", finished=_now())
         finally:
-            self.metrics.close()
+            with contextlib.suppress(OSError):  # of a full disk, which has been told already; a checkpoint synced all that counts
+                self.metrics.close()
             self.progress.close()
 
     def _over(self) -> bool:

@@ -1,12 +1,13 @@
 """What a run was asked to do: the settings, and how an algorithm is written to `run.json` and read back without running code."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
-from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, unknown
+from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
 from bellgrad.nets.specs import spec_from_json, spec_to_json
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 
@@ -60,6 +61,9 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
     """
     try:
         cls, values = ALGORITHMS[data["name"]], dict(data["fields"])
+        missing = {f.name for f in fields(cls)} - values.keys()
+        if missing:
+            raise CheckpointError(f"the algorithm in run.json lacks {', '.join(sorted(missing))}")
         if "network" in values:
             values["network"] = spec_from_json(values["network"], trust_imports)
         if "optimizer" in values:
@@ -124,15 +128,12 @@ class Settings:
     target_return: float | None = None
 
     def __post_init__(self) -> None:
-        check_range(
-            self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6)
-        )
-        for name, choices in {"backend": ("auto", "native", "gymnasium", "subprocess"), "engine": ("auto", "eager", "compiled"),
-                              "device": ("auto", "cpu", "cuda")}.items():  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise unknown(name, str(getattr(self, name)), choices)
+        name = algorithm_name(self.algorithm)
+        check_types(self)
+        check_range(self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6))
+        check_range(self, max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
-            object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(algorithm_name(self.algorithm), 1))
+            object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, 1))
         check_range(self, num_envs=(1, 1e7))
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
