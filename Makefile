@@ -38,7 +38,7 @@ lint: $(STAMP)dev
 
 docs: $(STAMP)docs
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 chaos: $(STAMP)dev
 	$(BIN)/python tests/chaos.py --kills $${CHAOS:-20}

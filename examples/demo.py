@@ -1,6 +1,5 @@
 """From nothing to a trained agent: PPO on CartPole-v1, its curve, its video and its report. Run by `make demo`."""
 
-import shlex
 from pathlib import Path
 
 from bellgrad import api
@@ -16,13 +15,12 @@ result = api.evaluate(run, episodes=100)
 print(f"return {result.return_mean:.1f} +- {result.return_std:.1f} over {result.episodes} episodes (the most possible is 500)")
 api.record(run, Path(folder) / "videos" / "agent.mp4")
 page = api.write_report(run)
-name = shlex.quote(str(folder))
 print(f"""
 {folder} now holds learning_curve.png, videos/agent.mp4 and {page.name}: open {page} in a browser.
 
 Try next:
   .venv/bin/bellgrad train dqn --env CartPole-v1 --steps 50k          another algorithm
-  .venv/bin/bellgrad resume {name} --steps 200k      go on where this run stopped
+  .venv/bin/bellgrad train ppo --env Acrobot-v1 --steps 200k          another environment (Ctrl-C saves; it prints how to resume)
   .venv/bin/bellgrad compare runs/*                                   set runs side by side
   .venv/bin/bellgrad list                                             algorithms, environments, presets
   .venv/bin/pip install -e '.[box2d]' && .venv/bin/bellgrad train ppo --env LunarLander-v3 --steps 1_000_000

@@ -108,13 +108,13 @@ def kill_once(process: subprocess.Popen, folder: Path, rng: random.Random, secon
     moment = rng.choice(["training", "training", "training", "saving", "saving", "saving", "starting"])
     started = time.monotonic()
     delay = rng.uniform(0, 4 if moment == "starting" else seconds)
-    size, trains_since = metrics_size(folder), started if moment == "starting" else None
+    now, trains_since = updates(folder), started if moment == "starting" else None
     while process.poll() is None:
         if time.monotonic() - started > PROCESS_SECONDS:
             process.kill()
-        before, size = size, metrics_size(folder)
-        if trains_since is None and size > before:
-            trains_since = time.monotonic()
+        if trains_since is None:
+            before, now = now, updates(folder)
+            trains_since = time.monotonic() if now > before else None  # whatever must be compiled is compiled by then
         if trains_since is not None and time.monotonic() - trains_since > delay and (moment != "saving" or is_saving(folder)):
             if moment == "saving":
                 time.sleep(rng.uniform(0, 0.006))  # about as long as the writing of these small checkpoints takes
@@ -124,12 +124,10 @@ def kill_once(process: subprocess.Popen, folder: Path, rng: random.Random, secon
     return False
 
 
-def metrics_size(folder: Path) -> int:
-    """Bytes of the log so far; a resumed run cuts it first, and then it grows."""
-    try:
-        return (folder / "metrics.jsonl").stat().st_size
-    except FileNotFoundError:
-        return 0
+def updates(folder: Path) -> int:
+    """Gradient updates by the log's last line; a resumed run cuts the log first, and then it grows."""
+    path = folder / "metrics.jsonl"
+    return max((record.get("updates", 0) for record in read_metrics(path)), default=0) if path.exists() else 0
 
 
 def is_saving(folder: Path) -> bool:

@@ -1,5 +1,7 @@
-"""Shared by every test: a failing compiled test should not print the compiler's whole diary."""
+"""Shared by every test: one thread, since threads of several processes spin on each other, and a quiet compiler."""
 
 import logging
+import os
 
-logging.getLogger("torch.__trace").propagate = False
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+logging.getLogger("torch.__trace").propagate = False  # a failing compiled test would print the compiler's whole diary

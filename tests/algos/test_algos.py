@@ -111,7 +111,7 @@ def step(optimizer, loss, *clipped, norm=None):
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_dqns_updates_equal_plain_torch(loss, double):
-    learner, state, _, _ = built("dqn", loss=loss, double=double, target_period=2, max_grad_norm=1.0)
+    learner, state, _, _ = built("dqn", loss=loss, double=double, target_period=2, max_grad_norm=1.0, learning_rate=1e-3)
     online, target = (module(state.params, "", (5, 16, 16, 4)) for _ in range(2))
     optimizer = torch.optim.Adam(online.parameters(), lr=1e-3)
     criterion = nn.SmoothL1Loss(reduction="none") if loss == "huber" else nn.MSELoss(reduction="none")
@@ -281,13 +281,18 @@ def test_the_temperature_rises_while_the_entropy_is_below_its_target_and_only_if
         assert change == (pytest.approx(sign * 3e-4, rel=1e-3) if learn else 0)  # Adam's first step is the learning rate
 
 
-def test_ppos_learning_rate_falls_to_zero_at_the_horizon():
+def test_ppos_learning_rate_is_that_of_the_rollouts_start_and_falls_to_zero_at_the_horizon():
     # With plain gradient descent the step is the learning rate times the gradient.
-    moves = {}
-    for steps in (0, 250, 1000, 2000):
+    moves, rows = {}, torch.zeros(10, 1)
+    for begun in (0, 250, 1000, 2000):
         learner, state, batch, noise = built("ppo", optimizer=SGD(), learning_rate=0.1, learning_rate_decay="linear")
-        after, _ = learner.update(state._replace(steps=torch.tensor(steps)), batch, noise)
-        moves[steps] = torch.cat([(after.params[k] - state.params[k]).flatten() for k in state.params])
+        flags = torch.zeros(10, 1, dtype=torch.bool)
+        rollout = Rollout(
+            torch.zeros(10, 1, 5), torch.zeros(10, 1, dtype=torch.int64), rows, flags, flags, rows, rows, rows, None
+        )
+        state, _ = learner.prepare(state._replace(steps=torch.tensor(begun + 10)), rollout)
+        after, _ = learner.update(state, batch, noise)
+        moves[begun] = torch.cat([(after.params[k] - state.params[k]).flatten() for k in state.params])
     assert moves[0].abs().max() > 1e-3
     torch.testing.assert_close(moves[250], 0.75 * moves[0], rtol=1e-3, atol=1e-6)  # `built` plans 1000 steps
     assert moves[1000].abs().max() == 0 and moves[2000].abs().max() == 0

@@ -105,7 +105,7 @@ def runs(tmp_path_factory):
     return get
 
 
-def walk(run, steps=60):
+def walk(run, steps=400):
     """`(raw observation, action that the evaluation's path gives the environment, whether an episode begins)`, step by step."""
     learner, state, env = run.load(env=run.make_env(1, backend="gymnasium"))
     (inner,) = env.env.envs

@@ -2,11 +2,12 @@
 
     L(params) = E[ -min( ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A ) ] + value_coef * L_value - entropy_coef * H(pi)
 
-with ratio = pi(a | s) / pi_old(a | s), advantages A by generalised advantage estimation, and the value loss against the lambda-return
-A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the epochs stop once the policy has moved that far.
+with ratio = pi(a | s) / pi_old(a | s), advantages A by generalised advantage estimation, and the value loss against the
+lambda-return A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the epochs stop once the policy has
+moved that far.
 
-Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9; GAE: Schulman et al. 2016, arXiv 1506.02438, equation 16. Actor and
-critic are separate networks; advantages are normalised per minibatch, as in the authors' code.
+Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9; GAE: Schulman et al. 2016, arXiv 1506.02438, equation 16.
+Actor and critic are separate networks; advantages are normalised per minibatch, as in the authors' code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Soft actor-critic with twin critics and a learned temperature.
 
-    critic:       J_Q = E[ (Q_i(s, a) - y)^2 ],   y = r + gamma * ( min_i Q_i(s', a'; target) - alpha * log pi(a' | s') ),  a' ~ pi(s')
+    critic:       J_Q = E[ (Q_i(s, a) - y)^2 ],
+                  y = r + gamma * ( min_i Q_i(s', a'; target) - alpha * log pi(a' | s') ),   a' ~ pi(s')
     actor:        J_pi = E[ alpha * log pi(a | s) - min_i Q_i(s, a) ],   a = tanh(mean(s) + std(s) * noise)
     temperature:  J_alpha = E[ -log(alpha) * ( log pi(a | s) + target_entropy ) ]
 

@@ -17,8 +17,8 @@ class BatchedEnv(Protocol):
     """`num_envs` environments that step together. Ended episodes restart by themselves; `Step` keeps both observations."""
 
     num_envs: int
-    observation_space: gymnasium.Space
-    action_space: gymnasium.Space
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
 
     def reset(self, seed: int) -> Tree:
         """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, *O]`."""

@@ -1,11 +1,11 @@
-"""The records that pass between rooms. Axes: `T` time, `B` parallel environments or batch, `D` action dimensions, `*O` one observation.
+"""The records that pass between rooms. Axes: `T` time, `B` environments or batch, `D` action dimensions, `*O` one observation.
 
 Records of tensors are NamedTuples, so that `torch.compile`, `vmap` and `grad` take them as they are. `obs` may itself be a tree
 (Dict and Tuple observations).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 from torch import Tensor
@@ -18,13 +18,13 @@ class EnvSpec:
     """What an algorithm must know of an environment to build its learner."""
 
     id: str
-    observation_space: gymnasium.Space
-    action_space: gymnasium.Space
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
     max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
 
 
 class Episode(NamedTuple):
-    """Running totals of the episode under way, this step included; whole where the episode ended. In the environment's own reward."""
+    """Running totals of the episode under way, this step included; whole where the episode ended. Raw rewards."""
 
     return_: Tensor  # [B] float32, undiscounted
     length: Tensor  # [B] int64, environment steps
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     next_obs: Tree  # [B, *O]
     discount: Tensor  # [B] gamma to the number of steps really taken, 0 where terminated
     weight: Tensor  # [B] importance weight, 1 where sampling is uniform
-    index: Tensor  # [B] int64, the row in the replay
+    index: Tensor  # type: ignore[assignment]  # [B] int64, the row in the replay; hides tuple.index
 
 
 class Rollout(NamedTuple):

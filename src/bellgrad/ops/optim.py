@@ -239,7 +239,7 @@ def check_optimiser(optimiser: object) -> None:
         UsageError: naming what was given.
     """
     if not isinstance(optimiser, Adam | SGD | RMSprop):  # AdamW is an Adam
-        raise UsageError(f"{optimiser!r} is no optimiser: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)")
+        raise UsageError(f"optimizer = {optimiser!r} is none: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)")
 
 
 def _check_positive(owner: object, *names: str) -> None:

@@ -33,8 +33,8 @@ PRESETS = {
     ),
     "atari": Preset(
         DQN(learning_rate=2.5e-4, double=False, optimizer=RMSprop(decay=0.95, epsilon=0.01, centered=True),
-            max_grad_norm=None, target_period=10_000, buffer_size=1_000_000, learning_starts=50_000, batch_size=32, update_period=4, epsilon_final=0.1,
-            epsilon_steps=1_000_000, network=CNN()),
+            max_grad_norm=None, target_period=10_000, buffer_size=1_000_000, learning_starts=50_000, batch_size=32,
+            update_period=4, epsilon_final=0.1, epsilon_steps=1_000_000, network=CNN()),
         num_envs=1, steps=50_000_000, source="Mnih et al. 2015, extended data table 1 (steps are agent steps)", frame_stack=4,
     ),
 }  # fmt: skip

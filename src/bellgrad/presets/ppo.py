@@ -16,15 +16,18 @@ PRESETS = {
         num_envs=16, steps=1_000_000, source=_ZOO,
     ),
     "MountainCar-v0": Preset(
-        PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=16, minibatches=4, gamma=0.99, lambda_=0.98, epochs=4),
+        PPO(learning_rate=3e-4, learning_rate_decay="constant",
+            rollout_steps=16, minibatches=4, gamma=0.99, lambda_=0.98, epochs=4),
         num_envs=16, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
     ),
     "Acrobot-v1": Preset(
-        PPO(learning_rate=3e-4, learning_rate_decay="constant", rollout_steps=256, minibatches=64, gamma=0.99, lambda_=0.94, epochs=4),
+        PPO(learning_rate=3e-4, learning_rate_decay="constant",
+            rollout_steps=256, minibatches=64, gamma=0.99, lambda_=0.94, epochs=4),
         num_envs=16, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
     ),
     "Pendulum-v1": Preset(
-        PPO(learning_rate=1e-3, learning_rate_decay="constant", rollout_steps=1024, minibatches=64, gamma=0.9, lambda_=0.95, epochs=10),
+        PPO(learning_rate=1e-3, learning_rate_decay="constant",
+            rollout_steps=1024, minibatches=64, gamma=0.9, lambda_=0.95, epochs=10),
         num_envs=4, steps=100_000, source=_ZOO + " (without its state-dependent noise)",
     ),
 }  # fmt: skip

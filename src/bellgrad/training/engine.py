@@ -44,8 +44,8 @@ class Engine:
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
 
-        Compiled functions skip Dynamo's guards, which cost as much as a small update. That is sound because each is compiled from a
-        code object of its own (Dynamo caches by code object) and its callers never change a shape.
+        Compiled functions skip Dynamo's guards, which take a tenth of a small update. That is sound because each is compiled from
+        a code object of its own (Dynamo caches by code object) and its callers never change a shape.
         """
         if self.mode == "eager":
             return torch.no_grad()(fn)

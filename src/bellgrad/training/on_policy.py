@@ -65,7 +65,7 @@ class OnPolicy(Driver):
 
     # ---------------------------------------------------------------------------------------------- pure parts
     def _run_steps(self, loop: Loop, noise: Tree) -> tuple[Loop, Rollout, Ended]:
-        """A few steps of all environments; their observations and the true successors are valued together. One graph where the environment is native."""
+        """A few steps of all environments; what they saw and where it led are valued together. One graph where native."""
         rows, successors, ended = [], [], []
         for t in range(self._unroll):
             before = loop

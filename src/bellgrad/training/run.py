@@ -317,9 +317,9 @@ class Run:
                     self.save_record(status="interrupted" if stopped else "failed")
                 if stopped:
                     raise KeyboardInterrupt(f"stopped; {self._standing()}") from None
-                if isinstance(error, BellgradError) and not isinstance(error, UsageError | CheckpointError):
-                    raise type(error)(f"{error}; {self._standing()}") from error
-                raise
+                if session is None or not isinstance(error, BellgradError) or isinstance(error, UsageError | CheckpointError):
+                    raise
+                raise type(error)(f"{error}; {self._standing()}") from error
             finally:
                 if env is not None:
                     env.close()

@@ -130,7 +130,9 @@ class Settings:
     def __post_init__(self) -> None:
         name = algorithm_name(self.algorithm)
         check_types(self)
-        check_range(self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6))
+        check_range(
+            self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6)
+        )
         check_range(self, max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, 1))
