@@ -373,8 +373,7 @@ def _resume(args: argparse.Namespace) -> None:
 def _say_next(args: argparse.Namespace, run: Any) -> None:
     if args.quiet:
         return
-    own_code = ":" in str(run.record["env"]) or run.record["algorithm"]["fields"]["network"]["kind"] == "module"
-    name, trust = _quoted(run.folder), " --trust-imports" if own_code else ""
+    name, trust = _quoted(run.folder), run.trust_flag()
     print(f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}", file=sys.stderr)
 
 

@@ -244,7 +244,12 @@ class Run:
 
     def resume_command(self) -> str:
         """What to type to go on."""
-        return f"bellgrad resume {shlex.quote(str(self.folder))}"
+        return f"bellgrad resume {shlex.quote(str(self.folder))}{self.trust_flag()}"
+
+    def trust_flag(self) -> str:
+        """What commands on this run need beside its folder: a flag, where it uses a user's own classes."""
+        own_code = ":" in str(self._record["env"]) or self._record["algorithm"]["fields"]["network"]["kind"] == "module"
+        return " --trust-imports" if own_code else ""
 
     # ---------------------------------------------------------------------------------------- learner and driver
     def build_learner(self, env: TransformedEnv) -> Any:
@@ -289,6 +294,9 @@ class Run:
             if best is None:
                 raise UsageError(f"{self.folder} has no best checkpoint: no evaluation has been made yet")
             step = best["step"]
+        there = [number for number, _ in checkpoints(root)]
+        if step not in there:
+            raise UsageError(f"{self.folder} has no checkpoint at step {step}; it has {', '.join(map(str, there)) or 'none'}")
         return Checkpoint.open(root / f"step-{step}")
 
     def train(self, resumed: bool = False, progress: Literal["auto", "off"] = "auto") -> "Run":
