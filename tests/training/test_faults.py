@@ -146,7 +146,9 @@ def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faul
     code, said = command(capsys, *words)
     assert code == EnvironmentFault.exit_code != 0
     where = r"at step 45 \(step 9 of episode 4\); the checkpoint of step 64 is whole"
-    line = rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume {re.escape(str(folder))}"
+    line = (
+        rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume {re.escape(str(folder))} --trust-imports"
+    )
     assert re.fullmatch(line, said)  # no dot matches a line's end
     assert_fit_for_use(folder)
 
@@ -191,7 +193,7 @@ def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_pa
     with pytest.raises(EnvironmentFault) as raised:
         train(TINY_PPO, "faulty:Faulty", 256, tmp_path / "run", backend="subprocess", checkpoints=4, **options)
     assert str(raised.value).startswith(DEATHS[fault])
-    assert str(raised.value).endswith(f"bellgrad resume {tmp_path / 'run'}") and "\n" not in str(raised.value)
+    assert str(raised.value).endswith(f"bellgrad resume {tmp_path / 'run'} --trust-imports") and "\n" not in str(raised.value)
     assert time.monotonic() - began < 60
     assert children() <= before
     armed.unlink()
