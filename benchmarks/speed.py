@@ -107,7 +107,8 @@ def measure(
     """
     found: dict[tuple[str, str], dict] = {
         side: {
-            name: {"command": shlex.join(command), "repeats": []} for name, command in commands(side, peers_python, quick).items()
+            name: {"command": shlex.join(command).replace(f"{ROOT}/", ""), "repeats": []}
+            for name, command in commands(side, peers_python, quick).items()
         }
         for side in sides
     }

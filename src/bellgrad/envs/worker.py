@@ -108,6 +108,7 @@ class SubprocessEnv(SeededEnvs):
         sample.close()
 
         self.timeout = timeout
+        self.workers = workers  # processes that keep a core busy: the thread rule counts them
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _stop, self._workers)
         offset = 64 * workers  # first a cache line for each worker's progress

@@ -294,7 +294,7 @@ class Run:
             if best is None:
                 raise UsageError(f"{self.folder} has no best checkpoint: no evaluation has been made yet")
             step = best["step"]
-        there = [number for number, _ in checkpoints(root)]
+        there = [number for number, _ in self._saved()]
         if step not in there:
             raise UsageError(f"{self.folder} has no checkpoint at step {step}; it has {', '.join(map(str, there)) or 'none'}")
         return Checkpoint.open(root / f"step-{step}")
