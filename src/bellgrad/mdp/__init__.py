@@ -1,0 +1,1 @@
+"""Finite Markov decision processes, known exactly, and their solvers."""
