@@ -7,15 +7,16 @@ from PIL import Image
 
 from bellgrad.core.errors import UsageError
 from bellgrad.report import curves
-from bellgrad.report.curves import INK, plot, plot_diagnostics, plot_run
+from bellgrad.report.curves import plot, plot_diagnostics, plot_run
+from bellgrad.report.figures import INK
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """The figure that `plot` saved last."""
     kept = []
-    save = curves._save
-    monkeypatch.setattr(curves, "_save", lambda figure, out: (kept.append(figure), save(figure, out)))
+    save = curves.save
+    monkeypatch.setattr(curves, "save", lambda figure, out: (kept.append(figure), save(figure, out)))
     return lambda: kept[-1]
 
 

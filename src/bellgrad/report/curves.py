@@ -1,15 +1,14 @@
 """Learning curves: one line for a run, a mean or interquartile mean with a 95% bootstrap band for several seeds."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
-from bellgrad.report.files import replacing
+from bellgrad.report.figures import INK, Theme, checked_path, figure_in_style, save
 from bellgrad.report.runs import curve_of, group_runs, read_curve, read_metrics
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean
 from bellgrad.report.tables import format_number, short_count
@@ -30,36 +29,6 @@ LABELS = {
 COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # of every run
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the eighth line takes the first colour again, dashed
-
-Theme = Literal["light", "dark"]
-
-
-class _Ink(NamedTuple):
-    paper: str
-    text: str
-    quiet: str
-    grid: str
-    lines: tuple[str, ...]
-
-
-# Lines: Okabe and Ito's palette, told apart with every common colour blindness; yellow is too pale, so grey takes its place.
-# The dark theme has the same hues, lighter.
-INK = {
-    "light": _Ink(
-        paper="#ffffff",
-        text="#1f2328",
-        quiet="#656d76",
-        grid="#e7e9ec",
-        lines=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
-    ),
-    "dark": _Ink(
-        paper="#161b22",
-        text="#e6edf3",
-        quiet="#9198a1",
-        grid="#2a313a",
-        lines=("#4aa3df", "#ff8a4c", "#2ec49a", "#e5a0c5", "#f3bb45", "#9ad4f5", "#aab0b8"),
-    ),
-}
 
 
 def plot(
@@ -87,7 +56,7 @@ def plot(
     Raises:
         UsageError: no run has the metric, seeds have no step in common, or an argument is unknown.
     """
-    out = _checked_figure_path(out)
+    out = checked_path(out)
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
     experiments = group_runs(runs)
@@ -109,7 +78,7 @@ def plot(
     colors = INK[theme].lines
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with _figure((7.2, 4.4) if len(panels) == 1 else (4.0 * columns, 3.0 * rows + 0.8), theme) as figure:
+    with figure_in_style((7.2, 4.4) if len(panels) == 1 else (4.0 * columns, 3.0 * rows + 0.8), theme) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, env in zip(axes, panels, strict=False):
             ax.set_title(env)
@@ -129,7 +98,7 @@ def plot(
             figure.supxlabel(note, x=0.015, ha="left", fontsize=8, color=INK[theme].quiet)
         if several or len(labels) > 1:
             _legend(figure, axes[: len(panels)], labels, drawn)
-        _save(figure, out)
+        save(figure, out)
     return out
 
 
@@ -147,12 +116,12 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
     Raises:
         UsageError: the run has logged no return yet.
     """
-    out = _checked_figure_path(out)
+    out = checked_path(out)
     rows = read_metrics(run)
     training, evaluation = curve_of(rows, "episode_return_mean"), curve_of(rows, "eval_return_mean")
     if not training[0].size and not evaluation[0].size:
         raise UsageError(f"nothing to plot: {run} has logged no return yet")
-    with _figure((7.2, 3.8), theme) as figure:
+    with figure_in_style((7.2, 3.8), theme) as figure:
         ax = figure.subplots()
         ax.set_xlabel("Environment steps")
         ax.set_ylabel("Episode return")
@@ -166,7 +135,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
             ax.errorbar(*evaluation, yerr=bars, color=INK[theme].lines[1], label="evaluation, ± one standard deviation", **dots)
         _finish(ax)
         figure.legend(loc="outside upper left", ncols=2)
-        _save(figure, out)
+        save(figure, out)
     return out
 
 
@@ -181,7 +150,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    out = _checked_figure_path(out)
+    out = checked_path(out)
     rows = read_metrics(run)
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COMMON]
     curves = {name: curve for name in names if (curve := curve_of(rows, name))[0].size > 1}
@@ -190,7 +159,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
     shown = list(curves.items())[:12]
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
-    with _figure((7.2, 1.55 * lines + 0.1), theme) as figure:
+    with figure_in_style((7.2, 1.55 * lines + 0.1), theme) as figure:
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax, (name, curve) in zip(axes, shown, strict=False):
             ax.plot(*curve, color=INK[theme].lines[0], linewidth=1.2)
@@ -200,7 +169,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
             _finish(ax)
         for ax in axes[len(shown) :]:
             ax.remove()
-        _save(figure, out)
+        save(figure, out)
     return True
 
 
@@ -242,63 +211,3 @@ def _finish(ax: "Axes") -> None:
     ax.margins(x=0.02)
     ax.xaxis.set_major_formatter(short_count)
     ax.yaxis.set_major_formatter(lambda value, _position: format_number(value).replace("-", "\N{MINUS SIGN}"))
-
-
-@contextmanager
-def _figure(size: tuple[float, float], theme: Theme) -> Iterator["Figure"]:
-    """A figure in the house's style, without pyplot: no window, no global state changed."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    ink = INK[theme]
-    style = {
-        "font.family": "sans-serif",
-        "font.size": 9.5,
-        "figure.facecolor": ink.paper,
-        "savefig.facecolor": ink.paper,
-        "axes.facecolor": ink.paper,
-        "text.color": ink.text,
-        "axes.labelcolor": ink.quiet,
-        "axes.titlecolor": ink.text,
-        "axes.titlesize": 10.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.edgecolor": ink.grid,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.axisbelow": True,
-        "grid.color": ink.grid,
-        "grid.linewidth": 0.8,
-        "xtick.color": ink.grid,
-        "ytick.color": ink.grid,
-        "xtick.labelcolor": ink.quiet,
-        "ytick.labelcolor": ink.quiet,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "lines.linewidth": 1.8,
-        "lines.solid_capstyle": "round",
-        "legend.frameon": False,
-        "legend.handlelength": 1.6,
-        "svg.hashsalt": "bellgrad",  # the same figure gives the same bytes
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(size, dpi=160, layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-        yield figure
-
-
-def _save(figure: "Figure", out: Path) -> None:
-    with replacing(out) as temporary:
-        figure.savefig(temporary, metadata={"Date": None} if out.suffix.lower() == ".svg" else None)
-
-
-def _checked_figure_path(out: Path | str) -> Path:
-    out = Path(out)
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"a figure is written as .png, .svg or .pdf, not {out.name!r}")
-    return out
