@@ -15,7 +15,8 @@ import gymnasium
 import pytest
 
 import bellgrad.cli as command_line
-from bellgrad.cli import build_parser, count, main, number, seeds
+from bellgrad.cli import build_parser, main
+from bellgrad.cli.shared import count, number, seeds
 
 COMMANDS = ("list", "train", "resume", "evaluate", "record", "plot", "compare", "report", "export", "check-env", "doctor")
 SMALL_PPO = ["--num-envs", "2", "--algo.rollout_steps", "32", "--algo.minibatches", "2", "--algo.epochs", "2"]

@@ -1,0 +1,112 @@
+"""What the commands share: from words to values, what is said where they are wrong, and what is said at the end."""
+
+import argparse
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bellgrad.core.errors import UsageError, unknown
+
+_SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+def number(text: str) -> float:
+    """`50_000`, `50k`, `2M` or `1e6`, also negative or with a fraction.
+
+    Raises:
+        ValueError: it is none of these, or too large for a number.
+    """
+    match = re.fullmatch(r"([+-]?[\d_.]+(?:[eE][+-]?\d+)?)([kKmM]?)", text)
+    if not match or not math.isfinite(value := float(match[1]) * _SUFFIX[match[2].lower()]):
+        raise ValueError(f"{text!r} is no number")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number written as in `number`."""
+    try:
+        value = number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number (write 50000, 50_000, 50k or 5e4)") from None
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(value)
+
+
+def seeds(text: str) -> list[int]:
+    """`3`, `0-4` or `0,2,5`."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds (write 0-4 or 0,2,5)")
+        found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return list(dict.fromkeys(found))
+
+
+def which_checkpoint(text: str) -> str | int:
+    """`last`, `best` or a step."""
+    return text if text in ("last", "best") else count(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """`{"key": value, ...}`."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest right names.
+
+    Attributes:
+        commands: the parser of each command by its name; empty where there are none.
+    """
+
+    commands: dict[str, "Parser"]
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """An argument; what takes a number or a path is shown as N or PATH."""
+        shown = "PATH" if options.get("type") is Path else "N" if options.get("type") in (count, number) else None
+        return super().add_argument(*names, **({"metavar": shown} if shown and names[0].startswith("-") else {}), **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UsageError` instead of printing the usage."""
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            raise unknown(choice[1].strip("-").lower(), choice[2], re.findall(r"[\w-]+", choice[3]))
+        raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+    def refuse(self, word: str) -> NoReturn:
+        """Raise a `UsageError` for a word that means nothing here."""
+        if word.startswith("--"):
+            raise unknown("option", word.partition("=")[0], self._option_string_actions)
+        self.error(f"unexpected argument {word!r}")
+
+
+def see_current_folder() -> None:
+    """Let a user's own module in the current folder be imported, as `python -m` does; a console script does not see it."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def say_next(args: argparse.Namespace, run: Any) -> None:
+    """Offer the commands that follow a training run, unless `--quiet`."""
+    if args.quiet:
+        return
+    name, trust = quoted(run.folder), run.trust_flag()
+    print(f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}", file=sys.stderr)
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell reads it."""
+    return shlex.quote(str(path))
