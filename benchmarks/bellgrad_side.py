@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 import bellgrad as bg
-from bellgrad.training.run import Run, Session
+from bellgrad.training.run import Run
+from bellgrad.training.session import Session
 from bellgrad.training.settings import Settings
 
 

@@ -70,7 +70,8 @@ def peak_bytes() -> int:
 def run_case(name: str, quick: bool) -> dict:
     """Train, and weigh."""
     from bellgrad.core.tree import map_tree, named_leaves, tree_bytes
-    from bellgrad.training.run import Run, Session
+    from bellgrad.training.run import Run
+    from bellgrad.training.session import Session
     from bellgrad.training.settings import Settings, find_algorithm
 
     case = CASES[name]

@@ -27,7 +27,7 @@ from bellgrad.cli import Parser, build_parser  # noqa: E402
 from bellgrad.envs.classic import NATIVE  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
-from bellgrad.training import engine, evaluate, on_policy, run  # noqa: E402
+from bellgrad.training import engine, evaluate, on_policy, session  # noqa: E402
 from bellgrad.training.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -146,10 +146,10 @@ def rules() -> str:
         ("parameters x batch size from which more than one thread is used", engine.THREADS_FROM_WORK),
         ("updates in one compiled call, at most", engine.UPDATES_PER_CALL),
         ("environment steps in one compiled call of a rollout, at most", on_policy.UNROLL),
-        ("lines in `metrics.jsonl`, about", run.LOG_LINES),
-        ("episodes behind `episode_return_mean`, the latest", run.RECENT_EPISODES),
-        ("newest checkpoints that are kept, beside the best", run.KEPT_CHECKPOINTS),
-        ("environments that step together in an evaluation, at most", run.EVAL_ENVS),
+        ("lines in `metrics.jsonl`, about", session.LOG_LINES),
+        ("episodes behind `episode_return_mean`, the latest", session.RECENT_EPISODES),
+        ("newest checkpoints that are kept, beside the best", session.KEPT_CHECKPOINTS),
+        ("environments that step together in an evaluation, at most", evaluate.EVAL_ENVS),
         ("steps after which an evaluation cuts an episode that has no time limit", evaluate.EPISODE_CAP),
     ]
     shown = [{"what": what, "number": f"{number:,}" if isinstance(number, int) else number} for what, number in rows]

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name
 from bellgrad.training.agent import Agent
-from bellgrad.training.evaluate import Evaluation, evaluate_policy
+from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_policy
 from bellgrad.training.files import read_json, write_json_atomic
-from bellgrad.training.run import EVAL_ENVS, Run
+from bellgrad.training.run import Run
 from bellgrad.training.settings import Settings, algorithm_name
 
 Which = Literal["last", "best"] | int

@@ -18,9 +18,8 @@ from bellgrad.core.tree import leaves, map_tree
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import NormaliseObs, NormaliseReward, TransformedEnv
 from bellgrad.nets.specs import MLP
-from bellgrad.training import run as run_module
-from bellgrad.training.evaluate import EPISODE_CAP, Evaluation, evaluate_policy
-from bellgrad.training.run import EVAL_ENVS
+from bellgrad.training import session as session_module
+from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evaluate_policy
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def test_trap_running_normalisers_are_frozen_in_evaluation_wherever_it_is_called
         return result
 
     monkeypatch.setattr(api, "evaluate_policy", spy)
-    monkeypatch.setattr(run_module, "evaluate_policy", spy)
+    monkeypatch.setattr(session_module, "evaluate_policy", spy)
     run = train("run", eval_episodes=3)
     in_training = len(moments)
     api.evaluate(run, episodes=3)

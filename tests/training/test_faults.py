@@ -23,9 +23,11 @@ from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFaul
 from bellgrad.ops.optim import SGD
 from bellgrad.training import checkpoint as checkpoint_module
 from bellgrad.training import run as run_module
+from bellgrad.training import session as session_module
 from bellgrad.training.checkpoint import checkpoints, open_latest
 from bellgrad.training.files import read_json
-from bellgrad.training.run import DivergedError, Run, Session
+from bellgrad.training.run import Run
+from bellgrad.training.session import DivergedError, Session
 
 FAULTY = '''
 import itertools, os, time
@@ -219,7 +221,7 @@ def test_a_diverging_loss_stops_the_run_with_its_name_and_step(tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "LOG_LINES", 1)  # so that no line of the log comes before the checkpoint
+    monkeypatch.setattr(session_module, "LOG_LINES", 1)  # so that no line of the log comes before the checkpoint
     with pytest.raises(DivergedError, match=r"(params|target|optimizer)/\S+ became (nan|inf|-inf) by step \d+"):
         train(DIVERGING, "CartPole-v1", 2_000, tmp_path / "run", checkpoints=4, eval_episodes=0)
     state = open_latest(tmp_path / "run" / "checkpoints")[0].tensors("loop/state")
@@ -417,7 +419,7 @@ def test_ctrl_c_that_ends_a_compiler_at_work_is_no_error(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("C++ compile error: g++ was interrupted")
 
-    monkeypatch.setattr(run_module.OffPolicy, "advance", killed)
+    monkeypatch.setattr(session_module.OffPolicy, "advance", killed)
     with pytest.raises(KeyboardInterrupt, match=f"stopped; the checkpoint of step 0 is whole; .* bellgrad resume {tmp_path}/run"):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert Run.open(tmp_path / "run").status == "interrupted"
@@ -428,7 +430,7 @@ def test_an_error_after_ctrl_c_is_still_told(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         raise EnvironmentFault("environment 0 returned the reward inf")
 
-    monkeypatch.setattr(run_module.OffPolicy, "advance", breaks)
+    monkeypatch.setattr(session_module.OffPolicy, "advance", breaks)
     with pytest.raises(EnvironmentFault, match="reward inf"):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert Run.open(tmp_path / "run").status == "failed"
@@ -450,8 +452,8 @@ def test_the_terminal_is_left_as_it_was_however_a_run_ends(tmp_path, monkeypatch
     def breaks(self):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run_module.TrainingProgress, "close", lambda self: closed.append(self))
-    monkeypatch.setattr(run_module.OffPolicy, "advance", breaks)
+    monkeypatch.setattr(session_module.TrainingProgress, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(session_module.OffPolicy, "advance", breaks)
     with pytest.raises(RuntimeError, match="a bug"):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert len(closed) == 1

@@ -21,12 +21,13 @@ from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.nets.specs import CNN, MLP
-from bellgrad.training import run as run_module
+from bellgrad.training import session as session_module
 from bellgrad.training.checkpoint import checkpoints, open_latest
 from bellgrad.training.evaluate import Evaluation
 from bellgrad.training.files import read_json
 from bellgrad.training.metrics import read_metrics
-from bellgrad.training.run import Run, Session
+from bellgrad.training.run import Run
+from bellgrad.training.session import Session
 
 SMALL = MLP((16, 16))
 TINY_DQN = DQN(network=SMALL, learning_starts=50, batch_size=8, update_period=4, buffer_size=300)
@@ -259,7 +260,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(killed_at, tmp_
 
 def test_when_the_log_reads_its_tensors_changes_nothing(tmp_path, monkeypatch):
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "late")
-    monkeypatch.setattr(run_module, "PENDING_REPORTS", 3)
+    monkeypatch.setattr(session_module, "PENDING_REPORTS", 3)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "early")
     assert_same_end(tmp_path / "early", tmp_path / "late")
 
@@ -353,13 +354,13 @@ def test_a_run_json_that_says_nonsense_is_refused_in_one_line(change, tmp_path):
 # ------------------------------------------------------------------------------------------------- status and the best
 def test_the_status_tells_where_a_run_is(tmp_path, monkeypatch):
     seen = []
-    advance = run_module.OffPolicy.advance
+    advance = session_module.OffPolicy.advance
 
     def watched(self):
         seen.append(read_json(tmp_path / "run" / "run.json"))
         return advance(self)
 
-    monkeypatch.setattr(run_module.OffPolicy, "advance", watched)
+    monkeypatch.setattr(session_module.OffPolicy, "advance", watched)
     run = Run.create(api._settings(TINY_DQN, "CartPole-v1", 200, 0, {"engine": "eager"}), tmp_path / "run")
     assert run.status == "started" and run.record["finished"] is None
     run.train(progress="off")
@@ -376,7 +377,7 @@ def returns(monkeypatch, *means):
     def evaluate(*args, **options):
         return Evaluation(next(left), 0.0, 1.0, 1, 0, [0.0])
 
-    monkeypatch.setattr(run_module, "evaluate_policy", evaluate)
+    monkeypatch.setattr(session_module, "evaluate_policy", evaluate)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last_three(tmp_path, monkeypatch):
@@ -432,9 +433,9 @@ def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(kil
 
         return call
 
-    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(run_module.OffPolicy, "advance", passes(1.0, run_module.OffPolicy.advance))
-    monkeypatch.setattr(run_module, "evaluate_policy", passes(1_000.0, run_module.evaluate_policy))
+    monkeypatch.setattr(session_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(session_module.OffPolicy, "advance", passes(1.0, session_module.OffPolicy.advance))
+    monkeypatch.setattr(session_module, "evaluate_policy", passes(1_000.0, session_module.evaluate_policy))
     copies = killed_at(244)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "whole", checkpoints=4)
     logged = [record for record in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "time" in record]
@@ -552,6 +553,6 @@ def test_a_compiled_run_needs_a_compiler_to_go_on(tmp_path, monkeypatch):
     record = read_json(tmp_path / "run" / "run.json")
     record["engine_used"]["mode"] = "compiled"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr(run_module, "compiler_available", lambda: False)
+    monkeypatch.setattr(session_module, "compiler_available", lambda: False)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
         resume(tmp_path / "run", 200)

@@ -111,6 +111,8 @@ class DQNState(NamedTuple):
 class DQNLearner:
     """The pure functions of DQN for one environment."""
 
+    driver = "off_policy"
+
     def __init__(self, config: DQN, spec: EnvSpec):
         if not isinstance(spec.action_space, Discrete):
             raise UsageError(f"DQN needs a Discrete action space; {spec.id} has {spec.action_space}. Try sac or ppo.")

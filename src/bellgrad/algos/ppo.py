@@ -104,6 +104,8 @@ class PPOState(NamedTuple):
 class PPOLearner:
     """The pure functions of PPO for one environment."""
 
+    driver = "on_policy"
+
     def __init__(self, config: PPO, spec: EnvSpec, steps: int | None = None):
         space = spec.action_space
         if not isinstance(space, Box | Discrete):

@@ -106,6 +106,8 @@ class SACState(NamedTuple):
 class SACLearner:
     """The pure functions of soft actor-critic for one environment."""
 
+    driver = "off_policy"
+
     def __init__(self, config: SAC, spec: EnvSpec):
         if not isinstance(spec.action_space, Box):
             raise UsageError(f"SAC needs a Box action space; {spec.id} has {spec.action_space}. Try dqn or ppo.")

@@ -44,7 +44,13 @@ class Algorithm(Protocol):
 
 
 class Learner(Protocol):
-    """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state."""
+    """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
+
+    Attributes:
+        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`.
+    """
+
+    driver: str
 
     def init(self, rng: torch.Generator) -> Any:
         """The state before the first step, on the generator's device."""

@@ -11,6 +11,7 @@ from bellgrad.core.rng import Streams, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, where
 from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.engine import Engine
+from bellgrad.training.settings import Settings
 
 
 class Loop(NamedTuple):
@@ -35,6 +36,13 @@ class Report(NamedTuple):
 
     ended: Ended
     metrics: Metrics
+
+
+class Workload(NamedTuple):
+    """What a whole run asks of a network; the engine is chosen by it."""
+
+    updates: int  # gradient updates
+    batch_size: int  # items in one of them
 
 
 class Driver:
@@ -62,6 +70,11 @@ class Driver:
         # A copy: one tensor given twice to a compiled call would be taken for one input ever after.
         self.loop = Loop(state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry))
         self._compiled_act = engine.compile(lambda state, carry, obs, noise: learner.act(state, carry, obs, noise))
+
+    @classmethod
+    def workload(cls, learner: Learner, settings: Settings) -> Workload | None:
+        """What the run asks of the learner's networks; None where it has none."""
+        raise NotImplementedError
 
     def advance(self) -> Report:
         """Take `steps_per_call` environment steps and the updates that are due."""

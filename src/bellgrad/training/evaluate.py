@@ -11,6 +11,7 @@ from bellgrad.core.protocols import BatchedEnv, Learner
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import where
 
+EVAL_ENVS = 16  # environments that step together in an evaluation, at most
 EPISODE_CAP = 27_000  # environment steps; only for environments without a time limit of their own
 
 

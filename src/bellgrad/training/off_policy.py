@@ -11,8 +11,9 @@ from bellgrad.core.tree import Tree, stack
 from bellgrad.data.replay import Replay, add, allocate, filled, restore_into, sample
 from bellgrad.envs.transforms import FrameStack
 from bellgrad.training.checkpoint import Checkpoint
-from bellgrad.training.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
 from bellgrad.training.engine import Engine
+from bellgrad.training.settings import Settings
 
 
 class OffPolicy(Driver):
@@ -45,6 +46,12 @@ class OffPolicy(Driver):
         self._store_learn = engine.compile(
             lambda state, replay, transition, noise: self._run_store(state, replay, transition, noise)
         )
+
+    @classmethod
+    def workload(cls, learner: OffPolicyLearner, settings: Settings) -> Workload:
+        """Updates begin at `learning_starts`."""
+        c = learner.config
+        return Workload(max(0, settings.steps - c.learning_starts) // c.update_period * c.updates_per_period, c.batch_size)
 
     def advance(self) -> Report:
         """Warm up with uniform actions until `learning_starts`, then run cycles."""

@@ -7,8 +7,9 @@ from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
 from bellgrad.core.records import Acted, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, map_tree, stack
-from bellgrad.training.driver import Driver, Ended, Loop, Report, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
 from bellgrad.training.engine import Engine
+from bellgrad.training.settings import Settings
 
 UNROLL = 8  # environment steps in one compiled call
 
@@ -33,6 +34,13 @@ class OnPolicy(Driver):
         self._values = engine.compile(lambda state, obs: self._value_of(state, obs))
         self._prepare = engine.compile(lambda state, rollout: learner.prepare(state, rollout))
         self._update = engine.compile(lambda state, whole, index, noise: self._run_updates(state, whole, index, noise))
+
+    @classmethod
+    def workload(cls, learner: OnPolicyLearner, settings: Settings) -> Workload:
+        """Every rollout is used for `epochs` passes."""
+        c = learner.config
+        rollout = c.rollout_steps * settings.num_envs
+        return Workload(settings.steps // rollout * c.epochs * c.minibatches, rollout // c.minibatches)
 
     def advance(self) -> Report:
         """Gather a rollout, then learn from it."""
