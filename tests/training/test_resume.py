@@ -5,6 +5,7 @@ resumed must end as the run itself did. (`tests/chaos.py` kills real processes, 
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -305,6 +306,56 @@ def test_a_total_that_is_reached_already_is_refused(tmp_path):
         resume(tmp_path / "run", 200)
     with pytest.raises(UsageError, match=r"finished at step 200; give a larger --steps"):
         resume(tmp_path / "run")
+
+
+# ----------------------------------------------------------------------------------- environments that do not repeat themselves
+class Unseeded(gymnasium.Env):
+    """Episodes of 7 steps that take their numbers from the operating system, whatever their seed."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 7
+        return self._draw(), {}
+
+    def _draw(self):
+        return np.frombuffer(os.urandom(2), np.int8).astype(np.float32) / 128
+
+    def step(self, action):
+        self.left -= 1
+        return self._draw(), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("algorithm", [TINY_DQN, TINY_PPO])
+def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_run_says_so(algorithm, tmp_path, capsys):
+    train(algorithm, Unseeded, 256, tmp_path / "run", num_envs=2, normalise_obs=True)
+    before, _ = open_latest(tmp_path / "run" / "checkpoints")
+    assert before.values["restarts"] == []
+    run = Run.open(tmp_path / "run", env=Unseeded)
+    run.extend(512)
+    env = run.make_env(2)
+    session = Session(run, env, resumed=True, progress="off")
+    warnings = capsys.readouterr().err.strip().splitlines()
+    assert len(warnings) == 1 and "environment 0 gave another observation" in warnings[0] and "differs" in warnings[0]
+
+    values, tensors = session.driver.snapshot()
+    began_anew = {"env/env/seed", "env/env/steps", "env/env/episode", "env/env/length", "env/env/return_", "env/env/action",
+                  "env/env/obs/0", "loop/obs"}  # fmt: skip
+    changed = {name for name in before.names() if not torch.equal(before.read(name), tensors[name])}
+    normaliser = {name for name in changed if name.startswith("env/transforms/0/")}
+    assert changed - normaliser <= began_anew and "loop/obs" in changed
+    count = "env/transforms/0/count"
+    assert tensors[count] == before.read(count) + 2  # it has taken in the two new first observations
+    assert values == before.values["driver"]
+    assert tensors["env/env/length"].tolist() == [0, 0]
+
+    session.run()
+    env.close()
+    after, _ = open_latest(tmp_path / "run" / "checkpoints")
+    assert (after.step, after.values["restarts"]) == (512, [256])
+    lengths = after.values["tracker"]["lengths"]
+    assert set(lengths) == {7}  # no episode is counted that was begun before the stop and ended after it
 
 
 # -------------------------------------------------------------------------------------------------- damaged checkpoints

@@ -21,6 +21,7 @@ from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.records import EnvSpec, Step
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree, named_leaves, nest, restore_tree, where
+from bellgrad.mdp.model import FiniteMDP
 from bellgrad.ops.statistics import RunningMoments
 
 
@@ -296,6 +297,7 @@ class TransformedEnv:
 
     Attributes:
         frozen: statistics stand still, as evaluation needs; False at first. Not a part of a snapshot.
+        mdp: the exact dynamics, for who may sample them instead of stepping; None, unless somebody who knows sets it.
         transform_state: one tree a transform, readable and assignable. Evaluation assigns that of training and then resets: the
             two may differ in `num_envs`.
 
@@ -318,6 +320,7 @@ class TransformedEnv:
         self.observation_space: gymnasium.Space = self.spec.observation_space
         self.action_space: gymnasium.Space = self.spec.action_space
         self.frozen = False
+        self.mdp: FiniteMDP | None = None
         self.transform_state = tuple(transform.init(self.num_envs, self.device) for transform in bound)
 
     def reset(self, seed: int) -> Tree:
@@ -341,12 +344,12 @@ class TransformedEnv:
         return {"env": self.env.snapshot(), "transforms": nest(transforms)}
 
     def restore(self, tree: dict[str, Any]) -> Tree:
-        """Continue from a snapshot; returns the observation to act on next."""
-        obs = self.env.restore(tree["env"])
+        """Continue from a snapshot; returns the observation to act on next. Where the inner environment cannot, the transforms do:
+        a `reset` then keeps their statistics."""
         saved = named_leaves(tree.get("transforms", {}))  # a store of tensors drops what holds none
         template = tuple(transform.init(self.num_envs, self.device) for transform in self.transforms)
         self.transform_state = map_tree(torch.clone, restore_tree(template, saved))
-        return self._observe(self.transform_state, obs)
+        return self._observe(self.transform_state, self.env.restore(tree["env"]))
 
     def close(self) -> None:
         """Close the inner environment."""

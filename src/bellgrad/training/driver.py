@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bellgrad.core.errors import EnvironmentFault
 from bellgrad.core.protocols import BatchedEnv, Learner, Metrics
 from bellgrad.core.records import Acted, Step
-from bellgrad.core.rng import Streams, draw
+from bellgrad.core.rng import Streams, derive_seed, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, where
 from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.engine import Engine
@@ -57,10 +58,11 @@ class Driver:
     """
 
     steps_per_call: int  # environment steps that one `advance` takes
+    total: int  # environment steps of the whole run; whoever makes the driver says
 
     def __init__(self, learner: Learner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
-        self.streams = Streams(seed, device)
+        self.seed, self.streams = seed, Streams(seed, device)
         self.steps = 0  # environment steps so far
         self.updates = 0  # gradient updates so far
         self.native = hasattr(env, "pure_step")
@@ -110,21 +112,29 @@ class Driver:
         tensors |= named_leaves(self.env.snapshot(), "env") | named_leaves(self.streams.snapshot(), "streams")
         return {"steps": self.steps, "updates": self.updates}, tensors
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint, bit for bit.
+    def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
+        """Continue from a checkpoint, bit for bit where the environment repeats itself given its seed.
+
+        Returns:
+            None; or why the environment could not be brought back: it then begins new episodes, and all else is as it was.
 
         Raises:
             CheckpointError: the checkpoint does not fit this run.
-            EnvironmentFault: the environment could not be brought back to where it was.
+            EnvironmentFault: the environment cannot begin an episode either.
         """
         counters = checkpoint.values["driver"]
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
-        self.env.restore(
-            nest({name.removeprefix("env/"): checkpoint.read(name) for name in checkpoint.names() if name.startswith("env/")})
-        )
         loop = restore_tree(self.loop._replace(env=None), checkpoint.tensors("loop"), "loop")
+        past = {name.removeprefix("env/"): tensor for name, tensor in checkpoint.tensors("env/").items()}
+        try:
+            self.env.restore(nest(past))
+        except EnvironmentFault as fault:
+            obs = self.env.reset(derive_seed(self.seed, "resumed", self.steps))
+            self.loop = loop._replace(obs=obs, carry=map_tree(torch.clone, self._first_carry))
+            return fault
         self.loop = loop._replace(env=self.env.state if self.native else None)
+        return None
 
 
 def at(tree: Tree, *index: int) -> Tree:

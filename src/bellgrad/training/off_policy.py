@@ -3,7 +3,7 @@
 import torch
 from gymnasium.spaces import Discrete
 
-from bellgrad.core.errors import UsageError
+from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.protocols import BatchedEnv, Metrics, OffPolicyLearner
 from bellgrad.core.records import Acted, Transition
 from bellgrad.core.rng import Noise, draw
@@ -144,12 +144,13 @@ class OffPolicy(Driver):
         values, tensors = super().snapshot()
         return values, tensors | {f"replay/{name}": tensor for name, tensor in filled(self.replay).items()}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """Continue from a checkpoint; the replay is read into the memory that is already there."""
-        super().restore(checkpoint)
+        fault = super().restore(checkpoint)
         saved = [name.removeprefix("replay/") for name in checkpoint.names() if name.startswith("replay/")]
         for name, out in restore_into(self.replay, {name: checkpoint.shape(f"replay/{name}") for name in saved}).items():
             checkpoint.read_into(f"replay/{name}", out)
+        return fault
 
 
 def _transition(before: Loop, acted: Acted, step) -> Transition:

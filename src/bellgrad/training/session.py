@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -23,11 +24,12 @@ from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
 from bellgrad.training.progress import TrainingProgress
 from bellgrad.training.settings import algorithm_name
+from bellgrad.training.tabular import Tabular
 
 if TYPE_CHECKING:
     from bellgrad.training.run import Run
 
-DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy}  # by what a learner's `driver` says
+DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy, "tabular": Tabular}  # by a learner's `driver`
 LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
@@ -101,11 +103,13 @@ class Session:
         self.run_, self.settings, self.env = run, run.settings, env
         checkpoint = run.checkpoint() if resumed else None
         learner = run.build_learner(env)
-        self.engine = self._choose_engine(learner) if checkpoint is None else _recorded_engine(run)
+        self.engine = self._choose_engine(learner) if checkpoint is None else _recorded_engine(run, cpp=learner.driver != "tabular")
         self.engine.start()
         self.driver = DRIVERS[learner.driver](learner, env, self.engine, self.settings.seed, run.device)
+        self.driver.total = self.settings.steps
         self.tracker = Tracker()
         self.best: dict[str, Any] | None = None  # step and return_mean of the best evaluation
+        self.restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
         self.seconds = 0.0  # of training, over all sessions
         metrics_bytes = self._restore(checkpoint) if checkpoint else None
         if checkpoint is None:
@@ -127,9 +131,8 @@ class Session:
         s = self.settings
         workload = DRIVERS[learner.driver].workload(learner, s)
         if workload is None:
-            if s.engine == "compiled":
-                raise UsageError(f"--engine compiled: {algorithm_name(s.algorithm)} has no network to compile; leave it at auto")
-            return Engine("eager", 1, 1, "eager: no network to compile")
+            mode = "eager" if s.engine == "eager" else "compiled"  # either way the same bits
+            return Engine(mode, 1, 1, f"{mode}, for tables")
         state = learner.init(torch.Generator(self.run_.device).manual_seed(0))
         networks = [tree for name, tree in state._asdict().items() if name in ("params", "actor", "critic")]
         return choose_engine(
@@ -232,7 +235,7 @@ class Session:
             if name.startswith("loop/state/") and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(name.removeprefix("loop/state/"), tensor[~tensor.isfinite()][0].item())
         everything = {"driver": values, "tracker": self.tracker.snapshot(), "best": self.best, "seconds": self.seconds,
-                      "metrics_bytes": self.metrics.size}  # fmt: skip
+                      "metrics_bytes": self.metrics.size, "restarts": self.restarts}  # fmt: skip
         root = self.run_.folder / "checkpoints"
         save_checkpoint(root, self.driver.steps, everything, tensors)
         prune(root, KEPT_CHECKPOINTS, keep=[self.best["step"]] if self.best else [], newest=self.driver.steps)
@@ -242,9 +245,13 @@ class Session:
         """Everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
         values = checkpoint.values
         try:
-            self.driver.restore(checkpoint)
+            fault = self.driver.restore(checkpoint)
             self.tracker.restore(values["tracker"])
-            self.best, self.seconds = values["best"], values["seconds"]
+            self.best, self.seconds, self.restarts = values["best"], values["seconds"], values["restarts"]
+            if fault is not None:
+                self.restarts = [*self.restarts, checkpoint.step]
+                print(f"warning: {fault}; new episodes were begun, and what follows differs from a run that was never stopped",
+                      file=sys.stderr)  # fmt: skip
             return values["metrics_bytes"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}") from error
@@ -276,7 +283,7 @@ def reached(target_return: float | None, best: dict[str, Any] | None) -> bool:
     return target_return is not None and best is not None and best["return_mean"] >= target_return
 
 
-def _recorded_engine(run: "Run") -> Engine:
+def _recorded_engine(run: "Run", cpp: bool) -> Engine:
     """The engine that `run.json` names: another one, or other steps to log and save at, would give other results."""
     record = run.record
     try:
@@ -288,6 +295,6 @@ def _recorded_engine(run: "Run") -> Engine:
             raise ValueError(f"engine_used is {record['engine_used']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run.folder / 'run.json'} is damaged: {type(error).__name__}: {error}") from error
-    if engine.mode == "compiled" and run.device.type == "cpu" and not compiler_available():
+    if engine.mode == "compiled" and cpp and run.device.type == "cpu" and not compiler_available():
         raise UsageError(f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly")
     return engine
