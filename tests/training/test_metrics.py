@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import resource
 import sys
 
@@ -13,7 +12,7 @@ from bellgrad.training.metrics import MetricsWriter, read_metrics
 
 
 def without_tensorboard(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it raises ImportError
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # importing it raises ImportError
 
 
 def write(folder, steps, resume_bytes=None) -> int:
@@ -117,6 +116,31 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     writer.close()
 
 
+def test_a_disk_that_is_too_full_for_tensorboard_is_the_same_line_and_nothing_else(tmp_path, capfd):
+    pytest.importorskip("tensorboard")
+    writer = MetricsWriter(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"could not be written: File too large"):
+            for step in range(10):  # an event takes more bytes than its line
+                writer.write({"step": step, "loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").stat().st_size < 300  # so it was the event file that had no room
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_link_in_place_of_the_metrics_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl could not be written"):
+        MetricsWriter(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "text"
+
+
 def test_tensorboard_shows_the_resumed_run_and_not_what_it_replaced(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -127,7 +151,6 @@ def test_tensorboard_shows_the_resumed_run_and_not_what_it_replaced(tmp_path):
     size = writer.size
     writer.write({"step": 2, "loss": -99.0})
     writer.close()
-    os.rename(next((tmp_path / "tensorboard").iterdir()), tmp_path / "tensorboard" / "events.out.tfevents.0000000000.first")
     resumed = MetricsWriter(tmp_path, size)
     resumed.write({"step": 2, "loss": 2.0})
     resumed.write({"step": 3, "loss": 3.0})

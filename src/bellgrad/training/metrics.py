@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,20 +65,18 @@ class MetricsWriter:
         self._path = folder / METRICS
         try:
             make_folder(folder)
-            self._file = open(self._path, "ab")  # noqa: SIM115 (closed by close)
+            self._file = open(self._path, "a+b", opener=_open_no_link)  # noqa: SIM115 (closed by close)
             self._cut(resume_bytes or 0)
             fsync_folder(folder)
+            steps = [record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)]
+            self._board = _open_board(folder / "tensorboard", max(steps, default=-1) + 1)
         except OSError as error:
             raise self._failure(error) from error
-        steps = [record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)]
-        self._board = _tensorboard(folder / "tensorboard", max(steps, default=-1) + 1)
 
     def _cut(self, size: int) -> None:
-        found = self._path.stat().st_size
-        with open(self._path, "rb") as file:
-            file.seek(max(0, size - 1))
-            whole = size == 0 or file.read(1) == b"\n"
-        if not whole:
+        self._file.seek(max(0, size - 1))
+        if size and self._file.read(1) != b"\n":
+            found = os.fstat(self._file.fileno()).st_size
             raise CheckpointError(
                 f"{self._path} does not belong to the checkpoint: it has {found} bytes and no line that ends at byte {size}"
             )
@@ -102,9 +101,7 @@ class MetricsWriter:
             self._file.write(line)
             self._file.flush()
             if self._board is not None:
-                for name, value in plain.items():
-                    if name != "step" and isinstance(value, int | float):
-                        self._board.add_scalar(name, value, plain.get("step"))
+                self._board.write(plain)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -114,8 +111,6 @@ class MetricsWriter:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            if self._board is not None:
-                self._board.flush()
             return os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise self._failure(error) from error
@@ -128,10 +123,54 @@ class MetricsWriter:
             self._board = None
 
 
-def _tensorboard(folder: Path, first_step: int) -> Any:
-    """A `SummaryWriter` that tells TensorBoard to forget what older files say from `first_step` on; None where not installed."""
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
+class _Board:
+    """A TensorBoard event file. TensorBoard's own writer leaves the disk to a thread, whose errors reach nobody but the console.
+
+    Args:
+        folder: where the file is made, beside older ones.
+        first_step: TensorBoard forgets what older files say from this step on.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        make_folder(folder)
+        file = open(folder / f"events.out.tfevents.{time.time_ns()}", "xb")  # noqa: SIM115 (closed by close)
+        self._records = RecordWriter(file)
+        self._add(Event(file_version="brain.Event:2"))
+        self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add the record's numbers at its step."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        self._add(Event(step=record.get("step"), summary=Summary(value=values)))
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._records.close()
+
+
+def _open_board(folder: Path, first_step: int) -> _Board | None:
+    """An event file; None where TensorBoard is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return _Board(folder, first_step)
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=first_step)
