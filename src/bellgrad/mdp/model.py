@@ -3,19 +3,31 @@
 Rewards are maximised everywhere. A cost is a reward below zero: builders that take costs change their sign, once, on the way in.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp import kernels
+from bellgrad.mdp import build, kernels
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+TYPES = {
+    "offset": (np.int32, np.int64),
+    "probability": (np.float64,),
+    "next_state": (np.int32, np.int64),
+    "reward": (np.float64,),
+    "terminated": (np.bool_,),
+    "initial": (np.float64,),
+}
 ROW_TOLERANCE = 1e-6  # how far the probabilities of a pair may be from one: the rounding of float32 input
 
 
@@ -25,13 +37,14 @@ class FiniteMDP:
 
     Outcomes are kept one by one in the order in which they were given, those of a state-action pair side by side: pair
     `s * A + a` owns the outcomes `offset[s * A + a]` to `offset[s * A + a + 1]`. A pair without outcomes is an illegal action.
-    That an episode ends is a property of an outcome and not of a state, as in Gymnasium's `P`: Taxi reaches the same state both ways.
+    That an episode ends is a property of an outcome and not of a state, as in Gymnasium's `P`: Taxi reaches the same state both
+    ways.
 
     Attributes:
         num_actions: `A`.
         offset: `[S*A + 1]` int32 or int64, never falling.
         probability: `[N]` float64 of each outcome, 0 to 1; those of a legal pair sum to one.
-        next_state: `[N]` int32 or int64, 0 to `S - 1`.
+        next_state: `[N]` of the same type as `offset`, 0 to `S - 1`.
         reward: `[N]` float64.
         terminated: `[N]` bool; what follows such an outcome is worth nothing.
         initial: `[S]` float64, the distribution of the first state.
@@ -58,9 +71,136 @@ class FiniteMDP:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        for name in TYPES:
+            getattr(self, name).flags.writeable = False
         _check_outcomes(self)
-        for array in (self.offset, self.probability, self.next_state, self.reward, self.terminated, self.initial):
-            array.flags.writeable = False
+
+    @classmethod
+    def from_arrays(
+        cls,
+        transition: ArrayLike | build.SparseRows,
+        reward: ArrayLike | build.SparseRows,
+        *,
+        terminated: ArrayLike | build.SparseRows | None = None,
+        legal: ArrayLike | None = None,
+        initial: int | ArrayLike | None = None,
+        costs: bool = False,
+        **described: Any,
+    ) -> FiniteMDP:
+        """An MDP from its matrices. The arrays of a CSR transition are shared and not copied: leave them as they are.
+
+        Args:
+            transition: `p(s' | s, a)`: dense `[S, A, S']`, where a zero makes no outcome; sparse `[S*A, S']`, row `s * A + a`; or
+                a list of `A` sparse matrices `[S, S']`.
+            reward: `r(s)` as `[S]`, `r(s, a)` as `[S, A]`, `r(s, a, s')` as `[S, A, S']` or sparse like the transition.
+            terminated: whether the episode ends: by the next state, `[S']`, or in one of the reward's other shapes; None where it
+                never does. A state in which episodes end still needs its rows, for example to itself.
+            legal: `[S, A]`; the row of an illegal action is left out. None where every action is legal.
+            initial: the first state, or the distribution `[S]` of it; None for every state alike.
+            costs: `reward` holds costs, to be minimised: its sign is changed, here and only here.
+            described: the other fields of `FiniteMDP`: names, grid and time limit.
+
+        Raises:
+            UsageError: shapes that do not fit, a legal action that leads nowhere, or what `FiniteMDP` itself refuses.
+        """
+        num_actions, outcomes = build.from_arrays(transition, reward, terminated, legal)
+        num_states = (len(outcomes.offset) - 1) // num_actions
+        return cls._made(num_states, num_actions, outcomes, initial, costs, described)
+
+    @classmethod
+    def from_function(
+        cls,
+        num_states: int,
+        num_actions: int,
+        outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]],
+        *,
+        initial: int | ArrayLike | None = None,
+        costs: bool = False,
+        **described: Any,
+    ) -> FiniteMDP:
+        """An MDP from a function of state and action.
+
+        Args:
+            num_states: `S`.
+            num_actions: `A`.
+            outcomes: gives `[(probability, next state, reward, terminated), ...]`, as an entry of Gymnasium's `P`; an empty list
+                where the action is illegal.
+            initial: the first state, or the distribution `[S]` of it; None for every state alike.
+            costs: the function names costs, to be minimised: their sign is changed.
+            described: the other fields of `FiniteMDP`: names, grid and time limit.
+
+        Raises:
+            UsageError: something else than such tuples, or what `FiniteMDP` itself refuses.
+        """
+        made = build.from_function(num_states, num_actions, outcomes)
+        return cls._made(num_states, num_actions, made, initial, costs, described)
+
+    @classmethod
+    def from_transitions(
+        cls,
+        obs: ArrayLike,
+        action: ArrayLike,
+        reward: ArrayLike,
+        next_obs: ArrayLike,
+        terminated: ArrayLike,
+        *,
+        num_states: int,
+        num_actions: int,
+        unseen: build.Unseen = "absorb",
+        initial: int | ArrayLike | None = None,
+        **described: Any,
+    ) -> FiniteMDP:
+        """The certainty-equivalent MDP of some data: what followed a pair n times in m has probability n / m.
+
+        Outcomes that agree in next state, reward and ending are one; two rewards after the same step stay two outcomes.
+
+        Args:
+            obs: `[N]` states.
+            action: `[N]`.
+            reward: `[N]`.
+            next_obs: `[N]` what the action led to, never the state after a reset.
+            terminated: `[N]`; a time limit is no termination.
+            num_states: `S`.
+            num_actions: `A`.
+            unseen: what a pair without data does, at reward 0: `absorb` ends the episode, `self_loop` stays for ever, `uniform`
+                leads to every state alike; `refuse` raises.
+            initial: the first state, or the distribution `[S]` of it; None for every state alike.
+            described: the other fields of `FiniteMDP`: names, grid and time limit.
+
+        Raises:
+            UsageError: arrays of several lengths, a state or action out of range, or unseen pairs where they are refused.
+        """
+        counted = build.from_transitions(obs, action, reward, next_obs, terminated, num_states, num_actions, unseen)
+        return cls._made(num_states, num_actions, counted, initial, False, described)
+
+    @classmethod
+    def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
+        """The dynamics of a Gymnasium environment that shows them in `P`, and of Blackjack; see `bellgrad.mdp.from_gym`.
+
+        Args:
+            env: a registered id, an environment, or a class or function that makes one.
+            env_kwargs: arguments of the environment.
+
+        Raises:
+            UsageError: an environment that shows no dynamics, or others than it has.
+        """
+        from bellgrad.mdp.from_gym import from_gymnasium
+
+        return from_gymnasium(env, **env_kwargs)
+
+    @classmethod
+    def _made(
+        cls,
+        num_states: int,
+        num_actions: int,
+        outcomes: build.Outcomes,
+        initial: int | ArrayLike | None,
+        costs: bool,
+        described: dict[str, Any],
+    ) -> FiniteMDP:
+        if costs:
+            outcomes = outcomes._replace(reward=-outcomes.reward)
+        return cls(num_actions, *outcomes, initial=build.start_distribution(initial, num_states), **described)
 
     @property
     def num_states(self) -> int:
@@ -108,6 +248,13 @@ class FiniteMDP:
 
 
 def _check_sizes(mdp: FiniteMDP) -> None:
+    for name, kinds in TYPES.items():
+        array = getattr(mdp, name)
+        if not isinstance(array, np.ndarray) or array.dtype not in kinds:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise UsageError(f"{name} must be an array of {' or '.join(kind.__name__ for kind in kinds)}, got {got}")
+    if mdp.next_state.dtype != mdp.offset.dtype:
+        raise UsageError(f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must be of one type")
     s, a, n = len(mdp.initial), mdp.num_actions, len(mdp.probability)
     if s < 1 or a < 1:
         raise UsageError(f"an MDP needs a state and an action; these are {s} and {a}")

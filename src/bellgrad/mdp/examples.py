@@ -1,0 +1,155 @@
+"""Small MDPs that lectures and papers use, and random ones of any size."""
+
+from typing import Any
+
+import numpy as np
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.build import index_type
+from bellgrad.mdp.gridworld import gridworld
+from bellgrad.mdp.model import FiniteMDP
+
+CLIFF = [
+    "............",
+    "............",
+    "............",
+    "SXXXXXXXXXXG",
+]
+WINDY = [
+    "..........",
+    "..........",
+    "..........",
+    "S......G..",
+    "..........",
+    "..........",
+    "..........",
+]
+
+
+def cliff_walking(**options: Any) -> FiniteMDP:
+    """The cliff: every step costs 1, a step over the edge 100 and the way back to the start; `options` are `gridworld`'s.
+
+    Source: Sutton and Barto 2018, example 6.6.
+    """
+    return gridworld(CLIFF, **{"step_reward": -1.0, "rewards": {"X": -100.0}} | options)
+
+
+def windy_gridworld(**options: Any) -> FiniteMDP:
+    """The windy grid: every step costs 1, and the wind blows upwards in the middle; `options` are `gridworld`'s.
+
+    Source: Sutton and Barto 2018, example 6.5.
+    """
+    return gridworld(WINDY, **{"step_reward": -1.0, "rewards": {}, "wind": [0, 0, 0, 1, 1, 1, 2, 2, 1, 0]} | options)
+
+
+def corridor() -> FiniteMDP:
+    """Five states in a row, from left to right, with one expensive passage: from 3 to 4.
+
+    Actions are L and R, the start is 1, where L stays. A step costs 1, R in 3 costs 10, and both actions in 5 end the episode
+    at no cost. The best values are -13, -12, -11, -1 and 0, undiscounted.
+    """
+
+    def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
+        if state == 4:
+            return [(1.0, state, 0.0, True)]
+        return [(1.0, state + 1, 10.0 if state == 2 else 1.0, False) if action else (1.0, max(state - 1, 0), 1.0, False)]
+
+    names = {"state_names": tuple("12345"), "action_names": ("L", "R"), "grid": (1, 5)}
+    return FiniteMDP.from_function(5, 2, outcomes, initial=0, costs=True, **names)
+
+
+def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -> FiniteMDP:
+    """A walk to either side with equal chance from the middle, with one action; leaving the row at an end ends the episode.
+
+    The value of the i-th of n states, from 1, is `left + (right - left) * i / (n + 1)`, undiscounted.
+
+    Args:
+        num_states: of the row; odd, so that it has a middle.
+        left: reward for leaving at the left end; every step inside the row has 0.
+        right: reward for leaving at the right end.
+
+    Source: Sutton and Barto 2018, example 6.2 (5 states, 0 and 1) and example 7.1 (19 states, -1 and 1).
+    """
+    if num_states < 1 or num_states % 2 == 0:
+        raise UsageError(f"num_states = {num_states} must be odd: the walk begins in the middle")
+    last = num_states - 1
+
+    def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
+        to_left = (0.5, state, left, True) if state == 0 else (0.5, state - 1, 0.0, False)
+        to_right = (0.5, state, right, True) if state == last else (0.5, state + 1, 0.0, False)
+        return [to_left, to_right]
+
+    return FiniteMDP.from_function(num_states, 1, outcomes, initial=num_states // 2, action_names=("walk",), grid=(1, num_states))
+
+
+def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: float = 10.0) -> FiniteMDP:
+    """A chain that is hard to explore: the way to the large reward earns nothing, and one step back loses all of it.
+
+    `forward` goes on by a state at reward 0, and in the last stays there for `large`; `back` returns to the first for `small`.
+    With the chance `slip` an action does what the other does. Episodes do not end.
+
+    Args:
+        num_states: length of the chain.
+        slip: in [0, 1].
+        small: reward of going back.
+        large: reward at the end.
+
+    Source: Strens 2000, "A Bayesian framework for reinforcement learning", figure 1.
+    """
+    if not 0 <= slip <= 1:
+        raise UsageError(f"slip = {slip} is out of range [0, 1]")
+    last = num_states - 1
+
+    def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
+        forward = (min(state + 1, last), large if state == last else 0.0, False)
+        back = (0, small, False)
+        meant, other = (back, forward) if action else (forward, back)
+        return [(1 - slip, *meant), (slip, *other)] if slip else [(1.0, *meant)]
+
+    names = {"action_names": ("forward", "back"), "grid": (1, num_states)}
+    return FiniteMDP.from_function(num_states, 2, outcomes, initial=0, **names)
+
+
+def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> FiniteMDP:
+    """A random MDP: each pair leads to `successors` different states, drawn alike.
+
+    Probabilities are the gaps between uniform cuts of the unit interval, rewards standard normal for each outcome, every state
+    is as likely to be the first, and episodes do not end.
+
+    Args:
+        num_states: `S`.
+        num_actions: `A`.
+        successors: states to which a pair can lead, 1 to `S`.
+        seed: of all random numbers; a seed and these sizes give the same MDP with the same version of NumPy.
+
+    Raises:
+        UsageError: `successors` out of range.
+
+    Source: Archibald, McKinnon and Thomas 1995, "On the generation of Markov decision processes"; rewards as in Bhatnagar et al.
+        2009, "Natural actor-critic algorithms", section 8. Successors: Floyd's sample, in Bentley and Floyd 1987, "Programming
+        pearls: a sample of brilliance".
+    """
+    if not 1 <= successors <= num_states:
+        raise UsageError(f"successors = {successors} is out of range [1, {num_states}], the number of states")
+    rng = np.random.default_rng(seed)
+    pairs = num_states * num_actions
+    index = index_type(pairs * successors)
+    chosen = np.empty((pairs, successors), index)
+    for k in range(successors):
+        newest = num_states - successors + k
+        drawn = rng.integers(newest + 1, size=pairs, dtype=index)
+        there = (chosen[:, :k] == drawn[:, None]).any(axis=1)
+        chosen[:, k] = np.where(there, newest, drawn)
+    chosen.sort(axis=1)
+    # The gaps between uniform cuts are distributed like exponential numbers over their sum, which need no sorting.
+    probability = rng.standard_exponential((pairs, successors))
+    probability /= probability.sum(axis=1, keepdims=True)
+    return FiniteMDP(
+        num_actions,
+        np.arange(0, pairs * successors + 1, successors, dtype=index),
+        probability.ravel(),
+        chosen.ravel(),
+        rng.standard_normal(pairs * successors),
+        np.zeros(pairs * successors, bool),
+        np.full(num_states, 1 / num_states),
+    )

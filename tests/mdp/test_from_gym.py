@@ -1,0 +1,216 @@
+"""Gymnasium's tabular environments as MDPs: their `P`, outcome by outcome, and Blackjack card by card."""
+
+import itertools
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.toy_text.blackjack import BlackjackEnv, deck, is_natural
+from plain import optimal_q, outcomes, policy_value
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.blackjack import blackjack
+from bellgrad.mdp.examples import cliff_walking
+from bellgrad.mdp.model import FiniteMDP
+
+STICK, HIT = 0, 1
+
+
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [
+        ("FrozenLake-v1", {}),
+        ("FrozenLake-v1", {"map_name": "8x8", "success_rate": 0.7}),
+        ("FrozenLake-v1", {"desc": ["SFS", "FHG"], "is_slippery": False}),
+        ("CliffWalking-v1", {"is_slippery": True}),
+        ("Taxi-v4", {"is_rainy": True}),
+    ],
+)
+def test_outcomes_and_starts_are_the_environments_own_in_their_order(name, kwargs):
+    mdp = FiniteMDP.from_gymnasium(name, **kwargs)
+    env = gymnasium.make(name, **kwargs).unwrapped
+    for state, action in itertools.product(range(mdp.num_states), range(mdp.num_actions)):
+        assert outcomes(mdp, state, action) == [tuple(outcome) for outcome in env.P[state][action]]
+    np.testing.assert_array_equal(mdp.initial, env.initial_state_distrib)
+
+
+def test_a_frozen_lake_has_the_known_values():
+    # V*(start) of the slippery 4x4 lake, to six digits.
+    mdp = FiniteMDP.from_gymnasium("FrozenLake-v1")
+    for gamma, value in ((0.99, 0.542026), (0.95, 0.180472), (0.9, 0.068891)):
+        assert optimal_q(mdp, gamma, sweeps=2000)[0].max() == pytest.approx(value, abs=1e-6)
+    # The best chance of success within the time limit of 100 steps.
+    assert optimal_q(mdp, 1.0, sweeps=mdp.max_episode_steps)[0].max() == pytest.approx(0.7442, abs=5e-5)
+
+
+def test_names_grid_and_time_limit_come_along():
+    lake = FiniteMDP.from_gymnasium("FrozenLake-v1", map_name="8x8", max_episode_steps=50)
+    assert (lake.grid, lake.max_episode_steps, lake.state_names[0]) == ((8, 8), 50, "S")
+    assert lake.action_names == ("left", "down", "right", "up")
+    assert FiniteMDP.from_gymnasium("Taxi-v4").max_episode_steps == 200
+    cliff = FiniteMDP.from_gymnasium("CliffWalking-v1")
+    assert cliff.state_names == cliff_walking().state_names
+    assert cliff.action_names == cliff_walking().action_names
+
+
+def test_gymnasiums_cliff_is_the_books():
+    # All but the goal: Gymnasium lets the agent walk on from it, after the end.
+    ours, theirs = cliff_walking(), FiniteMDP.from_gymnasium("CliffWalking-v1")
+    for state, action in itertools.product(range(47), range(4)):
+        assert outcomes(ours, state, action) == outcomes(theirs, state, action)
+    np.testing.assert_array_equal(ours.initial, theirs.initial)
+
+
+def test_an_environment_a_class_or_an_id_will_do():
+    env = gymnasium.make("FrozenLake-v1")
+    assert FiniteMDP.from_gymnasium(env).max_episode_steps == 100
+    assert FiniteMDP.from_gymnasium(type(env.unwrapped), map_name="8x8").num_states == 64
+
+
+class Shown(gymnasium.Env):
+    """Shows whatever `P` it is given."""
+
+    def __init__(self, P, states=2, actions=1):
+        self.P = P
+        self.observation_space = gymnasium.spaces.Discrete(states)
+        self.action_space = gymnasium.spaces.Discrete(actions)
+        self.initial_state_distrib = np.full(states, 1 / states)
+
+
+STAY = [(1.0, 0, 0.0, False)]
+
+
+@pytest.mark.parametrize(
+    "env, kwargs, words",
+    [
+        ("CartPole-v1", {}, "CartPole-v1 does not show its dynamics: it has no `P`"),
+        (
+            "Taxi-v4",
+            {"fickle_passenger": True},
+            "Taxi-v4: a fickle passenger remembers the last step.*use fickle_passenger=False",
+        ),
+        ("FrozenLak-v1", {}, "the environment FrozenLak-v1 could not be made: .*[Dd]id you mean: `?FrozenLake"),
+        ("FrozenLake-v1", {"slippery": True}, "the environment FrozenLake-v1 could not be made: .*slippery"),
+        (Shown({0: {0: STAY}, 2: {0: STAY}}), {}, "Shown: `P` has no entry for state 1, action 0"),
+        (Shown([{0: STAY}, {}]), {}, "Shown: `P` has no entry for state 1, action 0"),
+        (Shown([[STAY], [[(0.5, 0, 0.0, False)]]]), {}, "state 1, action 0: the probabilities sum to 0.5"),
+        (Shown([[STAY], [[(1.0, 7, 0.0, False)]]]), {}, "state 1, action 0: with 2 states, an outcome leads to state 7"),
+        (Shown([[STAY], [STAY]]), {"size": 4}, "an environment that is made takes no arguments, got size"),
+        (gymnasium.wrappers.TransformReward(Shown([[STAY], [STAY]]), abs), {}, "TransformReward changes Shown"),
+    ],
+)
+def test_what_shows_no_dynamics_is_refused(env, kwargs, words):
+    with pytest.raises(UsageError, match=words):
+        FiniteMDP.from_gymnasium(env, **kwargs)
+
+
+CHANCE = {card: deck.count(card) / len(deck) for card in deck}
+
+
+class OutOfCards(Exception):
+    pass
+
+
+class Script:
+    """Stands for an environment's random generator: deals the cards that it is given, then runs out."""
+
+    def __init__(self, cards):
+        self.cards = list(cards)
+
+    def choice(self, options):
+        if options is not deck:  # the picture of the dealer's card
+            return options[0]
+        if not self.cards:
+            raise OutOfCards
+        return self.cards.pop(0)
+
+
+def every_deal(play, dealt=(), chance=1.0):
+    """The chance and the result of `play(cards)` for every sequence of cards that it can ask for."""
+    try:
+        yield chance, play(dealt)
+    except OutOfCards:
+        for card in range(1, 11):
+            yield from every_deal(play, (*dealt, card), chance * CHANCE[card])
+
+
+def summed(weighted):
+    total = {}
+    for chance, result in weighted:
+        total[result] = total.get(result, 0.0) + chance
+    return {result: pytest.approx(chance, abs=1e-12) for result, chance in total.items()}
+
+
+def number(obs, natural=False):
+    total, dealer, usable = obs
+    return ((0 if natural else total) * 11 + dealer) * 2 + usable
+
+
+RULES = [{"natural": False, "sab": True}, {"natural": True, "sab": False}, {"natural": False, "sab": False}]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=["book", "natural", "plain"])
+@pytest.mark.parametrize("player", [[1, 10], [4, 10, 7], [1, 7], [7, 10]], ids=["natural", "21", "soft 18", "17"])
+def test_blackjack_is_what_the_environment_does_with_every_sequence_of_cards(rules, player):
+    env, mdp = BlackjackEnv(**rules), blackjack(**rules)
+    for dealer, action in itertools.product((1, 10), (STICK, HIT)):
+
+        def play(cards, dealer=dealer, action=action):
+            deal = Script(cards)
+            env.player, env.dealer, env.np_random = list(player), [dealer, deal.choice(deck)], deal
+            obs, reward, terminated, _, _ = env.step(action)
+            return (None if terminated else number(obs)), reward, terminated
+
+        expected = summed(every_deal(play))
+        env.player, env.dealer = player, [dealer]
+        state = number(env._get_obs(), natural=is_natural(player) and any(rules.values()))
+        made = outcomes(mdp, state, action)
+        assert summed((p, (None if ends else after, reward, ends)) for p, after, reward, ends in made) == expected
+
+
+@pytest.mark.parametrize("rules", RULES[1:], ids=["natural", "plain"])
+def test_blackjack_starts_as_the_environment_does(rules):
+    env, mdp = BlackjackEnv(**rules), blackjack(**rules)
+
+    def play(cards):
+        env.np_random = Script(cards)
+        obs, _ = env.reset()
+        return number(obs, natural=rules["natural"] and is_natural(env.player))
+
+    expected = summed(every_deal(play))
+    assert {state: mdp.initial[state] for state in np.flatnonzero(mdp.initial)} == expected
+
+
+def test_blackjack_s_options_are_the_environments():
+    for kwargs, rules in (({}, {"sab": True}), ({"sab": False, "natural": True}, {"natural": True})):
+        made, expected = FiniteMDP.from_gymnasium("Blackjack-v1", **kwargs), blackjack(**rules)
+        np.testing.assert_array_equal(made.reward, expected.reward)
+        np.testing.assert_array_equal(made.probability, expected.probability)
+
+
+def test_states_that_no_hand_has_end_at_nothing():
+    mdp = blackjack(sab=True)
+    for obs in ((3, 5, 0), (11, 5, 1), (15, 0, 0), (22, 5, 0), (31, 10, 1)):
+        for action in (STICK, HIT):
+            assert outcomes(mdp, number(obs), action) == [(1.0, number(obs), 0.0, True)]
+
+
+def test_sticking_on_20_only_is_worth_what_the_book_says():
+    # Sutton and Barto 2018, example 5.4: dealer's deuce, 13 with a usable ace, the policy that sticks on 20 and 21: -0.27726, the
+    # mean of 10^8 simulated returns, each -1, 0 or 1: its standard deviation is below 0.0001.
+    mdp = blackjack(sab=True)
+    action = np.full(704, HIT)
+    action[[number((total, dealer, ace)) for total in (20, 21) for dealer in range(1, 11) for ace in (0, 1)]] = STICK
+    action[[number((0, dealer, 1)) for dealer in range(1, 11)]] = STICK
+    assert policy_value(mdp, action, 1.0)[number((13, 2, 1))] == pytest.approx(-0.27726, abs=3e-4)
+
+
+def test_the_best_policy_of_blackjack_is_the_books():
+    # Sutton and Barto 2018, figure 5.2: the least sum to stick on, against an ace, 2, ..., 10; with the notch at the ace.
+    best = optimal_q(blackjack(sab=True), 1.0, sweeps=20).argmax(axis=1)
+
+    def least_to_stick(dealer, ace):
+        return next(total for total in range(12, 22) if best[number((total, dealer, ace))] == STICK)
+
+    assert [least_to_stick(dealer, 0) for dealer in range(1, 11)] == [17, 13, 13, 12, 12, 12, 17, 17, 17, 17]
+    assert [least_to_stick(dealer, 1) for dealer in range(1, 11)] == [19, 18, 18, 18, 18, 18, 18, 18, 19, 19]
