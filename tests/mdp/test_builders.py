@@ -1,5 +1,8 @@
 """MDPs from arrays, functions and data, the examples, and the discount as survival."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,6 +99,20 @@ def test_the_arrays_of_a_csr_matrix_are_shared_and_stay_writable_for_their_owner
         assert theirs.flags.writeable
         assert not ours.flags.writeable
     assert np.shares_memory(made.reward, reward.data)
+
+
+def test_a_sparse_transition_takes_at_most_its_own_memory_once_more():
+    drawn = garnet(20_000, 4, 5, seed=0)
+    matrix = sparse.csr_array((drawn.probability, drawn.next_state, drawn.offset), shape=(80_000, 20_000))
+    reward = np.zeros((20_000, 4))
+    tracemalloc.start()
+    try:
+        made = FiniteMDP.from_arrays(matrix, reward)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
+    assert same_outcomes(made, replace(drawn, reward=np.zeros(400_000)))
 
 
 def test_indices_take_half_the_memory_where_they_fit():

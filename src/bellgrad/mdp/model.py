@@ -272,22 +272,30 @@ def _check_sizes(mdp: FiniteMDP) -> None:
 
 
 def _check_outcomes(mdp: FiniteMDP) -> None:
-    """Every number is what it should be, in one pass over the outcomes each, with the place of the first that is not."""
+    """Every number is what it should be; if not, the place of the first that is not.
+
+    The extremes are looked at before any mask is made, since a large MDP fills the memory.
+    """
 
     def refuse(wrong: NDArray[np.bool_], what: str, values: NDArray) -> None:
-        if wrong.any():
-            outcome = int(wrong.argmax())
-            pair = int(np.searchsorted(mdp.offset, outcome, side="right")) - 1
-            raise UsageError(f"{mdp.place(pair)}: {what} {values[outcome]}")
+        outcome = int(wrong.argmax())
+        pair = int(np.searchsorted(mdp.offset, outcome, side="right")) - 1
+        raise UsageError(f"{mdp.place(pair)}: {what} {values[outcome]}")
 
-    refuse(~(mdp.probability >= 0), "an outcome has probability", mdp.probability)  # also catches NaN
-    refuse((mdp.next_state < 0) | (mdp.next_state >= mdp.num_states), f"with {mdp.num_states} states, an outcome leads to state",
-           mdp.next_state)  # fmt: skip
-    refuse(~np.isfinite(mdp.reward), "an outcome has reward", mdp.reward)
-    total = kernels.row_sum(mdp.offset, mdp.probability)
-    wrong = ~(np.abs(total - 1) <= ROW_TOLERANCE) & mdp.legal.ravel()
+    probability, successor, reward = mdp.probability, mdp.next_state, mdp.reward
+    if not probability.min(initial=0) >= 0:  # also catches NaN, here and below
+        refuse(~(probability >= 0), "an outcome has probability", probability)
+    if successor.min(initial=0) < 0 or successor.max(initial=0) >= mdp.num_states:
+        wrong = (successor < 0) | (successor >= mdp.num_states)
+        refuse(wrong, f"with {mdp.num_states} states, an outcome leads to state", successor)
+    if not np.isfinite([reward.min(initial=0), reward.max(initial=0)]).all():
+        refuse(~np.isfinite(reward), "an outcome has reward", reward)
+    error = kernels.row_sum(mdp.offset, probability) - 1.0
+    wrong = ~(np.abs(error, out=error) <= ROW_TOLERANCE) & mdp.legal.ravel()
     if wrong.any():
-        raise UsageError(f"{mdp.place(int(wrong.argmax()))}: the probabilities sum to {total[wrong.argmax()]:.9g}, not to 1")
+        pair = int(wrong.argmax())
+        total = probability[mdp.offset[pair] : mdp.offset[pair + 1]].sum()
+        raise UsageError(f"{mdp.place(pair)}: the probabilities sum to {total:.9g}, not to 1")
     stuck = ~mdp.legal.any(axis=1)
     if stuck.any():
         raise UsageError(f"{mdp.state_name(int(stuck.argmax()))} has no legal action")
