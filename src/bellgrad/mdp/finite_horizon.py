@@ -1,0 +1,91 @@
+"""A fixed number of steps: backward induction.
+
+    v_H = 0,   v_t(s) = max_a q_t(s, a),   q_t(s, a) = r(s, a) + gamma * E[v_{t+1}(s')]
+
+Each step is solved exactly, so that there is nothing to converge; the best action depends on the steps that are left.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.policies import as_policy, check_gamma, greedy_policy, q_from_value, value_from_q
+from bellgrad.mdp.solution import Solution
+
+OnSweep = Callable[[int, Floats], None]
+
+
+def backward_induction(mdp: FiniteMDP, horizon: int, *, gamma: float = 1.0, on_sweep: OnSweep | None = None) -> Solution:
+    """The best that can be had within `horizon` steps, and how, for every number of steps that is left.
+
+    Guarantee: exact but for rounding. An outcome that ends the episode is worth its reward and nothing after.
+
+    Args:
+        mdp: the problem.
+        horizon: steps `H`, 1 or more.
+        gamma: discount per step, in [0, 1].
+        on_sweep: called with the number of steps to go and their value `[S]`.
+
+    Returns:
+        `value [H+1, S]`, `q [H, S, A]` and `policy [H, S, A]`, all from step t on.
+
+    Raises:
+        UsageError: horizon or gamma is out of range.
+
+    Source: Puterman 1994, section 4.5.
+    """
+    _check(horizon, gamma)
+    value = np.zeros((horizon + 1, mdp.num_states))
+    q = np.empty((horizon, mdp.num_states, mdp.num_actions))
+    for t in reversed(range(horizon)):
+        q[t] = q_from_value(mdp, value[t + 1], gamma)
+        value[t] = q[t].max(axis=1)
+        if on_sweep is not None:
+            on_sweep(horizon - t, value[t])
+    return Solution(
+        value, q, greedy_policy(q), "backward_induction", "total" if gamma == 1 else "discounted", gamma, iterations=horizon,
+        residual=0.0, error_bound=0.0, converged=True, horizon=horizon,
+    )  # fmt: skip
+
+
+def finite_horizon_evaluation(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, gamma: float = 1.0) -> Floats:
+    """What a policy gets within `horizon` steps: `[H+1, S]`, from step t on. Exact but for rounding.
+
+    Args:
+        mdp: the problem.
+        policy: `[S]` integers or `[S, A]` probabilities for every step alike, or `[H, S, A]`, one for each.
+        horizon: steps `H`, 1 or more.
+        gamma: discount per step, in [0, 1].
+
+    Raises:
+        UsageError: horizon or gamma is out of range, or the policy is none of this MDP for so many steps.
+    """
+    _check(horizon, gamma)
+    policies = policy_by_step(mdp, policy, horizon)
+    value = np.zeros((horizon + 1, mdp.num_states))
+    for t in reversed(range(horizon)):
+        value[t] = value_from_q(q_from_value(mdp, value[t + 1], gamma), policies[t])
+    return value
+
+
+def policy_by_step(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Floats:
+    """A policy for each step, `[H, S, A]`, checked; one that does not depend on the step is repeated without copies.
+
+    Raises:
+        UsageError: it is none of this MDP, or one for another number of steps.
+    """
+    policy = np.asarray(policy)
+    if policy.ndim < 3:
+        return np.broadcast_to(as_policy(mdp, policy), (horizon, mdp.num_states, mdp.num_actions))
+    if len(policy) != horizon:
+        raise UsageError(f"the policy is for {len(policy)} steps; the horizon is {horizon}")
+    return np.stack([as_policy(mdp, step) for step in policy])
+
+
+def _check(horizon: int, gamma: float) -> None:
+    check_gamma(gamma)
+    if horizon < 1:
+        raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")

@@ -1,0 +1,129 @@
+"""How good a policy is from the start distribution, where it goes, and how that changes with the policy: exactly.
+
+    J(pi) = sum_s mu(s) V(s)            d(s) = sum_t gamma^t P(s_t = s)
+    dJ = sum_s d(s) sum_a dpi(a | s) Q(s, a)
+
+with mu the distribution of the first state and d the discounted number of visits. V and d solve the same sparse equations, one
+from the right and one from the left, so that both cost one factorisation. A discount of 1 is taken where every state's episode
+ends.
+
+Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.components import way_to
+from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.policies import advantage, as_policy, check_gamma, induced_chain, q_from_value
+
+
+@dataclass(frozen=True, eq=False)
+class _Exact:
+    """What a policy `[S, A]` is worth: its value `[S]`, and its discounted number of visits `[S]`."""
+
+    policy: Floats
+    value: Floats
+    visits: Floats
+
+
+def expected_return(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> float:
+    """`J(pi)`: the expected discounted return of an episode, from the start distribution.
+
+    Args:
+        mdp: the problem.
+        policy: `[S]` integers or `[S, A]` probabilities.
+        gamma: discount per step, in [0, 1]; 1 only where the policy ends every episode.
+
+    Raises:
+        UsageError: gamma is out of range, or 1 where an episode may go on for ever; it names the state.
+    """
+    return float(mdp.initial @ _exact(mdp, policy, gamma).value)
+
+
+def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalised: bool = True) -> Floats:
+    """`d(s)`, how often a policy is in a state, visits after t steps counted `gamma^t`: `[S]`.
+
+    Args:
+        mdp: the problem.
+        policy: `[S]` integers or `[S, A]` probabilities.
+        gamma: discount per step, in [0, 1].
+        normalised: multiply by `1 - gamma`, to get the distribution of the state at a time that is geometric with gamma; what is
+            missing to one is the probability that the episode is over by then. Otherwise the expected number of visits, which is
+            what the policy gradient needs.
+
+    Raises:
+        UsageError: gamma is out of range; it is 1 and the policy may go on for ever, or nothing is left to normalise.
+    """
+    if normalised and gamma == 1:
+        raise UsageError("gamma = 1 leaves nothing to normalise: take normalised=False for the expected number of visits")
+    return _exact(mdp, policy, gamma).visits * (1 - gamma if normalised else 1)
+
+
+def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
+    """`pi(a | s)` proportional to `exp(theta(s, a))` over the legal actions: `[S, A]` from `[S, A]`."""
+    theta = np.where(mdp.legal, theta, -np.inf)
+    weight = np.exp(theta - theta.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
+    """The gradient of J in the parameters of `softmax_policy`: `d(s) pi(a | s) A(s, a)`.
+
+    Args:
+        mdp: the problem.
+        theta: `[S, A]`; entries of illegal actions have no effect.
+        gamma: discount per step, in [0, 1].
+
+    Returns:
+        `[S, A]`.
+
+    Raises:
+        UsageError: gamma is out of range, or 1 where an episode may go on for ever.
+
+    Source: Agarwal et al. 2021, "On the theory of policy gradient methods", equation 10 (there with the normalised d).
+    """
+    exact = _exact(mdp, softmax_policy(mdp, theta), gamma)
+    gain = advantage(q_from_value(mdp, exact.value, gamma), exact.policy)
+    return exact.visits[:, None] * exact.policy * np.where(mdp.legal, gain, 0.0)
+
+
+def policy_gradient(mdp: FiniteMDP, policy: ArrayLike, jacobian: Floats, gamma: float) -> Floats:
+    """The gradient of J in the parameters of any policy.
+
+    Args:
+        mdp: the problem.
+        policy: `[S, A]` probabilities.
+        jacobian: `[S, A, *D]`, the derivative of each probability in each of the parameters, whose shape is `D`; 0 for illegal
+            actions.
+        gamma: discount per step, in [0, 1].
+
+    Returns:
+        `[*D]`.
+
+    Raises:
+        UsageError: gamma is out of range, or 1 where an episode may go on for ever.
+    """
+    exact = _exact(mdp, policy, gamma)
+    q = np.where(mdp.legal, q_from_value(mdp, exact.value, gamma), 0.0)
+    return np.tensordot(exact.visits[:, None] * q, jacobian, axes=2)
+
+
+def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
+    check_gamma(gamma)
+    policy = as_policy(mdp, policy)
+    chain, reward = induced_chain(mdp, policy)
+    if gamma == 1:
+        source, target = chain.nonzero()
+        endless = way_to((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
+        if endless.any():
+            raise UsageError(
+                f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; take a discount below 1"
+            )
+    factors = splu(sparse.eye_array(mdp.num_states, format="csc") - gamma * chain.tocsc())
+    return _Exact(policy, factors.solve(reward), factors.solve(mdp.initial, trans="T"))

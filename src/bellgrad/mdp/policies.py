@@ -1,0 +1,180 @@
+"""Policies on tables, and the links between values, action values and policies. Axes: `S` states, `A` actions.
+
+A policy is an array `[S, A]` whose rows are probabilities, 0 where an action is illegal; or `[S]` integers, an action for each
+state.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.model import ROW_TOLERANCE, FiniteMDP, Floats
+
+TIE = 1e-9  # of the value's size: actions as near to the best as this are as good, since rounding may have set them apart
+
+
+def check_gamma(gamma: float, *, below_one: bool = False) -> None:
+    """Check that a discount lies in [0, 1], or in [0, 1).
+
+    Raises:
+        UsageError: naming the discount.
+    """
+    if not (0 <= gamma < 1 if below_one else 0 <= gamma <= 1):
+        raise UsageError(f"gamma = {gamma} is out of range [0, 1{')' if below_one else ']'}")
+
+
+def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
+    """A policy as probabilities `[S, A]`, checked.
+
+    Args:
+        mdp: the problem that it is a policy of.
+        policy: `[S]` integers or `[S, A]` probabilities.
+
+    Raises:
+        UsageError: the shape is wrong, a row is no distribution, or an illegal action may be chosen; it names the state.
+    """
+    policy = np.asarray(policy)
+    states, actions = mdp.num_states, mdp.num_actions
+    if policy.shape == (states,) and np.issubdtype(policy.dtype, np.integer):
+        wrong = (policy < 0) | (policy >= actions)
+        if wrong.any():
+            raise UsageError(f"{mdp.state_name(wrong.argmax())}: the policy's action is {policy[wrong.argmax()]}, of {actions}")
+        policy = np.eye(actions)[policy]
+    if policy.shape != (states, actions):
+        raise UsageError(f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has {policy.shape}")
+    wrong = ~((policy >= 0).all(axis=1) & (np.abs(policy.sum(axis=1) - 1) <= ROW_TOLERANCE))
+    if wrong.any():
+        raise UsageError(f"{mdp.state_name(wrong.argmax())}: the policy's row {policy[wrong.argmax()]} is no distribution")
+    barred = (policy > 0) & ~mdp.legal
+    if barred.any():
+        raise UsageError(f"{mdp.place(barred.argmax())}: the policy may choose this action, which is illegal")
+    return policy.astype(float)
+
+
+def uniform_policy(mdp: FiniteMDP) -> Floats:
+    """`[S, A]`: every legal action with the same probability."""
+    return mdp.legal / mdp.legal.sum(axis=1, keepdims=True)
+
+
+def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
+    """The best actions of each row, each with the same probability.
+
+    Args:
+        q: `[..., A]`, -inf where an action is illegal.
+        tie: actions whose value is within this of the best are as good; a number or `[...]`. Rounding (`TIE`) is added to it.
+
+    Returns:
+        `[..., A]` probabilities.
+    """
+    best = q.max(axis=-1, keepdims=True)
+    good = q >= best - np.asarray(tie)[..., None] - TIE * np.maximum(1, np.abs(best))
+    return good / good.sum(axis=-1, keepdims=True)
+
+
+def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
+    """Greedy with probability `1 - epsilon`, otherwise any legal action: `[..., A]` from `q [..., A]`, -inf where illegal.
+
+    Raises:
+        UsageError: epsilon is not in [0, 1].
+
+    Source: Sutton and Barto 2018, section 5.4.
+    """
+    if not 0 <= epsilon <= 1:
+        raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
+    legal = q > -np.inf
+    return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
+
+
+def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
+    """One step of lookahead: `q(s, a) = r(s, a) + gamma * E[value(s')]`, where an ending is followed by nothing.
+
+    Args:
+        mdp: the problem.
+        value: `[S]`.
+        gamma: discount per step.
+
+    Returns:
+        `[S, A]`, -inf where the action is illegal.
+
+    Source: Sutton and Barto 2018, equation 4.6.
+    """
+    q = mdp.expected_reward + gamma * (mdp.transition @ value).reshape(mdp.legal.shape)
+    return np.where(mdp.legal, q, -np.inf)
+
+
+def value_from_q(q: Floats, policy: Floats) -> Floats:
+    """`V(s) = E_a Q(s, a)` under a policy: `[...]` from two arrays `[..., A]`; what the policy never does plays no part."""
+    return np.multiply(policy, q, where=policy > 0, out=np.zeros(q.shape)).sum(axis=-1)
+
+
+def advantage(q: Floats, policy: Floats) -> Floats:
+    """`A(s, a) = Q(s, a) - E_a Q(s, a)`: `[..., A]`, -inf where the action is illegal."""
+    return q - value_from_q(q, policy)[..., None]
+
+
+def bellman(mdp: FiniteMDP, value: Floats, gamma: float, policy: ArrayLike | None = None) -> Floats:
+    """The Bellman operator: the optimal one, `max_a q(s, a)`, or with a policy its own, `E_a q(s, a)`.
+
+    Both are monotone, and for gamma below 1 contractions by gamma in the sup norm.
+
+    Args:
+        mdp: the problem.
+        value: `[S]`.
+        gamma: discount per step.
+        policy: None, `[S]` integers or `[S, A]` probabilities.
+
+    Returns:
+        `[S]`.
+
+    Source: Puterman 1994, equations 6.2.3 and 6.1.5.
+    """
+    q = q_from_value(mdp, value, gamma)
+    return q.max(axis=1) if policy is None else value_from_q(q, as_policy(mdp, policy))
+
+
+def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: float = 0.0) -> Floats:
+    """The greedy policy after looking `depth` steps ahead, over every outcome, with `value` at the leaves; ties are kept.
+
+    Greedy after one step is never worse than the policy whose value it looks at, and strictly better somewhere unless that is
+    optimal.
+
+    Args:
+        mdp: the problem.
+        value: `[S]`.
+        depth: steps, 1 or more.
+        gamma: discount per step.
+        tie: actions whose value is within this of the best share the probability.
+
+    Returns:
+        `[S, A]` probabilities.
+
+    Raises:
+        UsageError: depth or gamma is out of range.
+
+    Source: Sutton and Barto 2018, section 4.2 (policy improvement); Bertsekas 2019, section 2.2 (multistep lookahead).
+    """
+    if depth < 1:
+        raise UsageError(f"depth = {depth} steps of lookahead; at least 1 is needed")
+    check_gamma(gamma)
+    for _ in range(depth - 1):
+        value = bellman(mdp, value, gamma)
+    return greedy_policy(q_from_value(mdp, value, gamma), tie)
+
+
+def induced_chain(mdp: FiniteMDP, policy: Floats) -> tuple[sparse.csr_array, Floats]:
+    """What is left of an MDP when a policy chooses.
+
+    Args:
+        mdp: the problem.
+        policy: `[S, A]` probabilities.
+
+    Returns:
+        `[S, S]` where a state leads while the episode goes on, and `[S]` the expected reward of a step.
+    """
+    states, actions = policy.shape
+    pairs = np.arange(states * actions)
+    choice = sparse.csr_array((policy.ravel(), pairs, np.arange(states + 1) * actions), shape=(states, states * actions))
+    chain = choice @ mdp.transition
+    chain.eliminate_zeros()
+    return chain, (policy * mdp.expected_reward).sum(axis=1)
