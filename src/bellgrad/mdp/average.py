@@ -1,0 +1,168 @@
+"""The average reward a step of tasks that go on for ever.
+
+    g + h(s) = max_a r(s, a) + E[h(s')]
+
+`g` is the gain, what every step brings in the long run; `h` is the bias, what a start in `s` brings beyond that, up to a
+constant that is chosen so that `h(0) = 0`.
+
+Both solvers ask for one thing: there is exactly one set of states within which a policy can stay for ever (one maximal end
+component). Then all else is left behind sooner or later under every policy, and within the set every state can be reached from
+every other, so that the best gain is the same from every start (the MDP is weakly communicating). With two such sets it may not
+be, and the solvers refuse. Outcomes that end an episode are refused as well.
+
+Both report the same guarantee, which holds for any `h`: the best gain lies between `min (T h - h)` and `max (T h - h)`, and a
+greedy policy's gain is at least the former. `gain` is the middle and `error_bound` half the span, for the gain; none is given
+for `h`.
+
+Source: Puterman 1994, chapters 8 and 9: value iteration 8.5.1, bounds theorem 8.5.5, transformation 8.5.4, policy iteration
+8.6.1.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+from scipy.sparse.linalg import spsolve
+
+from bellgrad.core.errors import UsageError
+from bellgrad.mdp.components import edges, end_components, way_to
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import TIE, as_policy, greedy_policy, induced_chain, q_from_value
+from bellgrad.mdp.solution import Solution
+
+STEP = 0.75  # of a change of value: as if each step were a wait with probability a quarter, so that periodic chains settle too
+
+
+def relative_value_iteration(
+    mdp: FiniteMDP,
+    *,
+    tolerance: float = 1e-6,
+    max_iterations: int = 1_000_000,
+    on_sweep: Callable[[int, Floats], None] | None = None,
+) -> Solution:
+    """The best gain by value iteration: `h <- h + 3/4 (T h - h)`, less its first entry. Stops by `error_bound`.
+
+    Args:
+        mdp: the problem.
+        tolerance: greatest error of the gain, above 0.
+        max_iterations: sweeps.
+        on_sweep: called with the number of the sweep and the bias `[S]`.
+
+    Returns:
+        `value` and `bias` are the same `[S]`; `q` is `r(s, a) - gain + E[h(s')]`.
+
+    Raises:
+        UsageError: an episode can end, or there are two sets of states to stay in; it names the states.
+    """
+    _check(mdp)
+    bias, iteration = np.zeros(mdp.num_states), 0
+    while True:
+        change = q_from_value(mdp, bias, 1.0).max(axis=1) - bias
+        if np.ptp(change) <= 2 * tolerance or iteration == max_iterations:
+            break
+        bias = bias + STEP * change
+        bias -= bias[0]
+        iteration += 1
+        if on_sweep is not None:
+            on_sweep(iteration, bias)
+    return _solution(mdp, bias, "relative_value_iteration", iteration, tolerance)
+
+
+def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_iterations: int = 10_000) -> Solution:
+    """The best gain by Howard's policy iteration: gain and bias of a policy by one sparse solve, then the greedy actions.
+
+    A policy under which the chain has several closed classes is sent to the one with the greatest gain. An action is kept where
+    no other is better, so gain, then bias rise with every policy and none comes twice: exact after finitely many, rounding aside.
+
+    Args:
+        mdp: the problem.
+        tolerance: greatest error of the gain; only for `converged`.
+        max_iterations: policies.
+
+    Returns:
+        As `relative_value_iteration`.
+
+    Raises:
+        UsageError: an episode can end, or there are two sets of states to stay in; it names the states.
+    """
+    _check(mdp)
+    states = np.arange(mdp.num_states)
+    action = q_from_value(mdp, np.zeros(mdp.num_states), 1.0).argmax(axis=1)
+    for iteration in range(1, max_iterations + 1):  # noqa: B007  # the solution counts them
+        bias, action = _evaluate(mdp, action)
+        q = q_from_value(mdp, bias, 1.0)
+        held = q[states, action]
+        better = q.max(axis=1) > held + TIE * np.maximum(1, np.abs(held))
+        if not better.any():
+            break
+        action = np.where(better, q.argmax(axis=1), action)
+    return _solution(mdp, bias, "average_policy_iteration", iteration, tolerance)
+
+
+def _check(mdp: FiniteMDP) -> None:
+    ending = mdp.ending > 0
+    if ending.any():
+        raise UsageError(
+            f"{mdp.place(ending.argmax())}: an episode may end here, and an average over steps is for tasks that go on for ever; "
+            "take the total or the discounted reward"
+        )
+    component, _ = end_components(mdp, mdp.legal)
+    first = component.max()  # there is one at least, since every state has a way to go on
+    other = (component >= 0) & (component != first)
+    if other.any():
+        one, two = sorted((int((component == first).argmax()), int(other.argmax())))
+        raise UsageError(
+            f"a policy can stay for ever around {mdp.state_name(one)} and another around {mdp.state_name(two)}, so the best "
+            "average reward may depend on the start (multichain); take a discount below 1"
+        )
+
+
+def _solution(mdp: FiniteMDP, bias: Floats, method: str, iterations: int, tolerance: float) -> Solution:
+    q = q_from_value(mdp, bias, 1.0)
+    change = q.max(axis=1) - bias
+    gain, error_bound = float(change.max() + change.min()) / 2, float(np.ptp(change)) / 2
+    return Solution(
+        bias, q - gain, greedy_policy(q), method, "average", 1.0, iterations,
+        residual=error_bound, error_bound=error_bound, converged=error_bound <= tolerance, gain=gain, bias=bias,
+    )  # fmt: skip
+
+
+def _evaluate(mdp: FiniteMDP, action: Ints) -> tuple[Floats, Ints]:
+    """The bias `[S]` of a policy, and the policy itself, led into its best closed class where it has several."""
+    chain, reward = induced_chain(mdp, as_policy(mdp, action))
+    classes = _closed_classes(chain)
+    if len(classes) > 1:
+        gains = [_gain_and_bias(chain[inside][:, inside], reward[inside])[0] for inside in classes]
+        action = _lead_to(mdp, classes[int(np.argmax(gains))], action)
+        chain, reward = induced_chain(mdp, as_policy(mdp, action))
+    return _gain_and_bias(chain, reward)[1], action
+
+
+def _gain_and_bias(chain: sparse.csr_array, reward: Floats) -> tuple[float, Floats]:
+    """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain takes the place of the unknown `h(0)`."""
+    equations = (sparse.eye_array(len(reward)) - chain).tolil()
+    equations[:, [0]] = 1.0
+    solution = np.atleast_1d(spsolve(equations.tocsc(), reward))
+    return float(solution[0]), np.concatenate([[0.0], solution[1:]])
+
+
+def _closed_classes(chain: sparse.csr_array) -> list[Ints]:
+    """The states of each set that the chain cannot leave and within which it reaches every state."""
+    count, component = csgraph.connected_components(chain, connection="strong")
+    source, target = chain.nonzero()
+    closed = np.ones(count, dtype=bool)
+    closed[component[source[component[source] != component[target]]]] = False
+    return [np.flatnonzero(component == c) for c in np.flatnonzero(closed)]
+
+
+def _lead_to(mdp: FiniteMDP, inside: Ints, action: Ints) -> Ints:
+    """The policy that everywhere else takes an action that may lead one step nearer to the states `inside`."""
+    pair, target = edges(mdp)
+    source = pair // mdp.num_actions
+    goal = np.zeros(mdp.num_states, dtype=bool)
+    goal[inside] = True
+    nearer = ~goal[source] & (target == way_to(goal, source, target)[source])
+    action = action.copy()
+    action[source[nearer]] = pair[nearer] % mdp.num_actions
+    return action

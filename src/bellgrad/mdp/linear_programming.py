@@ -1,0 +1,89 @@
+"""Discounted MDPs as a linear programme, and its dual.
+
+    primal   min  sum_s v(s) / S        with  v(s) - gamma * E[v(s')] >= r(s, a)  for every legal pair
+    dual     max  sum_sa x(s, a) r(s, a)  with  sum_a x(s', a) - gamma * sum_sa x(s, a) p(s' | s, a) = 1 / S,  x >= 0
+
+The primal's solution is V*; the dual's is how often, discounted, the best policy visits each pair from a uniform start.
+
+Source: Puterman 1994, section 6.9.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linprog
+
+from bellgrad.core.errors import BellgradError
+from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.policies import check_gamma, greedy_policy, q_from_value
+from bellgrad.mdp.solution import Solution
+
+FEASIBILITY = 1e-10  # the least violation that HiGHS can be asked for
+
+
+class LinearProgram(NamedTuple):
+    """The two solutions.
+
+    Attributes:
+        value: `[S]` of the primal, V*.
+        occupancy: `[S, A]` of the dual, 0 where the action is illegal; it sums to `1 / (1 - gamma)` where no episode ends.
+        iterations: of HiGHS.
+    """
+
+    value: Floats
+    occupancy: Floats
+    iterations: int
+
+
+def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
+    """Solve primal and dual with HiGHS on sparse matrices.
+
+    Args:
+        mdp: the problem.
+        gamma: discount per step, in [0, 1).
+
+    Raises:
+        UsageError: gamma is out of range.
+        BellgradError: HiGHS gave up; there always is a solution.
+    """
+    check_gamma(gamma, below_one=True)
+    states, actions = mdp.legal.shape
+    legal = np.flatnonzero(mdp.legal)
+    here = sparse.csr_array((np.ones(len(legal)), (np.arange(len(legal)), legal // actions)), shape=(len(legal), states))
+    result = linprog(
+        c=np.full(states, 1 / states),
+        A_ub=gamma * mdp.transition[legal] - here,
+        b_ub=-mdp.expected_reward.ravel()[legal],
+        bounds=(None, None),
+        method="highs",
+        options={"primal_feasibility_tolerance": FEASIBILITY, "dual_feasibility_tolerance": FEASIBILITY},
+    )
+    if result.x is None:
+        raise BellgradError(f"linear programming failed: {result.message}")
+    occupancy = np.zeros(states * actions)
+    occupancy[legal] = -result.ineqlin.marginals
+    return LinearProgram(result.x, occupancy.reshape(states, actions), result.nit)
+
+
+def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6) -> Solution:
+    """V* by linear programming: any residual `max |T v - v|` of its answer bounds the error by `residual / (1 - gamma)`.
+
+    Stops where HiGHS calls the programme solved; meant for up to some ten thousands of states.
+
+    Args:
+        mdp: the problem.
+        gamma: discount per step, in [0, 1).
+        tolerance: on the value's error; only for `converged`, HiGHS is always asked for the best that it can do.
+
+    Raises:
+        UsageError: gamma is out of range.
+    """
+    program = solve_linear_program(mdp, gamma)
+    q = q_from_value(mdp, program.value, gamma)
+    residual = float(np.abs(q.max(axis=1) - program.value).max())
+    error_bound = residual / (1 - gamma)
+    return Solution(
+        program.value, q, greedy_policy(q), "linear_programming", "discounted", gamma, program.iterations,
+        residual, error_bound, error_bound <= tolerance,
+    )  # fmt: skip
