@@ -38,8 +38,8 @@ def gridworld(
 ) -> FiniteMDP:
     """The MDP of a map in which each letter is a cell. States are the cells, row by row, walls too.
 
-    With the maps of `bellgrad.mdp.examples`, cliff walking is `gridworld(CLIFF, step_reward=-1, rewards={"X": -100})`, and the windy
-    grid `gridworld(WINDY, wind=[0, 0, 0, 1, 1, 1, 2, 2, 1, 0], step_reward=-1, rewards={})`.
+    With the maps of `bellgrad.mdp.examples`, cliff walking is `gridworld(CLIFF, step_reward=-1, rewards={"X": -100})`, and the
+    windy grid `gridworld(WINDY, wind=[0, 0, 0, 1, 1, 1, 2, 2, 1, 0], step_reward=-1, rewards={})`.
 
     A step goes to the neighbour, is pushed by the wind of the column that it leaves, and is then held inside the grid; where that
     ends on a wall, the agent stays where it was. The reward is that of the cell it lands in. Terminal cells and walls lead to
