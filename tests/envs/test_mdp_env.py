@@ -129,4 +129,4 @@ def test_unknown_render_modes_and_empty_episodes_are_refused():
     with pytest.raises(UsageError, match="unknown render mode 'human'"):
         FiniteMDPEnv(corridor(), render_mode="human")
     with pytest.raises(UsageError, match="max_episode_steps = 0 must be 1 or more"):
-        FiniteMDPEnv(corridor(), max_episode_steps=0)
+        to_gymnasium(corridor(), max_episode_steps=0)

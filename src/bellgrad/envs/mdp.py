@@ -6,18 +6,37 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
 from gymnasium.utils import colorize
+from gymnasium.wrappers import TimeLimit
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp.model import FiniteMDP, Floats
 
 
-def to_gymnasium(mdp: FiniteMDP, max_episode_steps: int | None = None, render_mode: str | None = None) -> "FiniteMDPEnv":
-    """An environment that samples `mdp`; see `FiniteMDPEnv`."""
-    return FiniteMDPEnv(mdp, max_episode_steps, render_mode)
+def to_gymnasium(mdp: FiniteMDP, max_episode_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+    """An environment that samples an MDP, with a time limit.
+
+    Args:
+        mdp: what is sampled.
+        max_episode_steps: an episode is truncated after so many steps; None keeps the MDP's own limit, or none.
+        render_mode: None or `"ansi"`.
+
+    Returns:
+        A `FiniteMDPEnv`, in Gymnasium's `TimeLimit` where there is a limit.
+
+    Raises:
+        UsageError: an unknown render mode, or a limit below 1.
+    """
+    limit = mdp.max_episode_steps if max_episode_steps is None else max_episode_steps
+    env = FiniteMDPEnv(mdp, render_mode)
+    if limit is None:
+        return env
+    if limit < 1:
+        raise UsageError(f"max_episode_steps = {limit} must be 1 or more")
+    return TimeLimit(env, limit)
 
 
 class FiniteMDPEnv(gymnasium.Env):
-    """Samples a finite MDP: one uniform number chooses the first state, and one the outcome of each step.
+    """Samples a finite MDP, without a time limit: one uniform number chooses the first state, and one the outcome of each step.
 
     It runs through the cumulated probabilities as Gymnasium's own tabular environments do: made from FrozenLake's MDP, it
     repeats FrozenLake's episodes, seed by seed. `info["action_mask"]`, `[A]` int8, tells which actions are legal in the
@@ -25,36 +44,33 @@ class FiniteMDPEnv(gymnasium.Env):
 
     Args:
         mdp: what is sampled.
-        max_episode_steps: an episode is truncated after so many steps; None keeps the MDP's own limit, or none.
         render_mode: None or `"ansi"`: the map where there is one, else the state's name.
 
     Raises:
-        UsageError: an unknown render mode, a limit below 1; in `step`, an action that is illegal in its state.
+        UsageError: an unknown render mode; in `step`, an action that is illegal in its state.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
 
-    def __init__(self, mdp: FiniteMDP, max_episode_steps: int | None = None, render_mode: str | None = None):
+    def __init__(self, mdp: FiniteMDP, render_mode: str | None = None):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise UsageError(f"max_episode_steps = {max_episode_steps} must be 1 or more")
         self.mdp = mdp
-        self.max_episode_steps = mdp.max_episode_steps if max_episode_steps is None else max_episode_steps
         self.observation_space = Discrete(mdp.num_states)
         self.action_space = Discrete(mdp.num_actions)
         self.render_mode = render_mode
         self._start = np.cumsum(mdp.initial)
-        self._state, self._action, self._steps = None, None, 0
+        self._state: int | None = None
+        self._action: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Start an episode; `options` are accepted and ignored."""
         super().reset(seed=seed)
-        self._state, self._action, self._steps = _choose(self._start, self.np_random), None, 0
+        self._state, self._action = _choose(self._start, self.np_random), None
         return self._state, self._info()
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Act."""
+        """Act; never truncates."""
         mdp = self.mdp
         if self._state is None:
             raise UsageError("reset the environment before the first step")
@@ -65,9 +81,8 @@ class FiniteMDPEnv(gymnasium.Env):
         if first == last:
             raise UsageError(f"{mdp.place(pair)} is illegal; the legal actions are in info['action_mask']")
         outcome = first + _choose(np.cumsum(mdp.probability[first:last]), self.np_random)
-        self._state, self._action, self._steps = int(mdp.next_state[outcome]), int(action), self._steps + 1
-        truncated = self.max_episode_steps is not None and self._steps >= self.max_episode_steps
-        return self._state, float(mdp.reward[outcome]), bool(mdp.terminated[outcome]), truncated, self._info()
+        self._state, self._action = int(mdp.next_state[outcome]), int(action)
+        return self._state, float(mdp.reward[outcome]), bool(mdp.terminated[outcome]), False, self._info()
 
     def render(self) -> str | None:
         """The last action and the map with the agent's cell in red, where the mode is `"ansi"`."""
