@@ -7,6 +7,7 @@ _HOMES = {
     "DQN": "bellgrad.algos.dqn",
     "PPO": "bellgrad.algos.ppo",
     "SAC": "bellgrad.algos.sac",
+    "QLearning": "bellgrad.tabular.q_learning",
     "MLP": "bellgrad.nets.specs",
     "CNN": "bellgrad.nets.specs",
     "Adam": "bellgrad.ops.optim",

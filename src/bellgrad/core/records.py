@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.tree import Tree
@@ -21,6 +23,7 @@ class EnvSpec:
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
     max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
+    legal: NDArray[np.bool_] | None = None  # [S, A] which actions a state of a finite problem allows; None where all are
 
 
 class Episode(NamedTuple):

@@ -7,6 +7,7 @@ environment that is deterministic given its seed, with no copy of its insides.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from bellgrad.core.records import EnvSpec, Episode, Step
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
 from bellgrad.envs.rows import MAX_SEED, Batch, Broken, Rows, check_action_space, flatten_obs, make_rows, nest_obs, obs_leaves
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
 
 
 def obs_to_tensor(space: spaces.Space, observations: list[Any], device: torch.device | str = "cpu") -> Tree:
@@ -262,7 +265,7 @@ class SeededEnvs:
 
     def _check_reward(self) -> None:
         reward = self._rows.reward
-        fits = np.abs(reward) <= np.finfo(np.float32).max  # False for NaN too; learners see float32
+        fits = np.abs(reward) <= LARGEST_REWARD  # False for NaN too
         if not fits.all():
             env = int(np.flatnonzero(~fits)[0])
             raise Broken(env, f"returned the reward {reward[env]}")
@@ -304,6 +307,7 @@ class GymEnv(SeededEnvs):
         rows = make_rows(observation_space, action_space, num_envs)
         super().__init__(rows, gym_spec(self.envs[0]), device)
         self._batch = Batch(self.envs, rows)
+        self._discrete_obs = isinstance(observation_space, spaces.Discrete)
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
@@ -312,6 +316,56 @@ class GymEnv(SeededEnvs):
     def _replay(self, seeds: list[int], actions: list[np.ndarray]) -> None:
         for _ in self._batch.replay(seeds, actions):
             pass
+
+    @property
+    def present(self) -> tuple[np.ndarray, ...]:
+        """The arrays `[B, ...]` of what is acted on next, in the order of the space's leaves; overwritten at each step."""
+        return self._rows.obs
+
+    def observe(self) -> Tree:
+        """The present observation `[B, *O]`."""
+        return self._obs(self._rows.obs)
+
+    def step_one(self, action: int) -> tuple[float, bool, bool]:
+        """`step` of an only environment with Discrete actions, in plain numbers: tensors would take longer than the step.
+
+        What it led to is in `present`; where the episode ended, `restart_one` must follow.
+
+        Args:
+            action: counted from 0.
+
+        Returns:
+            reward, terminated, truncated.
+
+        Raises:
+            EnvironmentFault: as `step`.
+        """
+        rows, space = self._rows, self.action_space
+        try:
+            obs, reward, terminated, truncated = self._batch.step(0, int(action) + int(space.start))
+            self._batch.write(rows.obs, 0, obs)
+            if not self._discrete_obs:
+                self._check_finite(rows.obs)
+            if not abs(reward) <= LARGEST_REWARD:
+                raise Broken(0, f"returned the reward {reward}")
+        except Broken as broken:
+            raise self._fault(broken) from broken.__cause__
+        self._steps += 1
+        self._return[0] += reward
+        self._length[0] += 1
+        self._history[0] += (int(action) + int(space.start)).to_bytes(8, sys.byteorder)
+        return reward, terminated, truncated and not terminated
+
+    def restart_one(self) -> tuple[float, int]:
+        """Start the next episode of an only environment; returns the return and the length of the one before."""
+        totals = float(self._return[0]), int(self._length[0])
+        try:
+            self._batch.write(self._rows.obs, 0, self._batch.reset(0, int(self._rows.seed[0])))
+            self._check_finite(self._rows.obs)
+        except Broken as broken:
+            raise self._fault(broken) from broken.__cause__
+        self._start_anew(np.array([0]))
+        return totals
 
     def frames(self) -> list[np.ndarray]:
         """A picture of every environment, `[H, W, 3]` uint8; they must have been made with `render_mode="rgb_array"`.

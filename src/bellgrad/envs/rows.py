@@ -228,12 +228,12 @@ class Batch:
         """
         rows = self.rows
         actions = rows.action.copy()  # an environment may keep its action; the row is overwritten at the next step
-        for row, env in enumerate(self.envs, self.first):
-            obs, rows.reward[row], terminated, truncated = self._step(env, row, actions[row])
-            self._write(rows.next_obs, row, obs)
+        for row in range(self.first, self.first + len(self.envs)):
+            obs, rows.reward[row], terminated, truncated = self.step(row, actions[row])
+            self.write(rows.next_obs, row, obs)
             rows.terminated[row], rows.truncated[row] = terminated, truncated and not terminated  # termination wins
             if terminated or truncated:
-                self._write(rows.obs, row, self._reset(env, row, int(rows.seed[row])))
+                self.write(rows.obs, row, self.reset(row, int(rows.seed[row])))
             yield
 
     def replay(self, seeds: list[int], actions: list[np.ndarray]) -> Iterator[None]:
@@ -249,30 +249,40 @@ class Batch:
             Broken: also if an episode ended on the way, as it had not done before.
         """
         rows = self.rows
-        for row, (env, seed, past) in enumerate(zip(self.envs, seeds, actions, strict=True), self.first):
-            obs, total = self._reset(env, row, seed), 0.0
+        for row, (seed, past) in enumerate(zip(seeds, actions, strict=True), self.first):
+            obs, total = self.reset(row, seed), 0.0
             yield
             for action in past:
-                obs, reward, terminated, truncated = self._step(env, row, action)
+                obs, reward, terminated, truncated = self.step(row, action)
                 total += reward
                 if terminated or truncated:
                     raise Broken(row, "ended its episode during the replay, where it had not ended before")
                 yield
-            self._write(rows.obs, row, obs)
+            self.write(rows.obs, row, obs)
             rows.reward[row] = total
 
-    def _reset(self, env: gymnasium.Env, row: int, seed: int) -> Any:
+    def reset(self, row: int, seed: int) -> Any:
+        """Start the environment of a row from a seed; returns its observation, not yet checked.
+
+        Raises:
+            Broken: it raised, or returned something else than an observation and a dictionary.
+        """
         try:
-            result = env.reset(seed=seed)
+            result = self.envs[row - self.first].reset(seed=seed)
         except Exception as error:
             raise Broken(row, f"raised {describe(error)} in reset(seed={seed})") from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise Broken(row, f"returned {short(result)} from reset(), which must return (observation, info)")
         return result[0]
 
-    def _step(self, env: gymnasium.Env, row: int, action: Any) -> tuple[Any, float, bool, bool]:
+    def step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
+        """Act in the environment of a row; returns its observation, not yet checked, its reward, terminated and truncated.
+
+        Raises:
+            Broken: it raised, or returned something of another kind.
+        """
         try:
-            result = env.step(action)
+            result = self.envs[row - self.first].step(action)
         except Exception as error:
             raise Broken(row, f"raised {describe(error)} in step({short(action)})") from error
         if not (isinstance(result, tuple) and len(result) == 5):
@@ -286,7 +296,12 @@ class Batch:
             flags = f"reward {short(reward)}, terminated {short(terminated)}, truncated {short(truncated)}"
             raise Broken(row, f"returned {flags}; they must be a number and two booleans") from None
 
-    def _write(self, arrays: tuple[np.ndarray, ...], row: int, obs: Any) -> None:
+    def write(self, arrays: tuple[np.ndarray, ...], row: int, obs: Any) -> None:
+        """Check an observation and store it.
+
+        Raises:
+            Broken: it does not fit the observation space.
+        """
         try:
             values = (obs,) if self._flat else flatten_obs(self._space, obs)
             for leaf, array, value in zip(self._leaves, arrays, values, strict=True):

@@ -30,10 +30,10 @@ class Preset:
 
 
 def presets(algorithm: str) -> dict[str, Preset]:
-    """Every preset of an algorithm, by name: an environment's id, or a recipe's name."""
+    """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none."""
     from bellgrad.presets import dqn, ppo, sac
 
-    return {"dqn": dqn.PRESETS, "ppo": ppo.PRESETS, "sac": sac.PRESETS}[algorithm]
+    return {"dqn": dqn.PRESETS, "ppo": ppo.PRESETS, "sac": sac.PRESETS}.get(algorithm, {})
 
 
 def find_preset(algorithm: str, name: str) -> Preset:

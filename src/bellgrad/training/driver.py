@@ -71,7 +71,7 @@ class Driver:
         obs = env.reset(seed)
         # A copy: one tensor given twice to a compiled call would be taken for one input ever after.
         self.loop = Loop(state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry))
-        self._compiled_act = engine.compile(lambda state, carry, obs, noise: learner.act(state, carry, obs, noise))
+        self._compiled_act = engine.compile(learner.act)
 
     @classmethod
     def workload(cls, learner: Learner, settings: Settings) -> Workload | None:

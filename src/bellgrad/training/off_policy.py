@@ -40,12 +40,10 @@ class OffPolicy(Driver):
         self._whole = self.native and self._chunk == self.cycle_updates  # the whole loop fits one graph
         self._cycles = max(1, engine.updates_per_call // (self.cycle_updates * self.iterations)) if self._whole else 1
         self.steps_per_call = self._cycles * self.iterations * b
-        self._whole_cycles = engine.compile(lambda loop, replay, noise: self._run_cycles(loop, replay, noise))
-        self._store = engine.compile(lambda replay, transition: add(replay, transition))
-        self._learn = engine.compile(lambda state, replay, noise: self._run_updates(state, replay, noise))
-        self._store_learn = engine.compile(
-            lambda state, replay, transition, noise: self._run_store(state, replay, transition, noise)
-        )
+        self._whole_cycles = engine.compile(self._run_cycles)
+        self._store = engine.compile(add)
+        self._learn = engine.compile(self._run_updates)
+        self._store_learn = engine.compile(self._run_store)
 
     @classmethod
     def workload(cls, learner: OffPolicyLearner, settings: Settings) -> Workload:

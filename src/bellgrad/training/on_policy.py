@@ -30,10 +30,10 @@ class OnPolicy(Driver):
             )
         self._unroll = largest_divisor(c.rollout_steps, UNROLL)
         self._updates_per_call = largest_divisor(c.epochs * c.minibatches, engine.updates_per_call)
-        self._collect = engine.compile(lambda loop, noise: self._run_steps(loop, noise)) if self.native else self._run_steps
-        self._values = engine.compile(lambda state, obs: self._value_of(state, obs))
-        self._prepare = engine.compile(lambda state, rollout: learner.prepare(state, rollout))
-        self._update = engine.compile(lambda state, whole, index, noise: self._run_updates(state, whole, index, noise))
+        self._collect = engine.compile(self._run_steps) if self.native else self._run_steps
+        self._values = engine.compile(self._value_of)
+        self._prepare = engine.compile(learner.prepare)
+        self._update = engine.compile(self._run_updates)
 
     @classmethod
     def workload(cls, learner: OnPolicyLearner, settings: Settings) -> Workload:

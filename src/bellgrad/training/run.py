@@ -14,18 +14,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from gymnasium.spaces import Discrete
 
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.core.tree import restore_tree
+from bellgrad.envs.discrete import DiscreteStates, known_dynamics
 from bellgrad.envs.make import env_name, make_env, requires_import
 from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
+from bellgrad.tabular.common import Tabular
 from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest
 from bellgrad.training.files import make_folder, read_json, reason, write_json_atomic
 from bellgrad.training.session import Session, reached
-from bellgrad.training.settings import Settings
+from bellgrad.training.settings import Settings, algorithm_name
 
 FORMAT = 1  # of run.json
 TEMPORARY = ".tmp-run.json-"  # how a half-written run.json is called
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Where the tensors of a run live; tables stay with the processor that samples them."""
+    if isinstance(settings.algorithm, Tabular):
+        if settings.device == "cuda":
+            raise UsageError(f"{algorithm_name(settings.algorithm)} learns a table, on the CPU; leave the device at auto")
+        return torch.device("cpu")
+    return resolve_device(settings.device)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -43,6 +55,10 @@ def resolve_device(name: str) -> torch.device:
 
 def make_run_env(settings: Settings, device: torch.device, num_envs: int, **options: Any) -> TransformedEnv:
     """The environment of a run with its wrappers: as the learner sees it."""
+    if isinstance(settings.algorithm, Tabular):
+        return _make_table_env(settings, num_envs, **options)
+    if settings.bins is not None:
+        raise UsageError(f"bins are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
     transforms = []
     if settings.normalise_obs:
         transforms.append(NormaliseObs())
@@ -61,6 +77,35 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
         **options,
     )
     return env if isinstance(env, TransformedEnv) else TransformedEnv(env, ())
+
+
+def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> TransformedEnv:
+    """An environment whose observations are rows of a table; with its exact dynamics, where they are known and wanted."""
+    s = settings
+    unfit = [name for name in ("normalise_obs", "normalise_reward") if getattr(s, name)] + ["frame_stack"] * (s.frame_stack > 1)
+    if unfit:
+        raise UsageError(f"{unfit[0]} is for networks; {algorithm_name(s.algorithm)} learns a table")
+    if s.backend == "subprocess" or s.num_envs != 1:
+        raise UsageError(f"{algorithm_name(s.algorithm)} learns in one environment of this process: leave num_envs at 1 and the "
+                         "backend at auto or gymnasium")  # fmt: skip
+    options = {"backend": "gymnasium", "max_episode_steps": s.max_episode_steps, "env_kwargs": s.env_kwargs} | options
+    made = make_env(s.env, num_envs=num_envs, **options)
+    try:
+        space = made.observation_space
+        env = made if isinstance(made, TransformedEnv) else TransformedEnv(
+            made, () if isinstance(space, Discrete) else (DiscreteStates(s.bins, s.bin_low, s.bin_high),)
+        )  # fmt: skip
+    except BaseException:
+        made.close()
+        raise
+    mdp = known_dynamics(env.env.envs[0])
+    if mdp is not None and env.observation_space == Discrete(mdp.num_states):
+        env.mdp = mdp if s.backend in ("auto", "native") else None
+        env.spec = replace(env.spec, legal=None if mdp.legal.all() else mdp.legal)
+    if s.backend == "native" and env.mdp is None:
+        env.close()
+        raise UsageError(f"the dynamics of {env.spec.id} are not known; leave the backend at auto")
+    return env
 
 
 class Run:
@@ -87,7 +132,7 @@ class Run:
         """
         record = {"format": FORMAT, **settings.to_json(env_name(settings.env)), "versions": _versions(), "status": "started",
                   "command": command or shlex.join(["bellgrad", *sys.argv[1:]]), "started": _now(), "finished": None}  # fmt: skip
-        run = cls(folder, settings, record, resolve_device(settings.device))
+        run = cls(folder, settings, record, device_of(settings))
         own = {"run.json", "metrics.jsonl", "checkpoints", "tensorboard", ".lock"}
         try:
             if run._saved():
@@ -134,8 +179,10 @@ class Run:
                 f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it, run again with "
                 "--trust-imports (or trust_imports=True)"
             )
-        device = resolve_device("cpu" if settings.device == "cpu" else "auto")  # of CUDA's agents a CPU can use every one
-        return cls(folder, settings, record, device)
+        anywhere = replace(
+            settings, device="cpu" if settings.device == "cpu" else "auto"
+        )  # of CUDA's agents a CPU can use every one
+        return cls(folder, settings, record, device_of(anywhere))
 
     @property
     def status(self) -> str:

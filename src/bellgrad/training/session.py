@@ -103,7 +103,9 @@ class Session:
         self.run_, self.settings, self.env = run, run.settings, env
         checkpoint = run.checkpoint() if resumed else None
         learner = run.build_learner(env)
-        self.engine = self._choose_engine(learner) if checkpoint is None else _recorded_engine(run, cpp=learner.driver != "tabular")
+        self.engine = (
+            self._choose_engine(learner) if checkpoint is None else _recorded_engine(run, cpp=learner.driver != "tabular")
+        )
         self.engine.start()
         self.driver = DRIVERS[learner.driver](learner, env, self.engine, self.settings.seed, run.device)
         self.driver.total = self.settings.steps

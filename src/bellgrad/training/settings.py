@@ -10,8 +10,9 @@ from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
 from bellgrad.nets.specs import spec_from_json, spec_to_json
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
+from bellgrad.tabular.q_learning import QLearning
 
-ALGORITHMS: dict[str, type] = {"dqn": DQN, "ppo": PPO, "sac": SAC}
+ALGORITHMS: dict[str, type] = {"dqn": DQN, "ppo": PPO, "sac": SAC, "q_learning": QLearning}
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
 DEFAULT_NUM_ENVS = {"ppo": 8}  # every other algorithm begins with one environment
 
@@ -103,6 +104,9 @@ class Settings:
         normalise_obs: scale observations by their running mean and standard deviation.
         normalise_reward: scale rewards by the standard deviation of the running discounted return.
         frame_stack: the last n observations as one; 1 is off.
+        bins: for tables over a Box, intervals in each dimension of the observation; one number serves all dimensions.
+        bin_low: where the first interval begins, in each dimension; by default the space's own bounds.
+        bin_high: likewise where the last one ends.
         engine: `auto`, `eager` or `compiled`.
         device: `auto`, `cpu` or `cuda`.
         checkpoints: how many are written after the one at step 0.
@@ -121,6 +125,9 @@ class Settings:
     normalise_obs: bool = False
     normalise_reward: bool = False
     frame_stack: int = 1
+    bins: tuple[int, ...] | None = None
+    bin_low: tuple[float, ...] | None = None
+    bin_high: tuple[float, ...] | None = None
     engine: Literal["auto", "eager", "compiled"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoints: int = 10
@@ -154,6 +161,7 @@ class Settings:
         """
         try:
             values = {f.name: record[f.name] for f in fields(cls)}
+            values |= {name: _tuple(values[name]) for name in ("bins", "bin_low", "bin_high")}
             values["algorithm"] = algorithm_from_json(values["algorithm"], trust_imports)
             return cls(**values)
         except BellgradError:

@@ -1,0 +1,252 @@
+"""What tabular learners share: their fields, the functions that every update is made of, and how they act.
+
+A tabular learner is two compiled functions over NumPy tables, changed in place:
+
+    begin(config, table, obs, noise) -> action
+        chooses the first action of an episode, and forgets what belongs to the one before;
+    learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise) -> action
+        learns from one step and chooses the next action; where the episode ended, the action is ignored.
+
+`config` holds the numbers of the algorithm's dataclass by their names, `table` is the algorithm's NamedTuple of arrays (among
+them `steps []`, which the sampler advances before `learn`), `noise` is a `Noise`. The same two functions learn from a compiled
+sampler, from a plain one, and from any environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from numba import njit
+from torch import Tensor
+
+from bellgrad.core import rng
+from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.records import Acted, EnvSpec
+from bellgrad.core.tree import Tree
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """Fields of every tabular learner.
+
+    Attributes:
+        gamma: discount per environment step, in [0, 1].
+    """
+
+    gamma: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, gamma=(0, 1))
+
+
+@dataclass(frozen=True)
+class Control(Tabular):
+    """Fields of the learners that improve their own behaviour.
+
+    Attributes:
+        alpha: step size of the first visit to a state-action pair, in (0, 1].
+        alpha_power: the step size of a pair's n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5 and up to 1
+            meets the conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the plain mean.
+        epsilon_initial: chance of a uniform action at the start, in [0, 1].
+        epsilon_final: the same at the end.
+        epsilon_fraction: of the planned steps, over which it falls linearly, in [0, 1].
+        initial_value: what an unvisited pair is worth; above the truth it makes the learner try everything.
+    """
+
+    alpha: float = 0.1
+    alpha_power: float = 0.0
+    epsilon_initial: float = 1.0
+    epsilon_final: float = 0.05
+    epsilon_fraction: float = 0.5
+    initial_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, alpha=(1e-12, 1), alpha_power=(0, 1))
+        check_range(self, epsilon_initial=(0, 1), epsilon_final=(0, 1), epsilon_fraction=(0, 1), initial_value=(-1e12, 1e12))
+
+
+# ------------------------------------------------------------------------------------------------------ compiled parts
+class Noise(NamedTuple):
+    """Uniform random numbers on [0, 1), drawn before a stretch of sampling and taken one by one."""
+
+    uniform: np.ndarray  # [n] float64
+    taken: np.ndarray  # [1] int64
+
+
+@njit
+def draw(noise):
+    """The next uniform number."""
+    noise.taken[0] += 1
+    return noise.uniform[noise.taken[0] - 1]
+
+
+@njit
+def best(q, legal):
+    """The largest of `q [A]` over the legal actions."""
+    value = -np.inf
+    for action in range(len(q)):
+        if legal[action] and q[action] > value:
+            value = q[action]
+    return value
+
+
+@njit
+def nth(candidates, n):
+    """The n-th action whose entry of `candidates [A]` is true, counted from 0."""
+    for action in range(len(candidates)):
+        if candidates[action]:
+            if n == 0:
+                return action
+            n -= 1
+    return -1
+
+
+@njit
+def epsilon_greedy(q, legal, epsilon, uniform):
+    """A uniform legal action with chance `epsilon`, else one of the best, each equally likely. One number serves both choices."""
+    if uniform < epsilon:
+        return nth(legal, int(uniform / epsilon * legal.sum()))
+    ties = legal & (q == best(q, legal))
+    return nth(ties, int((uniform - epsilon) / (1 - epsilon) * ties.sum()))
+
+
+@njit
+def epsilon_at(config, steps):
+    """The chance of a uniform action after `steps` environment steps."""
+    if steps >= config.epsilon_steps:
+        return config.epsilon_final
+    return config.epsilon_initial + (config.epsilon_final - config.epsilon_initial) * steps / config.epsilon_steps
+
+
+@njit
+def step_size(config, visits):
+    """The step size of a pair's n-th visit, n = `visits` from 1."""
+    return config.alpha if config.alpha_power == 0.0 else config.alpha / visits**config.alpha_power
+
+
+@njit
+def behave(config, table, obs, noise):
+    """An epsilon-greedy action by `table.q`: the `begin` of the learners that keep nothing of an episode."""
+    return epsilon_greedy(table.q[obs], table.legal[obs], epsilon_at(config, table.steps[()]), draw(noise))
+
+
+# ------------------------------------------------------------------------------------------------------------- learners
+class QTable(NamedTuple):
+    """The tables of a learner of `q` that keeps nothing else."""
+
+    q: Tensor  # [S, A] float64
+    visits: Tensor  # [S, A] int64
+    legal: Tensor  # [S, A] bool
+    steps: Tensor  # [] int64, environment steps; the sampler advances it
+
+
+def numbers(config: Any, **derived: float) -> np.record:
+    """The numeric fields of a dataclass, and what is derived from them, as a record that compiled code reads by name."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)} | derived
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+    kept = {name: value for name, value in values.items() if type(value) in kinds}
+    hints = {f.name: f.type for f in fields(config)}
+    dtype = [(name, np.float64 if hints.get(name) == "float" else kinds[type(value)]) for name, value in kept.items()]
+    return np.rec.array([tuple(kept.values())], dtype=dtype)[0]
+
+
+class TabularLearner:
+    """A tabular algorithm joined to a problem's states and actions. A subclass names its functions and makes its tables.
+
+    Args:
+        config: the algorithm's dataclass.
+        spec: of the environment; observations and actions are Discrete.
+        steps: environment steps that are planned, the horizon of schedules.
+
+    Attributes:
+        begin: see the head of this file.
+        learn: likewise.
+        draws: uniform numbers that one call of `begin` or `learn` takes at most.
+        exploring_starts: whether episodes begin in any state; that needs known dynamics.
+
+    Raises:
+        UsageError: the observations or actions are not Discrete.
+    """
+
+    begin: ClassVar[Callable[..., int]] = staticmethod(behave)
+    learn: ClassVar[Callable[..., int]]
+    driver = "tabular"
+    draws = 1
+    exploring_starts = False
+
+    def __init__(self, config: Any, spec: EnvSpec, steps: int | None = None):
+        name = type(config).__name__
+        if not isinstance(spec.observation_space, Discrete):
+            raise UsageError(f"{name} learns a table and needs Discrete observations, not {spec.observation_space}; give --bins")
+        if not isinstance(spec.action_space, Discrete):
+            raise UsageError(f"{name} learns a table and needs Discrete actions, not {spec.action_space}")
+        self.config, self.spec = config, spec
+        self.num_states, self.num_actions = int(spec.observation_space.n), int(spec.action_space.n)
+        self.horizon = steps or 1
+        self.numbers = self.make_numbers()
+
+    def make_numbers(self) -> np.record:
+        """What the compiled functions read as `config`."""
+        return numbers(self.config, epsilon_steps=float(self.config.epsilon_fraction * self.horizon))
+
+    def legal(self) -> Tensor:
+        """`[S, A]` which actions may be chosen."""
+        if self.spec.legal is None:
+            return torch.ones(self.num_states, self.num_actions, dtype=torch.bool)
+        return torch.from_numpy(self.spec.legal.copy())
+
+    def full(self, value: float, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A table `[S, A]` of one value."""
+        return torch.full((self.num_states, self.num_actions), value, dtype=dtype)
+
+    def init(self, rng: torch.Generator) -> Tree:
+        """Tables before the first step; another set than `QTable` overrides this."""
+        return QTable(self.full(self.config.initial_value), self.full(0, torch.int64), self.legal(), torch.tensor(0))
+
+    def init_carry(self, num_envs: int) -> None:
+        """A tabular actor has no memory."""
+
+    def act_noise(self, num_envs: int) -> Tree:
+        """One uniform number chooses an action."""
+        return rng.Noise("uniform", (num_envs,))
+
+    def action_value(self, state: Any) -> Tensor:
+        """`[S, A]` float64, by which actions are chosen."""
+        return state.q
+
+    def metrics(self, state: Any) -> dict[str, Tensor]:
+        """For the log, beside the episodes' figures."""
+        return {"epsilon": torch.tensor(epsilon_at.py_func(self.numbers, state.steps.item()))}
+
+    def policy(self, state: Any, explore: bool) -> Tensor:
+        """`[S, A]` float64, rows are probabilities; the best actions of a state share equally.
+
+        Args:
+            state: the learner's.
+            explore: with the chance of a uniform action as it is after `state.steps`.
+        """
+        legal = state.legal
+        q = torch.where(legal, self.action_value(state), -torch.inf)
+        greedy = (q == q.amax(-1, keepdim=True)).double()
+        greedy /= greedy.sum(-1, keepdim=True)
+        if not explore:
+            return greedy
+        epsilon = epsilon_at.py_func(self.numbers, state.steps.item())
+        return epsilon * legal / legal.sum(-1, keepdim=True) + (1 - epsilon) * greedy
+
+    def act(self, state: Any, carry: Tree, obs: Tensor, noise: Tensor | None, explore: bool = True) -> Acted:
+        """Sample `policy` for `obs [B]`; without noise, its first most likely action."""
+        chance = self.policy(state, explore)[obs]
+        if noise is None:
+            return Acted(chance.argmax(-1), None, None)
+        # Of the cumulated chances the first above the number; the last action with any chance, where rounding leaves them below.
+        passed = (noise.double().unsqueeze(-1) >= chance.cumsum(-1)).sum(-1)
+        last = chance.shape[-1] - 1 - (chance.flip(-1) > 0).double().argmax(-1)
+        return Acted(torch.minimum(passed, last), None, None)

@@ -1,0 +1,186 @@
+"""The driver of tabular learners: a sampler of known dynamics, or any environment with Discrete observations and actions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from bellgrad.core.errors import UsageError
+from bellgrad.core.rng import Streams
+from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
+from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.mdp.model import FiniteMDP
+from bellgrad.tabular.common import Noise, TabularLearner
+from bellgrad.training.checkpoint import Checkpoint
+from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload
+from bellgrad.training.engine import Engine
+from bellgrad.training.sampling import LOOP_DRAWS, Place, World, compiled_loop, plain_loop
+from bellgrad.training.settings import Settings
+
+CALLS = 200  # calls in a run, so that each line of the log has one
+MOST_STEPS = 200_000  # environment steps in a call, so that a stop is heard soon
+DRAWN = 1 << 16  # uniform numbers that are drawn at once
+
+
+class Tabular(Driver):
+    """One call is a stretch of steps, an update after each.
+
+    The learner's tables are the one thing here that changes in place. Where the dynamics are known, the whole stretch is one
+    compiled call; elsewhere the environment steps in Python and the same two functions of the learner follow it.
+    """
+
+    learner: TabularLearner
+
+    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device):
+        self.learner, self.env, self.engine, self.device = learner, env, engine, device
+        self.native = False
+        self.streams = Streams(seed, device)
+        self.steps = self.updates = 0
+        self.steps_per_call = max(1, min(MOST_STEPS, learner.horizon // CALLS))
+        self._noise = Noise(np.zeros(max(DRAWN, 2 * self._most_draws)), np.array([max(DRAWN, 2 * self._most_draws)]))
+        self._set_state(learner.init(self.streams["init"]))
+        if env.mdp is None and learner.exploring_starts:
+            raise UsageError(f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
+                             f"{env.spec.id} is only known by stepping it")  # fmt: skip
+        self._stretch = (
+            SteppedStretch(learner, env, engine, seed) if env.mdp is None else SampledStretch(learner, env.mdp, engine)
+        )
+
+    @property
+    def _most_draws(self) -> int:
+        return LOOP_DRAWS + 2 * self.learner.draws  # of one step that begins an episode
+
+    @classmethod
+    def workload(cls, learner: TabularLearner, settings: Settings) -> Workload | None:
+        """A table has no network."""
+        return None
+
+    def advance(self) -> Report:
+        """Take `steps_per_call` steps, fewer where the run ends."""
+        wanted = min(self.steps_per_call, self.total - self.steps)
+        returns, lengths = np.empty(wanted), np.empty(wanted, np.int64)
+        taken = ended = 0
+        while taken < wanted:
+            self._draw()
+            n, e = self._stretch.run(self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:])
+            taken, ended = taken + n, ended + e
+        self.steps += taken
+        self.updates += taken
+        over = Ended(torch.ones(ended, dtype=torch.bool), torch.from_numpy(returns[:ended]), torch.from_numpy(lengths[:ended]))
+        return Report(over, self.learner.metrics(self.loop.state))
+
+    def _draw(self) -> None:
+        """Fill the noise up where a stretch would end early; what is left comes first, so that no number is lost."""
+        uniform, taken = self._noise
+        left = len(uniform) - int(taken[0])
+        if left < self._most_draws:
+            uniform[:left] = uniform[len(uniform) - left :]
+            fresh = torch.rand(len(uniform) - left, dtype=torch.float64, generator=self.streams["action"])
+            uniform[left:] = fresh.numpy()
+            taken[0] = 0
+
+    def _set_state(self, state: Any) -> None:
+        self.loop = Loop(state, None, None, None)
+        self._table = map_tree(Tensor.numpy, state)  # the same memory
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Counters, the tables, the random numbers drawn and not yet taken, and where the episode stands."""
+        tensors = named_leaves(self.loop, "loop") | named_leaves(self.streams.snapshot(), "streams")
+        tensors |= named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._stretch.snapshot()
+        return {"steps": self.steps, "updates": self.updates}, tensors
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint, bit for bit.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit this run.
+            EnvironmentFault: the environment could not be brought back to where it was.
+        """
+        counters = checkpoint.values["driver"]
+        self.steps, self.updates = counters["steps"], counters["updates"]
+        self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
+        noise = map_tree(torch.from_numpy, self._noise)
+        self._noise = map_tree(Tensor.numpy, restore_tree(noise, checkpoint.tensors("noise"), "noise"))
+        self._set_state(restore_tree(self.loop, checkpoint.tensors("loop"), "loop").state)
+        self._stretch.restore(checkpoint)
+
+
+class SampledStretch:
+    """Steps of a known MDP, sampled in one call."""
+
+    def __init__(self, learner: TabularLearner, mdp: FiniteMDP, engine: Engine):
+        self._config = learner.numbers
+        self._world = World.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
+        self._place = Place(np.array(0), np.array(-1), np.array(0), np.array(0.0))
+        loop = plain_loop if engine.mode == "eager" else compiled_loop
+        self._loop = loop(learner.begin, learner.learn)
+
+    def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
+        """See `sampling.make_loop`."""
+        return self._loop(self._config, table, self._world, self._place, noise, steps, draws, returns, lengths)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Where the episode under way stands."""
+        return named_leaves(map_tree(torch.from_numpy, self._place), "place")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stand there again."""
+        place = map_tree(torch.from_numpy, self._place)
+        self._place = map_tree(Tensor.numpy, restore_tree(place, checkpoint.tensors("place"), "place"))
+
+
+class SteppedStretch:
+    """Steps of an environment whose dynamics are not known."""
+
+    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int):
+        self._env, self._config = env.env, learner.numbers
+        if not isinstance(self._env, GymEnv) or env.num_envs != 1:
+            raise UsageError(
+                "a tabular learner acts in one environment of this process: num_envs must be 1, and backend not subprocess"
+            )
+        self._transforms = env.transforms
+        self._one_number = isinstance(self._env.observation_space, Discrete)
+        plain = engine.mode == "eager"
+        self._begin: Callable[..., int] = learner.begin.py_func if plain else learner.begin
+        self._learn: Callable[..., int] = learner.learn.py_func if plain else learner.learn
+        self._env.reset(seed)
+        self._obs, self._action = self._seen(), -1
+
+    def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
+        """As `sampling.make_loop`, with the environment's own steps."""
+        env, config, learn = self._env, self._config, self._learn
+        obs, action, ended, taken, last = self._obs, self._action, 0, 0, len(noise.uniform) - draws
+        while taken < steps and noise.taken[0] <= last:
+            if action < 0:
+                action = self._begin(config, table, obs, noise)
+            reward, terminated, truncated = env.step_one(action)
+            next_obs = self._seen()
+            taken += 1
+            table.steps[()] += 1
+            action = learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise)
+            obs = next_obs
+            if terminated or truncated:
+                returns[ended], lengths[ended] = env.restart_one()
+                obs, action, ended = self._seen(), -1, ended + 1
+        self._obs, self._action = obs, action
+        return taken, ended
+
+    def _seen(self) -> int:
+        """The present observation as a row of the table."""
+        if self._one_number:
+            return int(self._env.present[0][0])
+        return int(self._transforms[0].observe((), self._env.observe())[0])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The environment's past, and what is done next."""
+        return named_leaves(self._env.snapshot(), "env") | {"place/action": torch.tensor(self._action)}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Repeat that past."""
+        names = [name for name in checkpoint.names() if name.startswith("env/")]
+        self._env.restore(nest({name.removeprefix("env/"): checkpoint.read(name) for name in names}))
+        self._obs, self._action = self._seen(), int(checkpoint.read("place/action"))
