@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from bellgrad.core.errors import UsageError
@@ -107,12 +108,10 @@ class _Loopless:
     group: Ints
     pairs: Mask
 
-    def backup(self, value: Floats, reward: Floats | float, pairs: Mask) -> Floats:
+    def backup(self, value: Floats, reward: Floats, pairs: Mask) -> Floats:
         """`max r + E[value]` over the pairs of `pairs [S, A]` that a state's group has, 0 where it has none: `[S]`."""
-        q = np.where(pairs, reward + (self.mdp.transition @ value).reshape(pairs.shape), -np.inf)
-        best = np.full(len(value), -np.inf)
-        np.maximum.at(best, self.group, q.max(axis=1))
-        return np.where(best > -np.inf, best, 0.0)[self.group]
+        mdp = self.mdp
+        return _best_of_group(mdp.offset, mdp.continuing, mdp.next_state, reward, pairs, self.group, value)
 
     @property
     def closed(self) -> Mask:
@@ -120,6 +119,20 @@ class _Loopless:
         open_ = np.zeros(len(self.group), dtype=bool)
         open_[self.group[self.pairs.any(axis=1)]] = True
         return ~open_[self.group]
+
+
+@numba.njit(cache=True)
+def _best_of_group(offset, continuing, next_state, reward, pairs, group, value):
+    states, actions = pairs.shape
+    best = np.full(states, -np.inf)
+    for state in range(states):
+        for action in range(actions):
+            if pairs[state, action]:
+                pair, q = state * actions + action, reward[state, action]
+                for k in range(offset[pair], offset[pair + 1]):
+                    q += continuing[k] * value[next_state[k]]
+                best[group[state]] = max(best[group[state]], q)
+    return np.where(best > -np.inf, best, 0.0)[group]
 
 
 def _collapse(mdp: FiniteMDP) -> _Loopless:
@@ -176,9 +189,9 @@ def _longest_way(loopless: _Loopless, value: Floats, best: Floats, near: float, 
     pairs = loopless.pairs & (q_from_value(mdp, value, 1.0) >= best[:, None] - near)
     if (end_components(mdp, pairs, loopless.group)[0] >= 0).any():
         return math.inf
-    steps = np.zeros(mdp.num_states)
+    steps, one_each = np.zeros(mdp.num_states), np.ones(pairs.shape)
     for _ in range(max_sweeps):
-        more = loopless.backup(steps, 1.0, pairs)
+        more = loopless.backup(steps, one_each, pairs)
         added = float((more - steps).max())
         if added <= 0.1:
             return float(steps.max()) / (1 - added)
