@@ -26,6 +26,7 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, Batch, EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
+from bellgrad.data.replay import RANGES as REPLAY_RANGES
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import MLP, Spec, check_spec
@@ -89,8 +90,7 @@ class DQN:
         check_optimiser(self.optimizer)
         check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), epsilon_initial=(0, 1), epsilon_final=(0, 1), tau=(0, 1))
-        check_range(self, epsilon_steps=(1, 1e12), buffer_size=(1, 1e10), learning_starts=(0, 1e12), batch_size=(1, 1e7))
-        check_range(self, update_period=(1, 1e9), updates_per_period=(1, 1e6), target_period=(1, 1e12))
+        check_range(self, epsilon_steps=(1, 1e12), target_period=(1, 1e12), **REPLAY_RANGES)
         check_range(self, max_grad_norm=(0, math.inf), max_grad_value=(0, math.inf))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> DQNLearner:

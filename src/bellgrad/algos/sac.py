@@ -26,12 +26,13 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, Batch, EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
+from bellgrad.data.replay import RANGES as REPLAY_RANGES
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.distributions import SquashedGaussian
 from bellgrad.ops.grads import value_and_grad
-from bellgrad.ops.losses import sac_actor_loss
+from bellgrad.ops.losses import sac_actor_loss, sac_temperature_loss
 from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.targets import soft_q_target
@@ -80,9 +81,7 @@ class SAC:
         check_optimiser(self.optimizer)
         check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), tau=(1e-12, 1), temperature=(1e-12, 1e6))
-        check_range(self, buffer_size=(1, 1e10), learning_starts=(0, 1e12), batch_size=(1, 1e7), target_period=(1, 1e12))
-        check_range(self, update_period=(1, 1e9), updates_per_period=(1, 1e6))
-        check_range(self, target_entropy=(-1e9, 1e9))
+        check_range(self, target_period=(1, 1e12), target_entropy=(-1e9, 1e9), **REPLAY_RANGES)
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SACLearner:
         """Join these hyper-parameters to an environment; no schedule here depends on the planned `steps`."""
@@ -177,7 +176,11 @@ class SACLearner:
 
         log_alpha, alpha_optimizer = state.log_alpha, state.alpha_optimizer
         if c.learn_temperature:
-            grads = {"value": -(logprob + self.target_entropy).mean()}  # J_alpha is linear in log(alpha)
+
+            def temperature_loss(log_alpha: dict[str, Tensor]) -> Tensor:
+                return sac_temperature_loss(log_alpha["value"], logprob, self.target_entropy)
+
+            _, grads = value_and_grad(temperature_loss)(log_alpha)
             log_alpha, alpha_optimizer = c.optimizer.step(log_alpha, grads, alpha_optimizer, c.learning_rate)
 
         updates = state.updates + 1

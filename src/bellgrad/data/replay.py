@@ -23,6 +23,13 @@ from bellgrad.data.memory import available_bytes
 
 FRAME_BYTES = 1024  # a uint8 observation of this size or more is kept once
 LARGEST = 2**24  # transitions that a float32 uniform number can tell apart
+RANGES = {  # of the hyper-parameters that every algorithm with a replay has
+    "buffer_size": (1, 1e10),
+    "learning_starts": (0, 1e12),
+    "batch_size": (1, 1e7),
+    "update_period": (1, 1e9),
+    "updates_per_period": (1, 1e6),
+}
 KEPT_DTYPES = {name: getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")}
 
 
