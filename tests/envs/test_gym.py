@@ -275,7 +275,15 @@ def test_frames_are_pictures_of_every_environment():
         GymEnv(Counter).frames()
 
 
-def test_close_may_be_called_twice():
-    env = GymEnv(Counter)
+def test_close_closes_every_environment_once_however_often_it_is_called():
+    closed = []
+
+    class Closing(Counter):
+        def close(self):
+            closed.append(self)
+
+    env = GymEnv(Closing, 2)
+    envs = list(env.envs)
     env.close()
     env.close()
+    assert closed == envs
