@@ -192,6 +192,60 @@ def test_infinite_horizon_solver_with_gamma_1_is_refused_where_endless_loops_do_
         stochastic_shortest_path(mdp)
 
 
+@st.composite
+def loops(draw):
+    """Few states, rewards -1, 0 and 1, one or two successors, and few ends: loops of every kind."""
+    states, actions = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    paid = draw(st.sampled_from([[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]]))
+    table = {}
+    for s, a in product(range(states), range(actions)):
+        reward = float(rng.choice([-1, 0, 1], p=paid))
+        successors = rng.integers(END if rng.random() < 0.4 else 0, states, size=rng.integers(1, 3))
+        table[s, a] = [(1 / len(successors), int(successor), reward) for successor in successors]
+    return small(table)
+
+
+def value_until_the_end(mdp, policy):
+    """`[S]` by a dense solve, -inf where the policy may go on for ever; where nothing but free steps can follow is an end too.
+
+    None where it may go on for ever without a loss, on steps that are not all free.
+    """
+    transition, reward = dense(mdp)
+    eye, lasting = np.eye(mdp.num_states), 2 * mdp.num_states
+    ways = np.linalg.matrix_power(eye + transition.max(axis=1), lasting) > 0
+    free = ((reward == 0) & (mdp.ending == 0)).all(axis=1)
+    chain, income = np.einsum("sa,sat->st", policy, transition), (policy * reward).sum(axis=1)
+    chain[[free[row].all() for row in ways]] = 0
+    reach = np.linalg.matrix_power(eye + chain, lasting) > 0
+    ends = np.array([(chain[row].sum(axis=1) < 1 - 1e-9).any() for row in reach])
+    for state in np.flatnonzero(~ends):
+        recurs = reach[state] & reach[:, state]
+        if (reach[state] == recurs).all() and income[recurs].any():
+            visits = np.linalg.matrix_power((eye + chain) / 2, 2**20)[state]
+            if visits @ income > -1e-9:
+                return None
+    sure = np.array([ends[row].all() for row in reach])
+    value = np.full(mdp.num_states, -np.inf)
+    value[sure] = np.linalg.solve((eye - chain)[sure][:, sure], income[sure])
+    return value
+
+
+@settings(max_examples=100, deadline=None)
+@given(loops())
+def test_what_is_refused_and_what_is_solved_is_so_by_enumeration(mdp):
+    """Refused: a policy can loop without a loss, not all for free, or a state has no way to an end. Else the best that ends."""
+    values = [value_until_the_end(mdp, policy) for policy in deterministic_policies(mdp)]
+    if any(value is None for value in values) or np.isinf(np.max(values, axis=0)).any():
+        with pytest.raises(UsageError, match=r"from state \d"):
+            stochastic_shortest_path(mdp)
+    else:
+        solution, expected = stochastic_shortest_path(mdp), np.max(values, axis=0)
+        assert solution.converged
+        assert np.abs(solution.value - expected).max() <= solution.error_bound + 1e-12
+        np.testing.assert_allclose(value_until_the_end(mdp, solution.policy), expected, atol=1e-6)
+
+
 def test_sweeps_are_reported_and_too_few_of_them_prove_nothing():
     seen = []
     solution = stochastic_shortest_path(frozen_lake(), max_iterations=7, on_sweep=lambda i, value: seen.append((i, value)))
