@@ -89,12 +89,14 @@ def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_ite
     _check(mdp)
     states = np.arange(mdp.num_states)
     action = q_from_value(mdp, np.zeros(mdp.num_states), 1.0).argmax(axis=1)
-    for iteration in range(1, max_iterations + 1):  # noqa: B007  # the solution counts them
+    iteration = 0
+    while True:
         bias, action = _evaluate(mdp, action)
+        iteration += 1
         q = q_from_value(mdp, bias, 1.0)
         held = q[states, action]
         better = q.max(axis=1) > held + TIE * np.maximum(1, np.abs(held))
-        if not better.any():
+        if not better.any() or iteration == max_iterations:
             break
         action = np.where(better, q.argmax(axis=1), action)
     return _solution(mdp, bias, "average_policy_iteration", iteration, tolerance)
@@ -141,10 +143,10 @@ def _evaluate(mdp: FiniteMDP, action: Ints) -> tuple[Floats, Ints]:
 
 def _gain_and_bias(chain: sparse.csr_array, reward: Floats) -> tuple[float, Floats]:
     """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain takes the place of the unknown `h(0)`."""
-    equations = (sparse.eye_array(len(reward)) - chain).tolil()
-    equations[:, [0]] = 1.0
-    solution = np.atleast_1d(spsolve(equations.tocsc(), reward))
-    return float(solution[0]), np.concatenate([[0.0], solution[1:]])
+    states = len(reward)
+    equations = (sparse.eye_array(states, format="csc") - chain)[:, 1:]
+    gain, *bias = spsolve(sparse.hstack([np.ones((states, 1)), equations], format="csc"), reward)
+    return float(gain), np.array([0.0, *bias])
 
 
 def _closed_classes(chain: sparse.csr_array) -> list[Ints]:

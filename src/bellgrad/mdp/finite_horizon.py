@@ -15,10 +15,10 @@ from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import as_policy, check_gamma, greedy_policy, q_from_value, value_from_q
 from bellgrad.mdp.solution import Solution
 
-OnSweep = Callable[[int, Floats], None]
 
-
-def backward_induction(mdp: FiniteMDP, horizon: int, *, gamma: float = 1.0, on_sweep: OnSweep | None = None) -> Solution:
+def backward_induction(
+    mdp: FiniteMDP, horizon: int, *, gamma: float = 1.0, on_sweep: Callable[[int, Floats], None] | None = None
+) -> Solution:
     """The best that can be had within `horizon` steps, and how, for every number of steps that is left.
 
     Guarantee: exact but for rounding. An outcome that ends the episode is worth its reward and nothing after.

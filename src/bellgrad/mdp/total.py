@@ -28,12 +28,11 @@ import numba
 import numpy as np
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.average import STEP
 from bellgrad.mdp.components import Mask, edges, end_components, way_to
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import TIE, greedy_policy, q_from_value
 from bellgrad.mdp.solution import Solution
-
-STEP = 0.75  # of a change of value: less than 1, so that periodic loops settle too
 
 
 def stochastic_shortest_path(
