@@ -20,7 +20,7 @@ import torch
 import bellgrad
 from bellgrad.core.errors import CheckpointError
 from bellgrad.training import checkpoint as module
-from bellgrad.training import files
+from bellgrad.training import files, tensor_files
 from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 
 VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, None, True]}}
@@ -46,7 +46,7 @@ def saved(tmp_path) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "SHARD_BYTES", 64)
+    monkeypatch.setattr(tensor_files, "SHARD_BYTES", 64)
 
 
 def rewrite(folder: Path, change) -> None:
@@ -89,7 +89,7 @@ def test_non_finite_values_come_back(tmp_path):
     assert values["low"] == float("-inf") and values["nan"] != values["nan"]
 
 
-@pytest.mark.parametrize("dtype", module._DTYPE_NAMES, ids=str)
+@pytest.mark.parametrize("dtype", tensor_files.DTYPES.values(), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (0, 5), (7,), (5, 3), (50, 2, 2)], ids=str)
 def test_every_bit_of_every_dtype_and_shape_comes_back(tmp_path, small_shards, dtype, shape):
     generator = torch.Generator().manual_seed(1)
@@ -235,7 +235,7 @@ def test_an_unreadable_disk_is_a_refusal(saved, monkeypatch):
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(module.hashlib, "file_digest", broken)
+    monkeypatch.setattr(tensor_files.hashlib, "file_digest", broken)
     with pytest.raises(CheckpointError, match=r"tensors-00000.*Input/output error"):
         Checkpoint.open(saved)
 
@@ -646,11 +646,11 @@ def run_script(text: str, *arguments: object) -> str:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from bellgrad.training import checkpoint as module
+from bellgrad.training import tensor_files
 from bellgrad.training.checkpoint import open_latest, prune, save_checkpoint
 
 root = Path(sys.argv[1])
-module.SHARD_BYTES = 2**13
+tensor_files.SHARD_BYTES = 2**13
 
 def save(step, attempt):
     save_checkpoint(root, step, {"try": attempt}, {"x": torch.full((2**12,), float(attempt))})

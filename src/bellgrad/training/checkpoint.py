@@ -8,10 +8,7 @@ A checkpoint is the folder `step-N`:
 | `manifest.sha256` | SHA-256 of `manifest.json`, in the form that `sha256sum -c` reads |
 | `tensors-00000.safetensors`, ... | the tensors; a large one is split by rows over several files, small ones share a file |
 
-The manifest determines each file's safetensors header to the byte. The reader therefore parses no header: it computes the one
-that must be there and compares. Nothing that is loaded can run code.
-
-Source: the format of the tensor files is https://github.com/huggingface/safetensors#format.
+Nothing that is loaded can run code: the manifest is JSON, and the tensors' bytes lie where it says (`tensor_files.py`).
 """
 
 import fcntl
@@ -22,12 +19,11 @@ import os
 import re
 import secrets
 import shutil
-import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,137 +33,29 @@ from bellgrad.training.files import (
     JSON_LIMIT,
     fsync_folder,
     make_folder,
-    open_regular,
     parse_json,
     read_bytes,
     readable,
     reason,
     write_synced,
 )
+from bellgrad.training.tensor_files import (
+    DTYPES,
+    FILE_NAME,
+    Entry,
+    Place,
+    file_bytes,
+    layout_of,
+    places_of,
+    plan_files,
+    read_part,
+    verify_file,
+)
 
 VERSION = 1
-SHARD_BYTES = 64 * 2**20
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
 _TEMPORARY = ".tmp-"
 _FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})(\.old)?")
-_TENSOR_FILE = re.compile(r"tensors-[0-9]{5}\.safetensors")
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-class _Entry(NamedTuple):
-    """Where a tensor lies: `rows` rows of it in each of `files`, fewer in the last. A scalar is one row."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    rows: int
-    files: tuple[str, ...]
-
-    @property
-    def total_rows(self) -> int:
-        return self.shape[0] if self.shape else 1
-
-
-class _Part(NamedTuple):
-    """Consecutive rows of one tensor in one file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    first_row: int
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
-
-
-class _Place(NamedTuple):
-    """A part and where it lies: its file, and the byte there at which it begins."""
-
-    file: str
-    offset: int
-    part: _Part
-
-
-def _plan(tensors: Mapping[str, Tensor]) -> dict[str, _Entry]:
-    """Decide which files hold which tensor: at most a shard each, except where a single row is larger."""
-    entries: dict[str, _Entry] = {}
-    count = filled = 0  # files opened so far, and the bytes in the last of them
-    for name, tensor in tensors.items():
-        if name == "__metadata__" or tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
-            raise CheckpointError(f"tensor {name!r} ({tensor.dtype}, {tensor.layout}) cannot be saved in a checkpoint")
-        size = tensor.numel() * tensor.element_size()
-        shape = tuple(tensor.shape)
-        total = shape[0] if shape else 1
-        rows = max(1, total if size <= SHARD_BYTES else SHARD_BYTES * total // size)
-        shards = max(1, -(-total // rows))
-        if count == 0 or shards > 1 or filled + size > SHARD_BYTES:
-            count, filled = count + shards, 0
-        filled = SHARD_BYTES if shards > 1 else filled + size
-        files = tuple(f"tensors-{i:05}.safetensors" for i in range(count - shards, count))
-        entries[name] = _Entry(_DTYPE_NAMES[tensor.dtype], shape, rows, files)
-    return entries
-
-
-def _layout(entries: Mapping[str, _Entry]) -> dict[str, list[_Part]]:
-    """The parts in each file, in the order of their bytes."""
-    layout: dict[str, list[_Part]] = {}
-    for name, entry in entries.items():
-        for i, file in enumerate(entry.files):
-            first = i * entry.rows
-            shape = (min(entry.rows, entry.total_rows - first), *entry.shape[1:]) if entry.shape else ()
-            layout.setdefault(file, []).append(_Part(name, entry.dtype, shape, first))
-    return layout
-
-
-def _places(layout: Mapping[str, list[_Part]]) -> dict[str, list[_Place]]:
-    """Where the parts of every tensor are, by the tensor's name."""
-    places: dict[str, list[_Place]] = {}
-    for file, parts in layout.items():
-        offset = len(_header(parts))
-        for part in parts:
-            places.setdefault(part.name, []).append(_Place(file, offset, part))
-            offset += part.nbytes
-    return places
-
-
-def _header(parts: list[_Part]) -> bytes:
-    """What a safetensors file with these parts begins with: the length of a JSON object (8 bytes), and the object."""
-    described, offset = {}, 0
-    for part in parts:
-        described[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [offset, offset + part.nbytes]}
-        offset += part.nbytes
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _raw(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor."""
-    flat = tensor.reshape(-1).as_strided((tensor.numel(),), (1,))  # a tensor of one item or none may have any stride
-    return memoryview(flat.view(torch.uint8).numpy())
-
-
-def _file_bytes(parts: list[_Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    yield _header(parts)
-    for part in parts:
-        tensor = tensors[part.name].detach()
-        rows = tensor[part.first_row : part.first_row + part.shape[0]] if part.shape else tensor
-        yield _raw(rows.cpu().contiguous())
 
 
 def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -191,7 +79,7 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
     folder = root / f"step-{step}"
     if not _FOLDER.fullmatch(folder.name):
         raise CheckpointError(f"a checkpoint's step must be an integer, 0 or more, not {step!r}")
-    entries = _plan(tensors)
+    entries = plan_files(tensors)
     described = {name: entry._asdict() for name, entry in entries.items()}
     manifest = {"version": VERSION, "step": step, "values": dict(values), "tensors": described, "files": {}}
     json.dumps(manifest)  # values that JSON cannot hold raise here, before the disk is touched
@@ -204,8 +92,8 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
         try:
             with suppress(OSError):  # a network disk may know no locks
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that the writer lives: see _sweep
-            for file, parts in _layout(entries).items():
-                size, digest = write_synced(temporary / file, _file_bytes(parts, tensors))
+            for file, parts in layout_of(entries).items():
+                size, digest = write_synced(temporary / file, file_bytes(parts, tensors))
                 manifest["files"][file] = {"size": size, "sha256": digest}
             text = json.dumps(manifest, indent=1).encode()
             if len(text) > JSON_LIMIT:
@@ -341,8 +229,8 @@ class Checkpoint:
     path: Path
     step: int
     values: dict[str, Any]
-    _entries: dict[str, _Entry] = field(repr=False)
-    _places: dict[str, list[_Place]] = field(repr=False)
+    _entries: dict[str, Entry] = field(repr=False)
+    _places: dict[str, list[Place]] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
@@ -366,10 +254,10 @@ class Checkpoint:
         if present != expected:
             odd = min(present ^ expected)
             raise CheckpointError(f"{path / odd} " + ("does not belong to the checkpoint" if odd in present else "is missing"))
-        layout = _layout(entries)
+        layout = layout_of(entries)
         for file, (size, digest) in files.items():
-            _verify_file(path / file, layout[file], size, digest)
-        return cls(path, step, values, entries, _places(layout))
+            verify_file(path / file, layout[file], size, digest)
+        return cls(path, step, values, entries, places_of(layout))
 
     def names(self) -> list[str]:
         """The names of the tensors, in the order in which they were saved."""
@@ -391,7 +279,7 @@ class Checkpoint:
         """
         entry = self._entry(name)
         # Memory of PyTorch's own and not of the file: the bits of a matrix product may depend on alignment.
-        out = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        out = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         self.read_into(name, out)
         return out
 
@@ -406,7 +294,7 @@ class Checkpoint:
             CheckpointError: there is no such tensor, `out` does not fit it, or its file changed since it was verified.
         """
         entry = self._entry(name)
-        shape, dtype = entry.shape, _DTYPES[entry.dtype]
+        shape, dtype = entry.shape, DTYPES[entry.dtype]
         fits = out.dim() == len(shape) and tuple(out.shape[1:]) == shape[1:] and (not shape or out.shape[0] >= shape[0])
         if out.dtype != dtype or not fits:
             raise CheckpointError(
@@ -416,7 +304,7 @@ class Checkpoint:
             target = out.detach()[part.first_row : part.first_row + part.shape[0]] if shape else out.detach()
             direct = target.device.type == "cpu" and target.is_contiguous()
             memory = target if direct else torch.empty(part.shape, dtype=dtype)
-            _read_exactly(self.path / file, offset, _raw(memory))
+            read_part(self.path / file, offset, memory)
             if not direct:
                 target.copy_(memory)
 
@@ -424,37 +312,13 @@ class Checkpoint:
         """Every tensor whose name begins with `prefix`, by its full name."""
         return {name: self.read(name) for name in self._entries if name.startswith(prefix)}
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         if name not in self._entries:
             raise CheckpointError(f"checkpoint {self.path} has no tensor {name!r}")
         return self._entries[name]
 
 
-def _read_exactly(path: Path, offset: int, memory: memoryview) -> None:
-    with readable(path), open_regular(path) as file:
-        file.seek(offset)
-        done = 0
-        while done < len(memory):  # one read gives at most 2 GiB
-            count = file.readinto(memory[done:])
-            if not count:
-                raise CheckpointError(f"{path} has become shorter since it was verified")
-            done += count
-
-
-def _verify_file(path: Path, parts: list[_Part], size: int, digest: str) -> None:
-    header = _header(parts)
-    with readable(path), open_regular(path) as file:
-        actual = os.fstat(file.fileno()).st_size
-        if actual != size:
-            raise CheckpointError(f"{path} has {actual} bytes, the manifest says {size}")
-        if size != len(header) + sum(part.nbytes for part in parts) or file.read(len(header)) != header:
-            raise CheckpointError(f"{path} does not hold the tensors that the manifest lists")
-        file.seek(0)
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the manifest's")
-
-
-def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dict[str, _Entry], dict[str, tuple[int, str]]]:
+def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dict[str, Entry], dict[str, tuple[int, str]]]:
     """Check a decoded manifest.
 
     Returns:
@@ -483,16 +347,16 @@ def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dic
 
     files: dict[str, tuple[int, str]] = {}
     for name, described in manifest["files"].items():
-        require(_TENSOR_FILE.fullmatch(name) is not None, f"file name {name!r}")
+        require(FILE_NAME.fullmatch(name) is not None, f"file name {name!r}")
         require(isinstance(described, dict) and described.keys() == {"size", "sha256"}, f"file {name!r}")
         require(is_count(described["size"]) and isinstance(described["sha256"], str), f"file {name!r}")
         files[name] = (described["size"], described["sha256"])
 
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     for name, described in manifest["tensors"].items():
-        require(isinstance(described, dict) and described.keys() == set(_Entry._fields), f"tensor {name!r}")
-        dtype, shape, rows, parts = (described[field] for field in _Entry._fields)
-        require(isinstance(dtype, str) and dtype in _DTYPES, f"dtype of tensor {name!r}")
+        require(isinstance(described, dict) and described.keys() == set(Entry._fields), f"tensor {name!r}")
+        dtype, shape, rows, parts = (described[field] for field in Entry._fields)
+        require(isinstance(dtype, str) and dtype in DTYPES, f"dtype of tensor {name!r}")
         require(isinstance(shape, list) and len(shape) <= 64 and all(map(is_count, shape)), f"shape of tensor {name!r}")
         # Counting empty axes as 1: the strides of an empty tensor must not overflow either.
         require(is_count(math.prod(max(axis, 1) for axis in shape) * 8), f"size of tensor {name!r}")
@@ -501,7 +365,7 @@ def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dic
             isinstance(parts, list) and all(isinstance(file, str) and file in files for file in parts),
             f"files of tensor {name!r}",
         )
-        entry = _Entry(dtype, tuple(shape), rows, tuple(parts))
+        entry = Entry(dtype, tuple(shape), rows, tuple(parts))
         require(len(set(parts)) == len(parts) == max(1, -(-entry.total_rows // rows)), f"files of tensor {name!r}")
         entries[name] = entry
     require({file for entry in entries.values() for file in entry.files} == set(files), "a file that holds no tensor")
