@@ -146,7 +146,7 @@ def make_single(env: EnvLike, max_episode_steps: int | None = None, env_kwargs: 
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps = {max_episode_steps} must be 1 or more")
     kwargs = env_kwargs or {}
-    target = _resolve(env)
+    target = resolve(env)
     try:
         if isinstance(target, str):
             make = partial(gymnasium.make, target, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
@@ -234,8 +234,12 @@ def _can_be_made(spec: Any) -> bool:
     return spec.entry_point is not None and not moved and not spec.id.startswith("GymV")
 
 
-def _resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
-    """A registered id, or something to call."""
+def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
+    """A registered id, or something to call.
+
+    Raises:
+        UsageError: neither, or a module that cannot be imported.
+    """
     if isinstance(env, gymnasium.Env):
         raise UsageError("give the environment's class, or a function that makes one: a batch needs several environments")
     if not isinstance(env, str):
