@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from numba import njit
 from torch import Tensor
 
 from bellgrad.core import rng
-from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.errors import UsageError, check_range, check_types, unknown
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.tree import Tree
 
@@ -46,21 +46,34 @@ class Tabular:
 
 
 @dataclass(frozen=True)
-class Control(Tabular):
-    """Fields of the learners that improve their own behaviour.
+class StepSize(Tabular):
+    """Fields of the learners that move an estimate a part of the way to its target.
 
     Attributes:
-        alpha: step size of the first visit to a state-action pair, in (0, 1].
-        alpha_power: the step size of a pair's n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5 and up to 1
-            meets the conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the plain mean.
+        alpha: step size of the first visit to what is updated, a state or a state-action pair, in (0, 1].
+        alpha_power: the step size of its n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5 and up to 1 meets the
+            conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the plain mean.
+    """
+
+    alpha: float = 0.1
+    alpha_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, alpha=(1e-12, 1), alpha_power=(0, 1))
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy(Tabular):
+    """Fields of the learners that act by their values, and now and then at random.
+
+    Attributes:
         epsilon_initial: chance of a uniform action at the start, in [0, 1].
         epsilon_final: the same at the end.
         epsilon_fraction: of the planned steps, over which it falls linearly, in [0, 1].
         initial_value: what an unvisited pair is worth; above the truth it makes the learner try everything.
     """
 
-    alpha: float = 0.1
-    alpha_power: float = 0.0
     epsilon_initial: float = 1.0
     epsilon_final: float = 0.05
     epsilon_fraction: float = 0.5
@@ -68,8 +81,49 @@ class Control(Tabular):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, alpha=(1e-12, 1), alpha_power=(0, 1))
         check_range(self, epsilon_initial=(0, 1), epsilon_final=(0, 1), epsilon_fraction=(0, 1), initial_value=(-1e12, 1e12))
+
+
+@dataclass(frozen=True)
+class Control(EpsilonGreedy, StepSize):
+    """Fields of the learners that improve their own behaviour step by step."""
+
+
+@dataclass(frozen=True)
+class Prediction(Tabular):
+    """Fields of the learners that evaluate a given policy.
+
+    Attributes:
+        policy: what is evaluated: `uniform` over the legal actions, or a row of probabilities for each state, `[S][A]`.
+        initial_value: what an unvisited state is worth.
+    """
+
+    policy: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
+    initial_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, initial_value=(-1e12, 1e12))
+        object.__setattr__(self, "policy", as_rows("policy", self.policy))
+
+
+def as_rows(name: str, policy: Any) -> Any:
+    """A policy as a field keeps it: `uniform`, or any `[S, A]` table as nested tuples.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(policy, str):
+        if policy != "uniform":
+            raise unknown(name, policy, ["uniform"])
+        return policy
+    try:
+        table = np.asarray(policy, dtype=np.float64)
+    except (TypeError, ValueError):
+        table = np.empty(0)
+    if table.ndim != 2:
+        raise UsageError(f"{name} must be 'uniform' or a row of probabilities for each state")
+    return tuple(map(tuple, table.tolist()))
 
 
 # ------------------------------------------------------------------------------------------------------ compiled parts
@@ -137,12 +191,40 @@ def behave(config, table, obs, noise):
     return epsilon_greedy(table.q[obs], table.legal[obs], epsilon_at(config, table.steps[()]), draw(noise))
 
 
+@njit
+def sample(chances, uniform):
+    """The first action whose cumulated chance, of `chances [A]`, is above a uniform number; by rounding, the last with any."""
+    total, chosen = 0.0, -1
+    for action in range(len(chances)):
+        if chances[action] > 0.0:
+            total, chosen = total + chances[action], action
+            if uniform < total:
+                break
+    return chosen
+
+
+@njit
+def follow(config, table, obs, noise):
+    """An action of the given `table.policy`: the `begin` of the learners of a prediction that keep nothing of an episode."""
+    return sample(table.policy[obs], draw(noise))
+
+
 # ------------------------------------------------------------------------------------------------------------- learners
 class QTable(NamedTuple):
     """The tables of a learner of `q` that keeps nothing else."""
 
     q: Tensor  # [S, A] float64
     visits: Tensor  # [S, A] int64
+    legal: Tensor  # [S, A] bool
+    steps: Tensor  # [] int64, environment steps; the sampler advances it
+
+
+class VTable(NamedTuple):
+    """The tables of a learner of the value `v` of a given policy that keeps nothing else."""
+
+    v: Tensor  # [S] float64
+    visits: Tensor  # [S] int64
+    policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps; the sampler advances it
 
@@ -250,3 +332,45 @@ class TabularLearner:
         passed = (noise.double().unsqueeze(-1) >= chance.cumsum(-1)).sum(-1)
         last = chance.shape[-1] - 1 - (chance.flip(-1) > 0).double().argmax(-1)
         return Acted(torch.minimum(passed, last), None, None)
+
+
+class PredictionLearner(TabularLearner):
+    """A learner of the value of a given policy, by which it also acts when it is evaluated."""
+
+    begin: ClassVar[Callable[..., int]] = staticmethod(follow)
+
+    def make_numbers(self) -> np.record:
+        """What the compiled functions read as `config`."""
+        return numbers(self.config)
+
+    def probabilities(self, name: str) -> Tensor:
+        """`[S, A]` float64, the policy in a field of the algorithm.
+
+        Raises:
+            UsageError: its shape is wrong, a row is no distribution, or an illegal action may be chosen.
+        """
+        legal, policy = self.legal(), getattr(self.config, name)
+        if policy == "uniform":
+            return legal.double() / legal.sum(-1, keepdim=True)
+        table = torch.tensor(policy, dtype=torch.float64)
+        what = f"{type(self.config).__name__}.{name}"
+        if table.shape != legal.shape:
+            raise UsageError(f"{what} has shape {tuple(table.shape)}; {self.spec.id} needs {tuple(legal.shape)}")
+        wrong = ~((table >= 0).all(-1) & ((table.sum(-1) - 1).abs() <= 1e-6) & ~((table > 0) & ~legal).any(-1))
+        if wrong.any():
+            state = int(wrong.double().argmax())
+            raise UsageError(f"{what}: the row of state {state}, {policy[state]}, is no distribution over its legal actions")
+        return table
+
+    def init(self, rng: torch.Generator) -> Tree:
+        """Tables before the first step; another set than `VTable` overrides this."""
+        v = torch.full((self.num_states,), self.config.initial_value, dtype=torch.float64)
+        return VTable(v, torch.zeros_like(v, dtype=torch.int64), self.probabilities("policy"), self.legal(), torch.tensor(0))
+
+    def metrics(self, state: Any) -> dict[str, Tensor]:
+        """Nothing beside the episodes' figures."""
+        return {}
+
+    def policy(self, state: Any, explore: bool) -> Tensor:
+        """`[S, A]` float64, the given policy."""
+        return state.policy
