@@ -24,6 +24,7 @@ import tables  # noqa: E402 (benchmarks/tables.py)
 
 import bellgrad as bg  # noqa: E402
 from bellgrad.cli import Parser, build_parser  # noqa: E402
+from bellgrad.core.docs import field_notes  # noqa: E402
 from bellgrad.envs.classic import NATIVE  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
@@ -87,10 +88,7 @@ def _notes(cls: type) -> dict[str, str]:
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         notes |= dict(re.findall(r"^    (\w+): [^#\n]*=[^#\n]*  # (.*)$", inspect.getsource(base), re.MULTILINE))
-    listed = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
-    for name, text in re.findall(r"^    (\w+): (.*(?:\n      .*)*)", listed, re.MULTILINE):
-        notes[name] = " ".join(text.split())
-    return notes
+    return notes | field_notes(cls)
 
 
 def specs(kinds: Mapping[str, type]) -> str:

@@ -1,5 +1,6 @@
 """The Python calls: what a user types after `import bellgrad as bg`."""
 
+import contextlib
 import inspect
 import json
 import re
@@ -15,6 +16,8 @@ from torch import nn
 
 import bellgrad as bg
 from bellgrad import api, cli
+from bellgrad.cli.train import _flag_names
+from bellgrad.mdp.examples import corridor
 from bellgrad.presets import find_preset
 from bellgrad.training.settings import Settings, find_algorithm
 
@@ -211,7 +214,7 @@ def test_every_command_in_the_documentation_is_understood():
         flags, rest = cli._split_algo_flags(words)
         args, left = cli.build_parser().parse_known_args(rest)
         assert not left, words
-        known = cli._flag_names(find_algorithm(args.algo)(), "--algo") if flags else []
+        known = _flag_names(find_algorithm(args.algo)(), "--algo") if flags else []
         assert {flag for flag in flags if flag.startswith("--")} <= {*known, "--algo.help"}, words
         if getattr(args, "preset", None):
             find_preset(args.algo, args.preset)
@@ -228,3 +231,29 @@ def test_the_python_in_the_documentation_runs_or_is_python(tmp_path, monkeypatch
             exec(compile(block, "api.md", "exec"), {})
     for block in code_blocks(ROOT / "docs" / "environments.md", "python"):
         exec(compile(block, "environments.md", "exec"), {"__name__": "example"})
+
+
+def test_an_mdp_is_an_environment(tmp_path):
+    run = bg.train(bg.QLearning(alpha=1.0, gamma=1.0), corridor(), 2_000, out=tmp_path / "run", max_episode_steps=50, **FAST)
+    # The corridor is deterministic, so that a step size of 1 is exact: Q*(R) of its five states.
+    assert bg.load(run).state.q[:, 1].tolist() == [-13, -12, -11, -1, 0]
+
+
+def test_discarding_a_run_spares_what_was_saved_and_what_another_process_trains(run, tmp_path):
+    settings = Settings(DQN, "CartPole-v1", 100)
+    for blocked in (False, True):
+        made = bg.Run.create(settings, tmp_path / f"blocked-{blocked}")
+        with bg.Run.open(made.folder)._lock() if blocked else contextlib.nullcontext():
+            made.discard()
+        assert made.folder.exists() == blocked
+    run.discard()
+    assert run.folder.exists()
+
+
+def test_an_evaluation_that_cannot_be_kept_is_still_given(run, monkeypatch, capsys):
+    def full(path, value):
+        raise bg.CheckpointError("no space")
+
+    monkeypatch.setattr(api, "write_json_atomic", full)
+    assert bg.evaluate(run, episodes=2).episodes == 2
+    assert capsys.readouterr().err == "warning: no space\n"

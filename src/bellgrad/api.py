@@ -2,14 +2,16 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name
+from bellgrad.envs.mdp import to_gymnasium
+from bellgrad.mdp.model import FiniteMDP
 from bellgrad.training.agent import Agent
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_policy
 from bellgrad.training.files import read_json, write_json_atomic
@@ -45,7 +47,7 @@ def train(
 
     Args:
         algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`.
-        env: a registered id, `module:Class`, a Gymnasium class, or a callable that makes an environment.
+        env: a registered id, `module:Class`, a Gymnasium class, a callable that makes an environment, or a `FiniteMDP`.
         steps: environment steps in all.
         seed: of every random stream.
         out: the run's folder; by default a new one under `runs/`.
@@ -57,6 +59,8 @@ def train(
         UsageError: an impossible request.
         EnvironmentFault: the environment broke its contract; the last checkpoint is kept.
     """
+    if isinstance(env, FiniteMDP):
+        env = partial(to_gymnasium, env)
     settings = _settings(algorithm, env, steps, seed, options)
     folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
     is_new = not folder.exists()
@@ -64,8 +68,8 @@ def train(
     try:
         return run.train(progress=progress)
     except UsageError:
-        if is_new and not any(folder.glob("checkpoints/step-*")):
-            shutil.rmtree(folder)  # a request that cannot be met leaves nothing behind
+        if is_new:
+            run.discard()  # a request that cannot be met leaves nothing behind
         raise
 
 
@@ -185,7 +189,10 @@ def evaluate(
     finally:
         batch.close()
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
-    write_json_atomic(opened.folder / "evaluation.json", record)
+    try:
+        write_json_atomic(opened.folder / "evaluation.json", record)
+    except CheckpointError as error:  # of a folder that may only be read: the result is worth more than its copy
+        print(f"warning: {error}", file=sys.stderr)
     return result
 
 

@@ -8,7 +8,7 @@ environment's own reward.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import gymnasium
 import numpy as np
@@ -21,8 +21,10 @@ from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.records import EnvSpec, Step
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree, named_leaves, nest, restore_tree, where
-from bellgrad.mdp.model import FiniteMDP
 from bellgrad.ops.statistics import RunningMoments
+
+if TYPE_CHECKING:
+    from bellgrad.mdp.model import FiniteMDP
 
 
 @dataclass(frozen=True)
@@ -344,8 +346,10 @@ class TransformedEnv:
         return {"env": self.env.snapshot(), "transforms": nest(transforms)}
 
     def restore(self, tree: dict[str, Any]) -> Tree:
-        """Continue from a snapshot; returns the observation to act on next. Where the inner environment cannot, the transforms do:
-        a `reset` then keeps their statistics."""
+        """Continue from a snapshot; returns the observation to act on next.
+
+        Where the inner environment cannot, the transforms do: a `reset` then keeps their statistics.
+        """
         saved = named_leaves(tree.get("transforms", {}))  # a store of tensors drops what holds none
         template = tuple(transform.init(self.num_envs, self.device) for transform in self.transforms)
         self.transform_state = map_tree(torch.clone, restore_tree(template, saved))

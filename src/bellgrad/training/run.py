@@ -5,6 +5,7 @@ import fcntl
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -215,6 +216,12 @@ class Run:
         self.settings = replace(self.settings, steps=steps, target_return=target)
         with self._lock():
             self.save_record(steps=steps, target_return=target, status="interrupted", finished=None)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began; not where something was saved or another process trains in it."""
+        with contextlib.suppress(UsageError), self._lock():
+            if not self._saved():
+                shutil.rmtree(self.folder)
 
     def resume_command(self) -> str:
         """What to type to go on."""
