@@ -5,7 +5,8 @@ A tabular learner is two compiled functions over NumPy tables, changed in place:
     begin(config, table, obs, noise) -> action
         chooses the first action of an episode, and forgets what belongs to the one before;
     learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise) -> action
-        learns from one step and chooses the next action; where the episode ended, the action is ignored.
+        learns from one step and chooses the next action; where the episode ended, the action is ignored. `OUTGREW` instead of
+        an action says that a table is too small for the problem; the learner's `outgrown` then says what to do.
 
 `config` holds the numbers of the algorithm's dataclass by their names, `table` is the algorithm's NamedTuple of arrays (among
 them `steps []`, which the sampler advances before `learn`), `noise` is a `Noise`. The same two functions learn from a compiled
@@ -28,6 +29,8 @@ from bellgrad.core import rng
 from bellgrad.core.errors import UsageError, check_range, check_types, unknown
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.tree import Tree
+
+OUTGREW = -2  # the "action" of a learner that has no room for what it saw; -1 is the sampler's, where no episode is under way
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,25 @@ class Prediction(Tabular):
         object.__setattr__(self, "policy", as_rows("policy", self.policy))
 
 
+@dataclass(frozen=True)
+class WholeEpisodes(Tabular):
+    """Fields of the learners that wait for the end of an episode.
+
+    Attributes:
+        truncated_episodes: what an episode that was cut off teaches. `bootstrap` takes the present estimate of the state where it
+            was cut off for the rest of the return. `exclude` learns nothing from it, so that the estimate is the mean over those
+            episodes that end in time, which are not like the others: only for comparing with books that have no time limits.
+        max_episode_length: environment steps for which there is room; a time limit of the environment's that is lower counts.
+    """
+
+    truncated_episodes: Literal["bootstrap", "exclude"] = "bootstrap"
+    max_episode_length: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, max_episode_length=(1, 1e9))
+
+
 def as_rows(name: str, policy: Any) -> Any:
     """A policy as a field keeps it: `uniform`, or any `[S, A]` table as nested tuples.
 
@@ -152,23 +174,28 @@ def best(q, legal):
 
 
 @njit
-def nth(candidates, n):
-    """The n-th action whose entry of `candidates [A]` is true, counted from 0."""
-    for action in range(len(candidates)):
-        if candidates[action]:
-            if n == 0:
-                return action
-            n -= 1
-    return -1
+def choose(q, legal, least, uniform):
+    """One of the legal actions whose entry of `q [A]` is at least `least`, each equally likely."""
+    count = 0
+    for action in range(len(q)):
+        if legal[action] and q[action] >= least:
+            count += 1
+    left, chosen = int(uniform * count), 0
+    for action in range(len(q)):
+        if legal[action] and q[action] >= least:
+            chosen = action
+            if left == 0:
+                break
+            left -= 1
+    return chosen
 
 
 @njit
 def epsilon_greedy(q, legal, epsilon, uniform):
     """A uniform legal action with chance `epsilon`, else one of the best, each equally likely. One number serves both choices."""
     if uniform < epsilon:
-        return nth(legal, int(uniform / epsilon * legal.sum()))
-    ties = legal & (q == best(q, legal))
-    return nth(ties, int((uniform - epsilon) / (1 - epsilon) * ties.sum()))
+        return choose(q, legal, -np.inf, uniform / epsilon)
+    return choose(q, legal, best(q, legal), (uniform - epsilon) / (1 - epsilon))
 
 
 @njit
@@ -192,6 +219,16 @@ def behave(config, table, obs, noise):
 
 
 @njit
+def expected(q, legal, epsilon):
+    """The mean of `q [A]` under an epsilon-greedy policy."""
+    total, count = 0.0, 0
+    for action in range(len(q)):
+        if legal[action]:
+            total, count = total + q[action], count + 1
+    return epsilon * total / count + (1 - epsilon) * best(q, legal)
+
+
+@njit
 def sample(chances, uniform):
     """The first action whose cumulated chance, of `chances [A]`, is above a uniform number; by rounding, the last with any."""
     total, chosen = 0.0, -1
@@ -207,6 +244,29 @@ def sample(chances, uniform):
 def follow(config, table, obs, noise):
     """An action of the given `table.policy`: the `begin` of the learners of a prediction that keep nothing of an episode."""
     return sample(table.policy[obs], draw(noise))
+
+
+@njit
+def begin_episode(episode):
+    """Forget the episode before."""
+    episode.length[()] = 0
+    episode.number[()] += 1
+
+
+@njit
+def remember(episode, obs, action, reward, seen):
+    """Note a step, and whether it is the episode's first visit: `seen [1]` is the number of the last episode that visited.
+
+    False where there is no room left.
+    """
+    t = episode.length[()]
+    if t == len(episode.obs):
+        return False
+    episode.obs[t], episode.action[t], episode.reward[t] = obs, action, reward
+    episode.first[t] = seen[0] != episode.number[()]
+    seen[0] = episode.number[()]
+    episode.length[()] = t + 1
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------- learners
@@ -227,6 +287,30 @@ class VTable(NamedTuple):
     policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps; the sampler advances it
+
+
+class Episode(NamedTuple):
+    """The episode under way, for the learners that wait for its end. `L` is the longest one that there is room for."""
+
+    obs: Tensor  # [L] int64
+    action: Tensor  # [L] int64
+    reward: Tensor  # [L] float64
+    first: Tensor  # [L] bool, whether this is the first visit in this episode
+    length: Tensor  # [] int64, steps so far
+    number: Tensor  # [] int64, episodes begun
+
+    @classmethod
+    def empty(cls, config: WholeEpisodes, spec: EnvSpec) -> Episode:
+        """No step yet."""
+        n = min(config.max_episode_length, spec.max_episode_steps or config.max_episode_length)
+        whole, zero = torch.zeros(n, dtype=torch.int64), torch.tensor(0)
+        return cls(whole, whole.clone(), whole.double(), whole.bool(), zero, zero.clone())
+
+    @staticmethod
+    def outgrown(config: WholeEpisodes, spec: EnvSpec) -> str:
+        """What to do where an episode does not end in time."""
+        return (f"an episode of {spec.id} takes more than {config.max_episode_length:,} steps: raise max_episode_length, or cut "
+                "episodes off with max_episode_steps")  # fmt: skip
 
 
 def numbers(config: Any, **derived: float) -> np.record:
