@@ -50,7 +50,7 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
         f"value {digits(mdp.initial @ value)} at the start, {digits(value.min())} to {digits(value.max())} "
         f"over {mdp.num_states:,} states with {mdp.num_actions:,} actions"
     )
-    return "\n".join([*lines, "", _grid(mdp, value, policy) or _table(mdp, value, q, policy)])
+    return "\n".join([*lines, "", _grid(mdp, value, policy) or _table(mdp, value, q, policy, solution.residual)])
 
 
 def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
@@ -75,7 +75,7 @@ def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
     return "\n".join("  ".join(text.rjust(width) for text in texts[row * columns : (row + 1) * columns]) for row in range(rows))
 
 
-def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats) -> str:
+def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats, residual: float) -> str:
     """V, Q, the advantage A = Q - V where the actions are few, and the policy, state by state."""
     names = action_labels(mdp)
     states = first_states(mdp, MAX_ROWS)
@@ -85,7 +85,9 @@ def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats) -> str:
         row = {"state": label, "V": rounded(value[state])}
         row |= {f"Q({name})": rounded(q[state, a]) for a, name in enumerate(names[:MAX_ACTIONS])}
         if len(names) <= 3:
-            row |= {f"A({name})": rounded(q[state, a] - value[state]) for a, name in enumerate(names)}
+            advantage = q[state] - value[state]
+            advantage[np.abs(advantage) <= residual] = 0  # a best action's is but the residual of its state
+            row |= {f"A({name})": rounded(advantage[a]) for a, name in enumerate(names)}
         row["policy"] = ", ".join(names[a] for a in np.flatnonzero(chosen[state]))
         rows.append(row)
     text = markdown_table(rows, list(rows[0])).rstrip("\n")
