@@ -11,7 +11,7 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.tabular.common import draw
+from bellgrad.tabular.common import OUTGREW, draw
 
 LOOP_DRAWS = 2  # uniform numbers that the loop itself takes at most in a step: a first state and an outcome
 
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     """Where the episode under way stands; changed in place."""
 
     obs: np.ndarray  # [] int64
-    action: np.ndarray  # [] int64, what is done next; -1 where no episode is under way
+    action: np.ndarray  # [] int64, what is done next; -1 where no episode is under way, OUTGREW where the learner is out of room
     length: np.ndarray  # [] int64, environment steps
     return_: np.ndarray  # [] float64
 
@@ -68,7 +68,8 @@ def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
 
     Returns:
         A function `(config, table, world, place, noise, steps, draws, returns, lengths) -> (steps taken, episodes ended)`. It
-        stops early when fewer uniform numbers are left than `draws`, what one step may take; `returns` and `lengths` are filled.
+        stops early when fewer uniform numbers are left than `draws`, what one step may take, or the learner is out of room;
+        `returns` and `lengths` are filled.
     """
 
     def loop(config, table, world, place, noise, steps, draws, returns, lengths):
@@ -85,6 +86,8 @@ def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
             table.steps[()] += 1
             action = learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise)
             obs = next_obs
+            if action == OUTGREW:
+                break
             if terminated or truncated:
                 returns[ended], lengths[ended] = return_, length
                 ended, action = ended + 1, -1

@@ -14,7 +14,7 @@ from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.tabular.common import Noise, TabularLearner
+from bellgrad.tabular.common import OUTGREW, Noise, TabularLearner
 from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload
 from bellgrad.training.engine import Engine
@@ -60,7 +60,11 @@ class Tabular(Driver):
         return None
 
     def advance(self) -> Report:
-        """Take `steps_per_call` steps, fewer where the run ends."""
+        """Take `steps_per_call` steps, fewer where the run ends.
+
+        Raises:
+            UsageError: the learner's tables are too small for the problem.
+        """
         wanted = min(self.steps_per_call, self.total - self.steps)
         returns, lengths = np.empty(wanted), np.empty(wanted, np.int64)
         taken = ended = 0
@@ -68,6 +72,8 @@ class Tabular(Driver):
             self._draw()
             n, e = self._stretch.run(self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:])
             taken, ended = taken + n, ended + e
+            if self._stretch.action == OUTGREW:
+                raise UsageError(self.learner.outgrown())
         self.steps += taken
         self.updates += taken
         over = Ended(torch.ones(ended, dtype=torch.bool), torch.from_numpy(returns[:ended]), torch.from_numpy(lengths[:ended]))
@@ -123,6 +129,11 @@ class SampledStretch:
         """See `sampling.make_loop`."""
         return self._loop(self._config, table, self._world, self._place, noise, steps, draws, returns, lengths)
 
+    @property
+    def action(self) -> int:
+        """What is done next; negative as in `sampling.Place`."""
+        return int(self._place.action)
+
     def snapshot(self) -> dict[str, Tensor]:
         """Where the episode under way stands."""
         return named_leaves(map_tree(torch.from_numpy, self._place), "place")
@@ -148,12 +159,12 @@ class SteppedStretch:
         self._begin: Callable[..., int] = learner.begin.py_func if plain else learner.begin
         self._learn: Callable[..., int] = learner.learn.py_func if plain else learner.learn
         self._env.reset(seed)
-        self._obs, self._action = self._seen(), -1
+        self._obs, self.action = self._seen(), -1
 
     def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
         env, config, learn = self._env, self._config, self._learn
-        obs, action, ended, taken, last = self._obs, self._action, 0, 0, len(noise.uniform) - draws
+        obs, action, ended, taken, last = self._obs, self.action, 0, 0, len(noise.uniform) - draws
         while taken < steps and noise.taken[0] <= last:
             if action < 0:
                 action = self._begin(config, table, obs, noise)
@@ -163,10 +174,12 @@ class SteppedStretch:
             table.steps[()] += 1
             action = learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise)
             obs = next_obs
+            if action == OUTGREW:
+                break
             if terminated or truncated:
                 returns[ended], lengths[ended] = env.restart_one()
                 obs, action, ended = self._seen(), -1, ended + 1
-        self._obs, self._action = obs, action
+        self._obs, self.action = obs, action
         return taken, ended
 
     def _seen(self) -> int:
@@ -177,10 +190,10 @@ class SteppedStretch:
 
     def snapshot(self) -> dict[str, Tensor]:
         """The environment's past, and what is done next."""
-        return named_leaves(self._env.snapshot(), "env") | {"place/action": torch.tensor(self._action)}
+        return named_leaves(self._env.snapshot(), "env") | {"place/action": torch.tensor(self.action)}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Repeat that past."""
         names = [name for name in checkpoint.names() if name.startswith("env/")]
         self._env.restore(nest({name.removeprefix("env/"): checkpoint.read(name) for name in names}))
-        self._obs, self._action = self._seen(), int(checkpoint.read("place/action"))
+        self._obs, self.action = self._seen(), int(checkpoint.read("place/action"))
