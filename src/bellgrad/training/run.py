@@ -89,24 +89,23 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
     if s.backend == "subprocess" or s.num_envs != 1:
         raise UsageError(f"{algorithm_name(s.algorithm)} learns in one environment of this process: leave num_envs at 1 and the "
                          "backend at auto or gymnasium")  # fmt: skip
-    options = {"backend": "gymnasium", "max_episode_steps": s.max_episode_steps, "env_kwargs": s.env_kwargs} | options
+    options = {"max_episode_steps": s.max_episode_steps, "env_kwargs": s.env_kwargs} | options | {"backend": "gymnasium"}
     made = make_env(s.env, num_envs=num_envs, **options)
     try:
-        space = made.observation_space
-        env = made if isinstance(made, TransformedEnv) else TransformedEnv(
-            made, () if isinstance(space, Discrete) else (DiscreteStates(s.bins, s.bin_low, s.bin_high),)
-        )  # fmt: skip
+        if not isinstance(made.action_space, Discrete):
+            raise UsageError(f"{algorithm_name(s.algorithm)} learns a table and needs Discrete actions, not {made.action_space}")
+        has_states = isinstance(made.observation_space, Discrete) and s.bins is None
+        env = TransformedEnv(made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high),))
+        mdp = known_dynamics(made.envs[0])
+        if mdp is not None and env.observation_space == Discrete(mdp.num_states):
+            env.mdp = mdp if s.backend in ("auto", "native") else None
+            env.spec = replace(env.spec, legal=None if mdp.legal.all() else mdp.legal)
+        if s.backend == "native" and env.mdp is None:
+            raise UsageError(f"the dynamics of {env.spec.id} are not known; leave the backend at auto")
+        return env
     except BaseException:
         made.close()
         raise
-    mdp = known_dynamics(env.env.envs[0])
-    if mdp is not None and env.observation_space == Discrete(mdp.num_states):
-        env.mdp = mdp if s.backend in ("auto", "native") else None
-        env.spec = replace(env.spec, legal=None if mdp.legal.all() else mdp.legal)
-    if s.backend == "native" and env.mdp is None:
-        env.close()
-        raise UsageError(f"the dynamics of {env.spec.id} are not known; leave the backend at auto")
-    return env
 
 
 class Run:
