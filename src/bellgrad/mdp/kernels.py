@@ -1,5 +1,7 @@
 """Compiled loops over the outcomes of an MDP. Each visits the rows of its arrays in parallel where there are enough of them."""
 
+import heapq
+
 import numba
 import numpy as np
 
@@ -24,3 +26,124 @@ def row_sum(offset, values):
         for k in range(offset[row], offset[row + 1]):
             total[row] += values[k]
     return total
+
+
+@numba.njit(cache=True, parallel=True)
+def lookahead(offset, continuing, next_state, reward, gamma, value, q):
+    """Fill `q [S, A]` with `r(s, a) + gamma * E[value(s')]`, -inf where a pair has no outcomes."""
+    states, actions = reward.shape
+    for state in numba.prange(states):
+        for action in range(actions):
+            first, last = offset[state * actions + action], offset[state * actions + action + 1]
+            expected = 0.0
+            for k in range(first, last):
+                expected += continuing[k] * value[next_state[k]]
+            q[state, action] = reward[state, action] + gamma * expected if last > first else -np.inf
+
+
+@numba.njit(cache=True, parallel=True)
+def sweep(offset, continuing, next_state, reward, gamma, value, action, improve, new):
+    """A backup of every state from `value [S]` into `new [S]`: of the best action, kept in `action [S]`, or of that action alone.
+
+    Args:
+        improve: whether to look for the best.
+
+    Returns:
+        the least and the greatest change of a state's value, and the greatest size of a value.
+    """
+    states, actions = reward.shape
+    low, high, size = np.inf, -np.inf, 0.0
+    for state in numba.prange(states):
+        chosen = action[state]
+        begin, end = (0, actions) if improve else (chosen, chosen + 1)
+        best = -np.inf
+        for a in range(begin, end):
+            first, last = offset[state * actions + a], offset[state * actions + a + 1]
+            expected = 0.0
+            for k in range(first, last):
+                expected += continuing[k] * value[next_state[k]]
+            q = reward[state, a] + gamma * expected if last > first else -np.inf
+            if q > best:
+                best, chosen = q, a
+        new[state], action[state] = best, chosen
+        change = best - value[state]
+        low, high, size = min(low, change), max(high, change), max(size, abs(best))
+    return low, high, size
+
+
+@numba.njit(cache=True)
+def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action, improve, backwards):
+    """`sweep` in the order of the states or against it, where each backup sees those before it and is solved for its own state.
+
+    Returns:
+        the greatest change of a state's value without its sign, and the greatest size of a value.
+    """
+    states, actions = reward.shape
+    change, size = 0.0, 0.0
+    for i in range(states):
+        state = states - 1 - i if backwards else i
+        chosen = action[state]
+        begin, end = (0, actions) if improve else (chosen, chosen + 1)
+        best = -np.inf
+        for a in range(begin, end):
+            first, last = offset[state * actions + a], offset[state * actions + a + 1]
+            expected, stay = 0.0, 0.0
+            for k in range(first, last):
+                if next_state[k] == state:
+                    stay += continuing[k]
+                else:
+                    expected += continuing[k] * value[next_state[k]]
+            q = reward[state, a] + gamma * expected if last > first else -np.inf
+            if stay > 0:
+                q /= 1 - gamma * stay
+            if q > best:
+                best, chosen = q, a
+        change, size = max(change, abs(best - value[state])), max(size, abs(best))
+        value[state], action[state] = best, chosen
+    return change, size
+
+
+@numba.njit(cache=True)
+def _backup(offset, continuing, next_state, reward, gamma, value, state):
+    actions = reward.shape[1]
+    best = -np.inf
+    for action in range(actions):
+        first, last = offset[state * actions + action], offset[state * actions + action + 1]
+        expected = 0.0
+        for k in range(first, last):
+            expected += continuing[k] * value[next_state[k]]
+        if last > first:
+            best = max(best, reward[state, action] + gamma * expected)
+    return best
+
+
+@numba.njit(cache=True)
+def prioritized_backups(offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold):
+    """Up to `S` backups, each of the state whose value is furthest from its backup; `error [S]` is that distance, kept true.
+
+    Args:
+        before_offset: `[S+1]` into `before`, the states from which each state may come next.
+        threshold: states with a smaller error are left alone.
+
+    Returns:
+        how many backups were made.
+    """
+    states = len(value)
+    queue = [(-error[state], state) for state in range(states) if error[state] > threshold]
+    heapq.heapify(queue)
+    backups = 0
+    while queue and backups < states:
+        priority, state = heapq.heappop(queue)
+        if -priority != error[state]:  # it changed after it was queued, and was queued again if it is still large
+            continue
+        value[state] = _backup(offset, continuing, next_state, reward, gamma, value, state)
+        error[state] = 0.0
+        backups += 1
+        for k in range(before_offset[state], before_offset[state + 1]):
+            earlier = before[k]
+            distance = abs(_backup(offset, continuing, next_state, reward, gamma, value, earlier) - value[earlier])
+            if distance != error[earlier]:
+                error[earlier] = distance
+                if distance > threshold:
+                    heapq.heappush(queue, (-distance, np.int64(earlier)))
+    return backups
