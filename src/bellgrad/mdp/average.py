@@ -26,7 +26,10 @@ from scipy.sparse import csgraph
 from scipy.sparse.linalg import spsolve
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp import kernels
 from bellgrad.mdp.components import edges, end_components, way_to
+from bellgrad.mdp.convergence import warn_unless_converged
+from bellgrad.mdp.discounted import threads
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import TIE, as_policy, greedy_policy, induced_chain, q_from_value
 from bellgrad.mdp.solution import Solution
@@ -56,17 +59,19 @@ def relative_value_iteration(
         UsageError: an episode can end, or there are two sets of states to stay in; it names the states.
     """
     _check(mdp)
-    bias, iteration = np.zeros(mdp.num_states), 0
-    while True:
-        change = q_from_value(mdp, bias, 1.0).max(axis=1) - bias
-        if np.ptp(change) <= 2 * tolerance or iteration == max_iterations:
-            break
-        bias = bias + STEP * change
-        bias -= bias[0]
-        iteration += 1
-        if on_sweep is not None:
-            on_sweep(iteration, bias)
-    return _solution(mdp, bias, "relative_value_iteration", iteration, tolerance)
+    arrays = (mdp.offset, mdp.continuing, mdp.next_state, mdp.expected_reward, 1.0)
+    bias, after, action, iteration = np.zeros(mdp.num_states), np.empty(mdp.num_states), np.zeros(mdp.num_states, np.int32), 0
+    with threads(mdp):
+        while True:
+            low, high, _ = kernels.sweep(*arrays, bias, action, True, after)
+            if high - low <= 2 * tolerance or iteration == max_iterations:
+                break
+            bias = bias + STEP * (after - bias)
+            bias -= bias[0]
+            iteration += 1
+            if on_sweep is not None:
+                on_sweep(iteration, bias)
+    return warn_unless_converged(_solution(mdp, bias, "relative_value_iteration", iteration, tolerance), tolerance)
 
 
 def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_iterations: int = 10_000) -> Solution:
@@ -99,7 +104,7 @@ def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_ite
         if not better.any() or iteration == max_iterations:
             break
         action = np.where(better, q.argmax(axis=1), action)
-    return _solution(mdp, bias, "average_policy_iteration", iteration, tolerance)
+    return warn_unless_converged(_solution(mdp, bias, "average_policy_iteration", iteration, tolerance), tolerance)
 
 
 def _check(mdp: FiniteMDP) -> None:

@@ -15,8 +15,9 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bellgrad.core.errors import BellgradError
+from bellgrad.mdp.discounted import Discounted, Found
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import check_gamma, greedy_policy, q_from_value
+from bellgrad.mdp.policies import check_gamma
 from bellgrad.mdp.solution import Solution
 
 FEASIBILITY = 1e-10  # the least violation that HiGHS can be asked for
@@ -67,7 +68,7 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
 
 
 def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6) -> Solution:
-    """V* by linear programming: any residual `max |T v - v|` of its answer bounds the error by `residual / (1 - gamma)`.
+    """V* by linear programming; the error follows from the residual of the answer, by the bounds of `bellgrad.mdp.discounted`.
 
     Stops where HiGHS calls the programme solved; meant for up to some ten thousands of states.
 
@@ -79,11 +80,5 @@ def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6)
     Raises:
         UsageError: gamma is out of range.
     """
-    program = solve_linear_program(mdp, gamma)
-    q = q_from_value(mdp, program.value, gamma)
-    residual = float(np.abs(q.max(axis=1) - program.value).max())
-    error_bound = residual / (1 - gamma)
-    return Solution(
-        program.value, q, greedy_policy(q), "linear_programming", "discounted", gamma, program.iterations,
-        residual, error_bound, error_bound <= tolerance,
-    )  # fmt: skip
+    problem, program = Discounted.of(mdp, gamma, tolerance), solve_linear_program(mdp, gamma)
+    return problem.solution("linear_programming", Found(program.value, np.inf, program.iterations))

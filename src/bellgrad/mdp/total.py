@@ -30,6 +30,7 @@ import numpy as np
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.average import STEP
 from bellgrad.mdp.components import Mask, edges, end_components, way_to
+from bellgrad.mdp.convergence import warn_unless_converged
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import TIE, greedy_policy, q_from_value
 from bellgrad.mdp.solution import Solution
@@ -87,10 +88,11 @@ def stochastic_shortest_path(
         if on_sweep is not None:
             on_sweep(iteration, value)
     q = q_from_value(mdp, value, 1.0)
-    return Solution(
+    solution = Solution(
         value, q, greedy_policy(q, residual), "stochastic_shortest_path", "total", 1.0, iteration,
         residual, error_bound, error_bound <= tolerance, note=_note(loopless),
     )  # fmt: skip
+    return warn_unless_converged(solution, tolerance)
 
 
 @dataclass(frozen=True)
