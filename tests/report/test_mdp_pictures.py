@@ -94,6 +94,14 @@ def test_an_mdp_without_a_grid_is_a_table_with_the_policy_in_bold(random_mdp, so
     assert not bold[:, 0].any()
 
 
+def test_a_small_grid_whose_actions_are_no_directions_is_a_table(corridor, changed, tmp_path, drawn):
+    mdp, solution = corridor
+    picture(changed(mdp, action_names=("back", "forth")), solution, tmp_path / "table.png")
+    assert [label.get_text() for label in drawn().axes[0].get_xticklabels()] == ["V", "Q(back)", "Q(forth)"]
+    picture(mdp, solution, tmp_path / "grid.png")  # L and R are left and right
+    assert len(of_kind(drawn().axes[0], Quiver)[0].X) == 4
+
+
 def test_a_table_of_many_states_and_actions_says_what_it_leaves_out(random_mdp, solved, tmp_path, drawn):
     mdp = random_mdp(40, 12)
     solution = solved(mdp, gamma=0.9)

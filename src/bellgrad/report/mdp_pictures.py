@@ -40,7 +40,8 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
     """
     out = checked_path(out)
     heading = f"{title}: {how_solved(solution)}" if title else how_solved(solution)
-    if mdp.grid is not None:
+    # A grid whose actions are no directions has no arrows, so that a table tells more where it has room for every state.
+    if mdp.grid is not None and (moves(mdp) is not None or mdp.num_states > TABLE_ROWS):
         return _grid(mdp, solution, out, heading)
     if mdp.num_states == np.prod(BLACKJACK) and mdp.action_names == ("stick", "hit"):
         return blackjack(solution, out, heading)
