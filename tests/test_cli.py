@@ -18,7 +18,9 @@ import bellgrad.cli as command_line
 from bellgrad.cli import build_parser, main
 from bellgrad.cli.shared import count, number, seeds
 
-COMMANDS = ("list", "train", "resume", "evaluate", "record", "plot", "compare", "report", "export", "check-env", "doctor")
+COMMANDS = (
+    "list", "train", "solve", "resume", "evaluate", "record", "plot", "compare", "report", "export", "check-env", "doctor",
+)  # fmt: skip
 SMALL_PPO = ["--num-envs", "2", "--algo.rollout_steps", "32", "--algo.minibatches", "2", "--algo.epochs", "2"]
 SMALL_PPO += ["--algo.network.hidden", "8", "--quiet", "--engine", "eager", "--eval-episodes", "2", "--checkpoints", "2"]
 SMALL_DQN = ["--algo.learning_starts", "32", "--algo.batch_size", "8", "--algo.buffer_size", "1k", "--algo.network.hidden", "8"]
@@ -160,7 +162,7 @@ for words in [["--help"]] + [[name, "--help"] for name in {COMMANDS!r}]:
     except SystemExit as stopped:
         assert stopped.code == 0
     assert said.getvalue().startswith("usage: bellgrad"), words
-heavy = {{"torch", "numpy", "gymnasium", "matplotlib", "rich", "tyro", "safetensors"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "scipy", "numba", "gymnasium", "matplotlib", "rich", "tyro", "safetensors"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -253,6 +255,21 @@ def test_seeds_are_ranges_and_lists():
         ("train ppo --env CartPole-v1 --steps 10 --algo.network.activation relux", "did you mean relu"),
         ("train ppo --env CartPole-v1 --steps 10 --algo.optimizer.beta1 2", "beta1"),
         ("train ppo --env CartPole-v1 --steps 10k --algo.minibatches 7", "minibatches"),
+        ("solve FrozenLak-v1", "did you mean FrozenLake-v1"),
+        ("solve corridr", "did you mean corridor"),
+        ("solve CartPole-v1", "does not show its dynamics"),
+        ("solve no_such_module:mdp", "no_such_module"),
+        ("solve os:getcwd", "os:getcwd made a str"),
+        ("solve corridor --env-kwargs {\"length\":3}", "length"),
+        ("solve garnet --env-kwargs {\"num_states\":3}", "num_actions"),
+        ("solve FrozenLake-v1 --env-kwargs {\"map_name\":\"5x5\"}", "could not be made"),
+        ("solve FrozenLake-v1 --method value_iterations", "did you mean value_iteration"),
+        ("solve FrozenLake-v1 --criterion totl", "did you mean total?"),
+        ("solve FrozenLake-v1 --gamma high", "high"),
+        ("solve FrozenLake-v1 --gamma 1.5", "gamma"),
+        ("solve FrozenLake-v1 --horizon 0", "horizon"),
+        ("solve FrozenLake-v1 --plot a.jpg", ".png"),
+        ("solve FrozenLake-v1 --animate a.avi", ".gif"),
         ("evaluate nowhere --algo.gamma 0.5", "bellgrad train only"),
         ("evaluate nowhere", "not a run folder"),
         ("resume nowhere", "not a run folder"),
@@ -322,15 +339,26 @@ def test_an_unreadable_disk_is_one_line_and_not_a_traceback(tmp_path):
 def test_list_tells_what_there_is():
     said = bellgrad("list")
     assert said.code == 0
-    for name in ("algos:", "ppo", "presets:", "pytorch-tutorial", "envs:", "native: ", "CartPole-v1"):
+    for name in (
+        "algos:",
+        "ppo",
+        "solvers:",
+        "value_iteration",
+        "presets:",
+        "pytorch-tutorial",
+        "envs:",
+        "native: ",
+        "CartPole-v1",
+    ):
         assert name in said.out
     assert "presets:" not in bellgrad("list", "algos").out
 
 
 def test_list_as_json_is_one_object():
     there = json.loads(bellgrad("list", "--json").out)
-    assert set(there) == {"algos", "presets", "envs"}
+    assert set(there) == {"algos", "solvers", "presets", "envs"}
     assert {"dqn", "ppo", "sac"} <= set(there["algos"])
+    assert "policy_iteration" in there["solvers"]
     assert set(json.loads(bellgrad("list", "envs", "--json").out)) == {"envs"}
 
 
@@ -457,6 +485,71 @@ def test_ctrl_c_saves_and_prints_the_resume_command(here, monkeypatch):
     assert bellgrad("resume", "run", "--quiet").code == 0
     train("dqn", "--env", "corridor:Corridor", "--steps", "100", "--out", "whole", *flags)
     assert measurements("run") == measurements("whole")
+
+
+# ------------------------------------------------------------------------------------------------------------ solve
+def test_solve_shows_the_values_and_the_policy():
+    said = bellgrad("solve", "corridor", "--criterion", "total", "--quiet")
+    assert said.code == 0, said.err
+    assert "| 3     | -11 |  -13 |  -11 |   -2 |    0 | R      |" in said.out  # the corridor's table, state 3
+    assert "converged" in said.out and "value -13 at the start" in said.out
+
+
+def test_solve_as_json_is_the_solution():
+    found = json.loads(bellgrad("solve", "FrozenLake-v1", "--gamma", "0.95", "--tolerance", "1e-8", "--json", "--quiet").out)
+    assert found["value_at_start"] == pytest.approx(0.180472, abs=1e-6)  # the exact value on the slippery 4x4 map
+    assert found["value"][0] == found["value_at_start"] and found["policy"][0] == [1, 0, 0, 0]
+    assert (found["env"], found["states"], found["actions"], found["gamma"]) == ("FrozenLake-v1", 16, 4, 0.95)
+    assert found["converged"] and found["error_bound"] <= 1e-8 and found["seconds"] > 0
+
+
+def test_solve_takes_a_horizon_and_the_arguments_of_the_environment():
+    words = ["--env-kwargs", '{"is_slippery": false}', "--horizon", "6", "--gamma", "1", "--json", "--quiet"]
+    found = json.loads(bellgrad("solve", "FrozenLake-v1", *words).out)
+    assert found["value_at_start"] == 1  # the shortest way has six steps
+    assert found["horizon"] == 6 and len(found["value"]) == 16
+    words[3] = "5"
+    assert json.loads(bellgrad("solve", "FrozenLake-v1", *words).out)["value_at_start"] == 0
+
+
+def test_solve_leaves_out_the_values_of_a_large_mdp():
+    large = ["garnet", "--env-kwargs", '{"num_states": 1001, "num_actions": 2, "successors": 2, "seed": 0}']
+    found = json.loads(bellgrad("solve", *large, "--gamma", "0.5", "--json", "--quiet").out)
+    assert found["states"] == 1001 and not {"value", "policy"} & set(found)
+
+
+def test_solve_draws_a_picture_and_a_film(tmp_path):
+    files = ["--plot", tmp_path / "corridor.png", "--animate", tmp_path / "corridor.gif"]
+    said = bellgrad("solve", "corridor", "--criterion", "total", "--quiet", *files)
+    assert said.code == 0, said.err
+    assert (tmp_path / "corridor.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "corridor.gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_what_does_not_converge_is_a_warning_and_exit_code_1():
+    said = bellgrad("solve", "FrozenLake-v1", "--method", "value_iteration", "--max-iterations", "3", "--quiet", "--json")
+    assert said.code == 1
+    assert json.loads(said.out)["converged"] is False
+    assert said.err.startswith("warning: value_iteration stopped after 3 iterations") and said.err.count("\n") == 1
+
+
+def test_a_users_own_mdp_or_environment_is_solved_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "own_mdp.py").write_text(
+        "import gymnasium\n"
+        "from bellgrad.mdp.model import FiniteMDP\n"
+        "def coin(reward=1.0):\n"
+        "    return FiniteMDP.from_function(1, 1, lambda s, a: [(0.5, 0, reward, True), (0.5, 0, 0.0, False)])\n"
+        "def lake():\n"
+        "    return gymnasium.make('FrozenLake-v1')\n"
+    )
+    options = ["--env-kwargs", '{"reward": 3.0}', "--gamma", "0.5", "--json", "--quiet"]
+    found = json.loads(bellgrad("solve", "own_mdp:coin", *options).out)
+    assert found["value_at_start"] == pytest.approx(2.0, abs=1e-5)  # v = 3/2 + v/4
+    assert json.loads(bellgrad("solve", "own_mdp:lake", "--json", "--quiet").out)["states"] == 16
+    assert "error_mdp" in bellgrad("solve", "own_mdp:error_mdp").error
+    sys.modules.pop("own_mdp")
 
 
 # ------------------------------------------------------------------------------------------------------------ seeds
@@ -598,6 +691,7 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(runs, here):
     assert train("dqn", *noisy, "--steps", "50", "--out", "run", *SMALL_DQN).out == ""
     for words in (
         ["list"],
+        ["solve", "corridor", "--criterion", "total"],
         ["evaluate", "run", "--episodes", "2"],
         ["compare", runs.one, runs.many],
         ["check-env", "corridor:Corridor", "--env-kwargs", '{"noisy": true}'],

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bellgrad.cli import train
+from bellgrad.cli import solve, train
 from bellgrad.cli.shared import Parser, count, json_object, number, say_next, see_current_folder, seeds, which_checkpoint
 from bellgrad.core.errors import BellgradError, UsageError
 
@@ -18,12 +18,13 @@ EPILOG = """examples:
   bellgrad train dqn --env mypackage.envs:MyEnv --steps 50_000 --algo.learning_rate 5e-4
   bellgrad train sac --env Pendulum-v1 --steps 20k --seeds 0-4
   bellgrad evaluate runs/cartpole-v1-ppo-0 --episodes 100
+  bellgrad solve FrozenLake-v1 --gamma 0.99 --plot lake.png
 """
 
 
 def build_parser() -> Parser:
     """Every command but the algorithms' own fields."""
-    parser = Parser(prog="bellgrad", description="Reinforcement learning: train, evaluate, watch and compare agents.",
+    parser = Parser(prog="bellgrad", description="Reinforcement learning: solve, train, evaluate, watch and compare.",
                     epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parser.commands = commands.choices
@@ -33,10 +34,9 @@ def build_parser() -> Parser:
         sub.set_defaults(run=run, json=False, exit_code=0)
         return sub
 
-    p = command("list", "what there is: algorithms, environments, presets", _list)
-    p.add_argument(
-        "what", nargs="?", metavar="KIND", choices=["algos", "envs", "presets"], help="only these: algos, envs or presets"
-    )
+    p = command("list", "what there is: algorithms, solvers, environments, presets", _list)
+    kinds = ["algos", "solvers", "envs", "presets"]
+    p.add_argument("what", nargs="?", metavar="KIND", choices=kinds, help="only these: algos, solvers, envs or presets")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     p = command("train", "train an agent and leave a run folder", train.run)
@@ -72,6 +72,23 @@ def build_parser() -> Parser:
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.epilog = "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; " \
                "bellgrad train ALGO --algo.help lists them."  # fmt: skip
+
+    p = command("solve", "solve an environment whose dynamics are known, exactly", solve.run)
+    p.add_argument("env", help=f"a Gymnasium id, module:function that gives a FiniteMDP, or {', '.join(solve.NAMED)}")
+    p.add_argument("--method", default="auto", help="a solver's name (bellgrad list solvers); auto chooses, and says what")
+    p.add_argument("--gamma", type=number, help="the discount, 0 to 1 (default 0.99; with a horizon 1, which is none)")
+    criteria = ["discounted", "total", "average"]
+    p.add_argument("--criterion", choices=criteria, help="the reward to maximise (default: the method's own, or discounted)")
+    p.add_argument("--horizon", type=count, help="plan for so many steps and not for ever")
+    p.add_argument("--tolerance", type=number, default=1e-6, help="how far from the truth a value may be (default 1e-6)")
+    p.add_argument("--max-iterations", type=count, help="give up after so many (default: the method's own)")
+    p.add_argument("--dtype", choices=["float64", "float32"], default="float64", help="of the values (default float64)")
+    p.add_argument("--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for what makes it")
+    p.add_argument("--plot", type=Path, help="a picture: .png, .svg or .pdf")
+    p.add_argument("--animate", type=Path, help="a film of the sweeps: .gif or .mp4")
+    p.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.epilog = "The exit code is 1 where the values are not within the tolerance."
 
     p = command("resume", "go on exactly where a run stopped", _resume)
     p.add_argument("run_folder", type=Path, metavar="RUN")
@@ -140,6 +157,10 @@ def _list(args: argparse.Namespace) -> Any:
     there: dict[str, Any] = {}
     if args.what in (None, "algos"):
         there["algos"] = {name: _first_line(cls) for name, cls in ALGORITHMS.items()}
+    if args.what in (None, "solvers"):
+        from bellgrad.mdp.solve import SOLVERS
+
+        there["solvers"] = {name: solver.description for name, solver in SOLVERS.items()}
     if args.what in (None, "presets"):
         there["presets"] = {algo: {name: p.source for name, p in presets(algo).items()} for algo in ALGORITHMS}
     if args.what in (None, "envs"):
@@ -149,11 +170,12 @@ def _list(args: argparse.Namespace) -> Any:
     lines = []
     for heading, entries in there.items():
         lines.append(f"{heading}:")
+        width = max(map(len, entries))
         for name, what in entries.items():
             if isinstance(what, dict):
                 lines += [f"  {name}:", *(f"    {key:28s} {value}" for key, value in what.items())]
             else:
-                lines.append(f"  {name}: {', '.join(what)}" if isinstance(what, list) else f"  {name:8s} {what}")
+                lines.append(f"  {name}: {', '.join(what)}" if isinstance(what, list) else f"  {name:{width}s}  {what}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,129 @@
+"""The command `solve`: from a name to a finite MDP, and its solution as text, JSON, a picture and a film."""
+
+import argparse
+import sys
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bellgrad.core.errors import BellgradError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from bellgrad.mdp.model import FiniteMDP
+    from bellgrad.mdp.solution import Solution
+
+# MDPs that go by a name of their own, and the module of `bellgrad.mdp` that makes them.
+NAMED = {
+    "chain": "examples",
+    "cliff_walking": "examples",
+    "corridor": "examples",
+    "garnet": "examples",
+    "gridworld": "gridworld",
+    "random_walk": "examples",
+    "windy_gridworld": "examples",
+}
+LISTED = 1_000  # states, up to which the values and the policy are in the JSON
+
+
+def run(args: argparse.Namespace) -> Any:
+    """Run the command."""
+    from time import perf_counter
+
+    from bellgrad.mdp.solve import solve
+    from bellgrad.report.figures import checked_path
+    from bellgrad.report.mdp_film import Sweeps, animate, checked_film_path
+    from bellgrad.report.mdp_pictures import picture
+    from bellgrad.report.mdp_text import solution_text
+
+    # A file that cannot be written should be known before minutes of work.
+    plot = args.plot and checked_path(args.plot)
+    film = args.animate and checked_film_path(args.animate)
+    sweeps = Sweeps()
+    options = {name: getattr(args, name) for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")}
+    mdp = find_mdp(args.env, args.env_kwargs)
+    began = perf_counter()
+    watch = {"on_sweep": sweeps if film else None, "progress": "off" if args.quiet else "auto"}
+    with warnings.catch_warnings(record=True) as warned:
+        solution = solve(mdp, args.method, **options, **watch)
+    seconds = perf_counter() - began
+    if plot:
+        picture(mdp, solution, plot, args.env)
+    if film:
+        animate(mdp, sweeps, film, solution.gamma)
+    for warning in warned:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    args.exit_code = 0 if solution.converged else 1
+    return as_json(mdp, solution, args.env, seconds) if args.json else solution_text(mdp, solution)
+
+
+def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
+    """The finite MDP of a name on the command line.
+
+    Args:
+        name: one of `NAMED`; a Gymnasium id whose environment shows its dynamics; or `module:function`, which is called and gives
+            a `FiniteMDP` or such an environment.
+        env_kwargs: arguments of what is called.
+
+    Raises:
+        UsageError: an unknown name, arguments that do not fit, or something else than a finite MDP.
+    """
+    import gymnasium
+
+    from bellgrad.envs.make import make_single, resolve
+    from bellgrad.mdp.model import FiniteMDP
+
+    if name in NAMED:
+        make = getattr(import_module(f"bellgrad.mdp.{NAMED[name]}"), name)
+    elif name.isidentifier() and name.islower():  # an id has a version, and capitals
+        raise unknown("MDP", name, NAMED)
+    else:
+        make = resolve(name)
+    if isinstance(make, str):
+        made = make_single(name, env_kwargs=env_kwargs)
+    else:
+        try:
+            made = make(**env_kwargs)
+        except BellgradError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            raise UsageError(f"{name} could not be made: {type(error).__name__}: {error}") from error
+    if isinstance(made, FiniteMDP):
+        return made
+    if not isinstance(made, gymnasium.Env):
+        raise UsageError(f"{name} made a {type(made).__name__}, not a FiniteMDP or a gymnasium.Env")
+    try:
+        return FiniteMDP.from_gymnasium(made)
+    finally:
+        made.close()
+
+
+def as_json(mdp: "FiniteMDP", solution: "Solution", env: str, seconds: float) -> dict[str, Any]:
+    """A solution as one JSON object; with a horizon, value and policy are those of its first step."""
+    from bellgrad.report.mdp_shown import first_step
+
+    value, _, policy = first_step(solution)
+    found = {
+        "env": env,
+        "states": mdp.num_states,
+        "actions": mdp.num_actions,
+        "method": solution.method,
+        "criterion": solution.criterion,
+        "gamma": solution.gamma,
+        "horizon": solution.horizon,
+        "converged": solution.converged,
+        "iterations": solution.iterations,
+        "residual": _finite(solution.residual),
+        "error_bound": _finite(solution.error_bound),
+        "seconds": seconds,
+        "note": solution.note,
+        "gain": solution.gain,
+        "value_at_start": float(mdp.initial @ value),
+    }
+    if mdp.num_states <= LISTED:
+        found |= {"value": value.tolist(), "policy": policy.tolist()}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if abs(value) < float("inf") else None
