@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba import njit
-
 from bellgrad.core.records import EnvSpec
-from bellgrad.tabular.common import Control, TabularLearner, behave, best, step_size
+from bellgrad.tabular.common import Control, TabularLearner, behave, best, inlined, step_size
 
 
-@njit
+@inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
     """Move `Q(s, a)` towards the value of the best next action, then act epsilon-greedily."""
     table.visits[obs, action] += 1
