@@ -11,7 +11,7 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.tabular.common import OUTGREW, draw
+from bellgrad.tabular.common import OUTGREW, draw, inlined
 
 LOOP_DRAWS = 2  # uniform numbers that the loop itself takes at most in a step: a first state and an outcome
 
@@ -45,13 +45,13 @@ class Place(NamedTuple):
     return_: np.ndarray  # [] float64
 
 
-@njit
+@inlined
 def first_state(world, uniform):
     """The state that cumulated chances put at a uniform number."""
     return min(np.searchsorted(world.start, uniform, side="right"), len(world.start) - 1)
 
 
-@njit
+@inlined
 def outcome(world, obs, action, uniform):
     """The first outcome, in their order, whose cumulated chance is above a uniform number: Gymnasium's own rule."""
     pair = obs * world.num_actions + action
@@ -126,8 +126,9 @@ class _LoopCache(FunctionCache):
 
 
 def sources(*functions: Any) -> str:
-    """SHA-256 of every file that holds one of the functions or a compiled function that they call, however deep."""
-    files: dict[str, bytes] = {}
+    """SHA-256 of the functions' names, and of every file that holds one or a compiled function that they call, however deep."""
+    named = [getattr(function, "py_func", function) for function in functions]
+    files = {"": " ".join(f"{function.__module__}.{function.__qualname__}" for function in named).encode()}
     for function in _reached(functions, set()):
         file = inspect.getsourcefile(function) or ""
         try:
