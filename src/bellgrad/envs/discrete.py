@@ -1,14 +1,16 @@
-"""States as whole numbers, for tables: bins over a Box, one number for a tuple of categories; and exact dynamics, where known."""
+"""States as whole numbers, for tables: bins or tiles over a Box, one number for a tuple of categories; and known dynamics."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from functools import cached_property
+from typing import NamedTuple, Self
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from numba import njit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
@@ -24,24 +26,30 @@ PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing)  # around an environment whose dyna
 class DiscreteStates(Transform):
     """One whole number for an observation: its cell in a grid over a Box, or its place among all tuples of categories.
 
-    The last dimension counts fastest, as in `numpy.ravel_multi_index`.
+    The last dimension counts fastest, as in `numpy.ravel_multi_index`. With several tilings an observation is as many numbers:
+    its tile in each of them. Tiling k of n is shifted by k (1, 3, 5, ...) / n tiles, whole tiles left out, and has one tile more
+    in each dimension than there are bins. Every tile has a number of its own: nothing is hashed.
+
+    Source: Sutton and Barto (2018), section 9.5.4.
 
     Attributes:
         bins: of a Box, intervals of equal width in each dimension; one number serves all dimensions.
         low: of a Box, where the first interval begins, in each dimension, by default the space's; what lies below is in it.
         high: likewise where the last one ends.
+        tilings: over a Box, how many grids; 1 is the plain one.
     """
 
     bins: tuple[int, ...] | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    tilings: int = 1
 
     def bind(self, spec: EnvSpec) -> Self:
         """Refuses a Box without bins or bounds, and what has no fixed number of states."""
         space = spec.observation_space
         if not isinstance(space, Box):
-            if self.bins is not None:
-                raise UsageError(f"bins are for observations in a Box, not for {space}")
+            if self.bins is not None or self.tilings > 1:
+                raise UsageError(f"bins and tilings are for observations in a Box, not for {space}")
             sizes_of(space)
             return replace(self, inner=spec)
         d = math.prod(space.shape)
@@ -63,28 +71,62 @@ class DiscreteStates(Transform):
         return replace(self, inner=spec, bins=bins, low=low, high=high)
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many values each part of an observation takes."""
-        return self.bins if self.bins is not None else sizes_of(self.inner.observation_space)
-
-    @property
     def spec(self) -> EnvSpec:
-        """Discrete observations."""
-        return replace(self.inner, observation_space=Discrete(math.prod(self.sizes)))
+        """Discrete observations; with several tilings MultiDiscrete ones, each part counting the tiles of all tilings."""
+        cells = self.tilings * math.prod(self.grid.size.tolist())
+        space = Discrete(cells) if self.tilings == 1 else MultiDiscrete([cells] * self.tilings)
+        return replace(self.inner, observation_space=space)
+
+    @cached_property
+    def grid(self) -> "Grid":
+        """The numbers that place an observation in each tiling."""
+        if self.bins is None:
+            size = np.array(sizes_of(self.inner.observation_space))
+            return Grid(np.zeros(len(size)), np.ones(len(size)), size, np.zeros((1, len(size))))
+        bins, low, high = np.array(self.bins), np.array(self.low), np.array(self.high)
+        shift = np.outer(np.arange(self.tilings), 2 * np.arange(len(bins)) + 1) % self.tilings / self.tilings
+        return Grid(low, bins / (high - low), bins + (self.tilings > 1), shift)
 
     def step(self, state: Tree, step, frozen: bool):
         """Both observations as whole numbers."""
         return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs))
 
     def observe(self, state: Tree, obs: Tree) -> Tensor:
-        """`[B]` int64."""
+        """`[B]` int64; `[B, tilings]` where there are several."""
         parts = torch.cat([leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1) for leaf in leaves(obs)], 1)
-        sizes = torch.tensor(self.sizes, device=parts.device)
-        if self.bins is not None:
-            low, high = (torch.tensor(side, dtype=torch.float64, device=parts.device) for side in (self.low, self.high))
-            parts = ((parts.double() - low) / (high - low) * sizes).floor().clamp(torch.zeros_like(sizes), sizes - 1)
-        weight = torch.cat([sizes.flip(0).cumprod(0).flip(0)[1:], torch.ones_like(sizes[:1])])
-        return (parts.long() * weight).sum(1)
+        low, scale, size, shift = (torch.from_numpy(array).to(parts.device) for array in self.grid)
+        cell = ((parts.double() - low) * scale).unsqueeze(1) + shift  # [B, tilings, d]
+        cell = cell.floor().clamp(torch.zeros_like(size), size - 1).long()
+        weight = torch.cat([size.flip(0).cumprod(0).flip(0), torch.ones_like(size[:1])])
+        number = (cell * weight[1:]).sum(-1) + torch.arange(self.tilings, device=parts.device) * weight[0]
+        return number if self.tilings > 1 else number.squeeze(1)
+
+    def observe_one(self, present: tuple[np.ndarray, ...]) -> int | np.ndarray:
+        """`observe` of an only environment, from its arrays `[1, ...]`, without tensors: they would take longer than a step."""
+        parts = present[0].ravel() if len(present) == 1 else np.concatenate([array.ravel() for array in present])
+        numbers = _cells(parts, *self.grid)
+        return numbers if self.tilings > 1 else int(numbers[0])
+
+
+class Grid(NamedTuple):
+    """Where the cells of `n` tilings over `d` numbers lie."""
+
+    low: np.ndarray  # [d] float64
+    scale: np.ndarray  # [d] float64, cells in a unit
+    size: np.ndarray  # [d] int64, cells
+    shift: np.ndarray  # [n, d] float64, in cells
+
+
+@njit(cache=True)
+def _cells(parts, low, scale, size, shift):
+    numbers = np.empty(len(shift), np.int64)
+    for k in range(len(shift)):
+        number = k
+        for i in range(len(size)):
+            cell = np.floor((parts[i] - low[i]) * scale[i] + shift[k, i])
+            number = number * size[i] + int(min(max(cell, 0.0), size[i] - 1.0))
+        numbers[k] = number
+    return numbers
 
 
 def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:

@@ -182,11 +182,11 @@ class SteppedStretch:
         self._obs, self.action = obs, action
         return taken, ended
 
-    def _seen(self) -> int:
-        """The present observation as a row of the table."""
+    def _seen(self) -> int | np.ndarray:
+        """The present observation as a row of the table, or as the tiles that it is in."""
         if self._one_number:
             return int(self._env.present[0][0])
-        return int(self._transforms[0].observe((), self._env.observe())[0])
+        return self._transforms[0].observe_one(self._env.present)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The environment's past, and what is done next."""
