@@ -247,6 +247,23 @@ def export(
     return export_onnx(policy, example, Path(out))
 
 
+def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = False) -> list[Path]:
+    """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also what became known when.
+
+    Args:
+        run: the run or its folder.
+        env: the environment, for a run whose environment was given as a callable.
+        trust_imports: whether the run's own environment may be imported.
+
+    Raises:
+        UsageError: the run has no tables, or its world is only known by stepping it.
+    """
+    from bellgrad.report.learned import draw_learned
+
+    opened = _open(run, trust_imports, env)
+    return draw_learned(opened, opened.folder)
+
+
 def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
     from bellgrad.report import page

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.cli import solve, train
-from bellgrad.cli.shared import Parser, count, json_object, number, say_next, see_current_folder, seeds, which_checkpoint
+from bellgrad.cli.shared import (
+    Parser,
+    count,
+    json_object,
+    number,
+    numbers,
+    say_next,
+    see_current_folder,
+    seeds,
+    which_checkpoint,
+)
 from bellgrad.core.errors import BellgradError, UsageError
 
 EPILOG = """examples:
@@ -62,6 +72,9 @@ def build_parser() -> Parser:
         "--normalise-reward", action="store_true", default=None, help="scale rewards by those of the discounted return"
     )
     p.add_argument("--frame-stack", type=count, help="the last n observations as one")
+    p.add_argument("--bins", type=numbers(int), metavar="LIST", help="for tables over a Box: intervals a dimension, as 6,6,12,12")
+    p.add_argument("--bin-low", type=numbers(float), metavar="LIST", help="where the first interval begins, in each dimension")
+    p.add_argument("--bin-high", type=numbers(float), metavar="LIST", help="where the last one ends")
     p.add_argument("--engine", default="auto", help="auto, eager or compiled")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--checkpoints", type=count, default=10, help="how many in a run (default 10)")

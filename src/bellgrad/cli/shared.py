@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,21 @@ def seeds(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds (write 0-4 or 0,2,5)")
         found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return list(dict.fromkeys(found))
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[Any, ...]]:
+    """A reader of several numbers with commas between them."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            found = tuple(number(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers (write them with commas: 1,2.5,-3)") from None
+        if kind is int and any(value != int(value) for value in found):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers")
+        return tuple(kind(value) for value in found)
+
+    return read
 
 
 def which_checkpoint(text: str) -> str | int:

@@ -30,21 +30,14 @@ def run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("num_envs", "normalise_obs", "normalise_reward", "frame_stack")}
     options = {name: getattr(preset, name) if value is None and preset else value for name, value in options.items()}
     options = {name: value for name, value in options.items() if value is not None}
-    for name in (
-        "env_kwargs",
-        "backend",
-        "max_episode_steps",
-        "engine",
-        "device",
-        "checkpoints",
-        "eval_episodes",
-        "target_return",
-    ):
+    for name in ("env_kwargs", "backend", "max_episode_steps", "bins", "bin_low", "bin_high", "engine", "device",
+                 "checkpoints", "eval_episodes", "target_return"):  # fmt: skip
         options[name] = getattr(args, name)
     progress = "off" if args.quiet else "auto"
     if args.seeds is None:
         command = shlex.join(["bellgrad", *args.words])
         made = api.train(algorithm, env, steps, seed=args.seed, out=args.out, progress=progress, command=command, **options)
+        _draw_table(args, made)
         say_next(args, made)
         return
     root = args.out or api.default_folder(algorithm, env, "seeds")
@@ -57,6 +50,18 @@ def run(args: argparse.Namespace) -> None:
         api.train_or_resume(algorithm, env, steps, seed=seed, out=folder, progress=progress, command=command, **options)
     if not args.quiet:
         print(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}", file=sys.stderr)
+
+
+def _draw_table(args: argparse.Namespace, run: Any) -> None:
+    """The values and the policy of a tabular run, where there is a world to draw them in."""
+    from bellgrad import api
+    from bellgrad.tabular.common import Tabular
+
+    if isinstance(run.settings.algorithm, Tabular):
+        with contextlib.suppress(UsageError):
+            for path in api.picture(run):
+                if not args.quiet:
+                    print(f"drawn: {path}", file=sys.stderr)
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:
@@ -96,7 +101,7 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
     hints = get_type_hints(type(default))
     kept = {f.name: getattr(default, f.name) for f in fields(default)}
     typed = [(name, type(value) if is_dataclass(value) else hints[name]) for name, value in kept.items()]
-    copy = make_dataclass(type(default).__name__, typed, namespace={"__doc__": type(default).__doc__})
+    copy = make_dataclass(type(default).__name__, typed, namespace={"__doc__": _with_notes(type(default))})
     holder = make_dataclass("Holder", [("algo", copy)])
     chosen = tyro.cli(
         holder,
@@ -108,6 +113,14 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     ).algo
     return type(default)(**{name: getattr(chosen, name) for name in kept})
+
+
+def _with_notes(cls: type) -> str:
+    """A docstring in which every field is explained, inherited ones too."""
+    from bellgrad.core.docs import field_notes
+
+    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    return "\n    ".join([summary, "", "Attributes:", *(f"    {name}: {text}" for name, text in field_notes(cls).items())])
 
 
 def _flag_names(node: Any, prefix: str) -> list[str]:

@@ -16,6 +16,7 @@ from bellgrad.report.files import replacing
 from bellgrad.report.runs import curve_of, flatten, read_evaluation, read_info, read_metrics
 from bellgrad.report.tables import format_duration, format_number
 
+TABLE_PICTURES = {"values.png": "Values and policy", "known.png": "When each action became known"}  # of a tabular run
 EMBEDDED_VIDEO = 8_000_000  # bytes: a larger video is linked, not embedded
 
 _STYLE = """
@@ -104,6 +105,7 @@ def write_report(run: Path) -> Path:
     sections = [
         _headline(info, rows, evaluation),
         _curve(run, rows),
+        _tables(run),
         _video(run),
         _diagnostics(run),
         '<div class="columns">'
@@ -205,6 +207,12 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     with TemporaryDirectory() as folder:
         dark = plot_run(run, Path(folder) / "dark.png", theme="dark")
         return _section("Learning curve", _picture(light, dark, "Episode return over environment steps"))
+
+
+def _tables(run: Path) -> str:
+    """What a tabular run has drawn of its tables."""
+    there = [(run / name, title) for name, title in TABLE_PICTURES.items() if (run / name).is_file()]
+    return "".join(_section(title, f'<img src="{_data_uri(path, "image/png")}" alt="{title}">') for path, title in there)
 
 
 def _diagnostics(run: Path) -> str:
