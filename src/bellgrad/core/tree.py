@@ -33,10 +33,8 @@ def _is_inner(node: Tree) -> bool:
 
 def map_tree(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `fn` to the leaves of trees of equal structure and return a tree of the results; None stays None."""
-    if tree is None:
-        return None
-    if not _is_inner(tree):
-        return fn(tree, *others)
+    if isinstance(tree, Tensor) or not _is_inner(tree):  # a tensor is told apart in a fraction of the time
+        return None if tree is None else fn(tree, *others)
     if isinstance(tree, Mapping):
         return {key: map_tree(fn, child, *(o[key] for o in others)) for key, child in tree.items()}
     children = [map_tree(fn, *nodes) for nodes in zip(tree, *others, strict=True)]

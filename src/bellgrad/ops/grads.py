@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bellgrad.core.tree import Tree, leaves, map_tree
+from bellgrad.core.tree import Tree, map_tree
 
 Params = dict[str, Tensor]
 
@@ -47,11 +47,16 @@ def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callab
         return value, grads
 
     def eager(params: Tree, *args: Any) -> tuple[Any, Tree]:
-        tracked = map_tree(lambda leaf: leaf.detach().requires_grad_(), params)
+        inputs: list[Tensor] = []
+
+        def track(leaf: Tensor) -> Tensor:
+            inputs.append(leaf.detach().requires_grad_())
+            return inputs[-1]
+
+        tracked = map_tree(track, params)
         with torch.enable_grad():
             result = checked(tracked, *args)
         loss, aux = result if has_aux else (result, None)
-        inputs = leaves(tracked)
         if loss.requires_grad:
             grads = iter(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
         else:  # the loss depends on no parameter at all

@@ -149,7 +149,9 @@ def ended_of(step: Step) -> Ended:
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
     """The mean of every scalar metric over several updates; metrics per item are for the replay, not for the log."""
-    return {key: torch.stack([m[key] for m in metrics]).mean() for key, first in metrics[0].items() if first.dim() == 0}
+    names = [name for name, first in metrics[0].items() if first.dim() == 0]
+    table = torch.stack([update[name] for update in metrics for name in names]).unflatten(0, (len(metrics), -1))
+    return dict(zip(names, table.mean(0).unbind(), strict=True))
 
 
 def largest_divisor(n: int, limit: int) -> int:

@@ -93,9 +93,10 @@ class OnPolicy(Driver):
 
     def _run_updates(self, state: Tree, whole: Minibatch, index: torch.Tensor, noise: Tree) -> tuple[Tree, Metrics]:
         """One update for each row of `index [n, minibatch]`."""
-        metrics = []
+        metrics, undivided = [], self.learner.config.minibatches == 1  # then the order of the rows does not matter
         for u in range(index.shape[0]):
-            state, metric = self.learner.update(state, at_rows(whole, index[u]), at(noise, u))
+            batch = whole if undivided else at_rows(whole, index[u])
+            state, metric = self.learner.update(state, batch, at(noise, u))
             metrics.append(metric)
         return state, mean_metrics(metrics)
 
