@@ -84,8 +84,8 @@ def test_machine_code_is_kept_on_disk_for_the_next_process(tmp_path):
 import bellgrad as bg
 from bellgrad.training import tabular
 
-loops, make = [], tabular.compiled_loop
-tabular.compiled_loop = lambda *functions: loops.append(make(*functions)) or loops[0]
+loops, make = [], tabular.compiled
+tabular.compiled = lambda *functions: loops.append(make(*functions)) or loops[0]
 bg.train(bg.QLearning(), "FrozenLake-v1", 100, out=OUT, progress="off", eval_episodes=0)
 print("hits", sum(loops[0].stats.cache_hits.values()))
 """

@@ -49,7 +49,7 @@ class DiscreteStates(Transform):
         space = spec.observation_space
         if not isinstance(space, Box):
             if self.bins is not None or self.tilings > 1:
-                raise UsageError(f"bins and tilings are for observations in a Box, not for {space}")
+                raise UsageError(f"{'tilings' if self.bins is None else 'bins'} are for observations in a Box, not for {space}")
             sizes_of(space)
             return replace(self, inner=spec)
         d = math.prod(space.shape)

@@ -118,7 +118,7 @@ class SeededEnvs:
             self._check_finite(self._rows.obs)
         except Broken as broken:
             raise self._fault(broken) from broken.__cause__
-        self._next_seeds(range(self.num_envs))
+        self._set_next_seeds()
         return self._obs(self._rows.obs)
 
     def step(self, action: Tensor) -> Step:
@@ -160,7 +160,8 @@ class SeededEnvs:
             Episode(self._tensor(self._return.astype(np.float32)), self._tensor(self._length.copy())),
         )
         if any_ended:
-            self._start_anew(np.flatnonzero(ended))
+            for i in np.flatnonzero(ended).tolist():
+                self._start_anew(i)
         return step
 
     def snapshot(self) -> dict[str, Any]:
@@ -211,26 +212,25 @@ class SeededEnvs:
         self._return[:] = saved["return_"]
         self._length[:] = saved["length"]
         self._history = [bytearray(past.tobytes()) for past in actions]
-        self._next_seeds(range(self.num_envs))
+        self._set_next_seeds()
         return self._obs(rows.obs)
 
     def close(self) -> None:
         """Release processes and windows. May be called twice."""
 
-    def _episode_seed(self, index: int) -> int:
-        return derive_seed(self._seed, index, int(self._episode[index])) & MAX_SEED
+    def _episode_seed(self, index: int, ahead: int = 0) -> int:
+        return derive_seed(self._seed, index, int(self._episode[index]) + ahead) & MAX_SEED
 
-    def _next_seeds(self, indices: Any) -> None:
-        for i in indices:
-            self._rows.seed[i] = derive_seed(self._seed, int(i), int(self._episode[i]) + 1) & MAX_SEED
+    def _set_next_seeds(self) -> None:
+        for i in range(self.num_envs):
+            self._rows.seed[i] = self._episode_seed(i, ahead=1)
 
-    def _start_anew(self, indices: np.ndarray) -> None:
-        self._episode[indices] += 1
-        self._return[indices] = 0.0
-        self._length[indices] = 0
-        for i in indices:
-            self._history[i] = bytearray()
-        self._next_seeds(indices)
+    def _start_anew(self, index: int) -> None:
+        self._episode[index] += 1
+        self._return[index] = 0.0
+        self._length[index] = 0
+        self._history[index] = bytearray()
+        self._rows.seed[index] = self._episode_seed(index, ahead=1)
 
     def _remember(self) -> None:
         data = self._rows.action.tobytes()
@@ -308,6 +308,7 @@ class GymEnv(SeededEnvs):
         super().__init__(rows, gym_spec(self.envs[0]), device)
         self._batch = Batch(self.envs, rows)
         self._discrete_obs = isinstance(observation_space, spaces.Discrete)
+        self._first_action = int(action_space.start) if self._discrete else 0
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
@@ -340,9 +341,9 @@ class GymEnv(SeededEnvs):
         Raises:
             EnvironmentFault: as `step`.
         """
-        rows, space = self._rows, self.action_space
+        rows, given = self._rows, action + self._first_action
         try:
-            obs, reward, terminated, truncated = self._batch.step(0, int(action) + int(space.start))
+            obs, reward, terminated, truncated = self._batch.step(0, given)
             self._batch.write(rows.obs, 0, obs)
             if not self._discrete_obs:
                 self._check_finite(rows.obs)
@@ -353,7 +354,7 @@ class GymEnv(SeededEnvs):
         self._steps += 1
         self._return[0] += reward
         self._length[0] += 1
-        self._history[0] += (int(action) + int(space.start)).to_bytes(8, sys.byteorder)
+        self._history[0] += given.to_bytes(8, sys.byteorder)
         return reward, terminated, truncated and not terminated
 
     def restart_one(self) -> tuple[float, int]:
@@ -361,10 +362,11 @@ class GymEnv(SeededEnvs):
         totals = float(self._return[0]), int(self._length[0])
         try:
             self._batch.write(self._rows.obs, 0, self._batch.reset(0, int(self._rows.seed[0])))
-            self._check_finite(self._rows.obs)
+            if not self._discrete_obs:
+                self._check_finite(self._rows.obs)
         except Broken as broken:
             raise self._fault(broken) from broken.__cause__
-        self._start_anew(np.array([0]))
+        self._start_anew(0)
         return totals
 
     def frames(self) -> list[np.ndarray]:

@@ -41,6 +41,7 @@ class Leaf:
     shape: tuple[int, ...]  # of one environment's value
     source: np.dtype  # what the space promises
     dtype: np.dtype  # what the row holds
+    categories: range | None = None  # of a Discrete space
 
     def write(self, array: np.ndarray, row: int, value: Any) -> None:
         """Check one environment's `value` and store it in `array [B, *shape]`.
@@ -48,15 +49,14 @@ class Leaf:
         Raises:
             ValueError: a wrong type, dtype, shape, or a category out of range.
         """
-        if isinstance(self.space, spaces.Discrete):
+        if self.categories is not None:
             if not isinstance(value, int | np.integer):
                 value = np.asarray(value)
                 if value.shape != () or value.dtype.kind not in "iu":
                     raise ValueError(f"returned the {self.path} {short(value)}, its space {self.space} wants one integer")
-            category = int(value) - int(self.space.start)
-            if not 0 <= category < self.space.n:
+            if int(value) not in self.categories:
                 raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
-            array[row] = category
+            array[row] = int(value) - self.categories.start
             return
         if type(value) is not np.ndarray or value.dtype != self.source or value.shape != self.shape:
             value = self._coerce(value)
@@ -105,7 +105,8 @@ def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
         raise UsageError(
             f"the {path} space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, Tuple or Dict"
         )
-    return [Leaf(path, space, tuple(space.shape), np.dtype(space.dtype), dtype)]
+    categories = range(int(space.start), int(space.start + space.n)) if isinstance(space, spaces.Discrete) else None
+    return [Leaf(path, space, tuple(space.shape), np.dtype(space.dtype), dtype, categories)]
 
 
 def flatten_obs(space: spaces.Space, obs: Any, path: str = "observation") -> list[Any]:
@@ -303,8 +304,10 @@ class Batch:
             Broken: it does not fit the observation space.
         """
         try:
-            values = (obs,) if self._flat else flatten_obs(self._space, obs)
-            for leaf, array, value in zip(self._leaves, arrays, values, strict=True):
+            if self._flat:
+                self._leaves[0].write(arrays[0], row, obs)
+                return
+            for leaf, array, value in zip(self._leaves, arrays, flatten_obs(self._space, obs), strict=True):
                 leaf.write(array, row, value)
         except ValueError as error:
             raise Broken(row, str(error)) from None

@@ -58,8 +58,8 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
     """The environment of a run with its wrappers: as the learner sees it."""
     if isinstance(settings.algorithm, Tabular):
         return _make_table_env(settings, num_envs, **options)
-    if settings.bins is not None:
-        raise UsageError(f"bins are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
+    if settings.bins is not None or settings.tilings > 1:
+        raise UsageError(f"{'tilings' if settings.bins is None else 'bins'} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
     transforms = []
     if settings.normalise_obs:
         transforms.append(NormaliseObs())
@@ -94,8 +94,8 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
     try:
         if not isinstance(made.action_space, Discrete):
             raise UsageError(f"{algorithm_name(s.algorithm)} learns a table and needs Discrete actions, not {made.action_space}")
-        has_states = isinstance(made.observation_space, Discrete) and s.bins is None
-        env = TransformedEnv(made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high),))
+        has_states = isinstance(made.observation_space, Discrete) and s.bins is None and s.tilings == 1
+        env = TransformedEnv(made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),))
         mdp = known_dynamics(made.envs[0])
         if mdp is not None and env.observation_space == Discrete(mdp.num_states):
             env.mdp = mdp if s.backend in ("auto", "native") else None

@@ -10,9 +10,47 @@ from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
 from bellgrad.nets.specs import spec_from_json, spec_to_json
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
+from bellgrad.tabular.certainty import CertaintyEquivalence
+from bellgrad.tabular.double_q_learning import DoubleQLearning
+from bellgrad.tabular.dyna import DynaQ
+from bellgrad.tabular.expected_sarsa import ExpectedSARSA
+from bellgrad.tabular.gradient import GradientQLearning, GradientSARSA
+from bellgrad.tabular.monte_carlo import MonteCarlo, MonteCarloControl
+from bellgrad.tabular.n_step import NStepSARSA, NStepTD
+from bellgrad.tabular.off_policy_monte_carlo import OffPolicyMonteCarlo, OffPolicyMonteCarloControl
 from bellgrad.tabular.q_learning import QLearning
+from bellgrad.tabular.r_max import RMax
+from bellgrad.tabular.sarsa import SARSA
+from bellgrad.tabular.sarsa_lambda import SARSA1, SARSALambda
+from bellgrad.tabular.td import TD0
+from bellgrad.tabular.td_lambda import TDLambda
+from bellgrad.tabular.watkins_q_lambda import WatkinsQLambda
 
-ALGORITHMS: dict[str, type] = {"dqn": DQN, "ppo": PPO, "sac": SAC, "q_learning": QLearning}
+ALGORITHMS: dict[str, type] = {
+    "dqn": DQN,
+    "ppo": PPO,
+    "sac": SAC,
+    "monte_carlo": MonteCarlo,
+    "monte_carlo_control": MonteCarloControl,
+    "off_policy_monte_carlo": OffPolicyMonteCarlo,
+    "off_policy_monte_carlo_control": OffPolicyMonteCarloControl,
+    "td_0": TD0,
+    "n_step_td": NStepTD,
+    "td_lambda": TDLambda,
+    "sarsa": SARSA,
+    "sarsa_1": SARSA1,
+    "sarsa_lambda": SARSALambda,
+    "n_step_sarsa": NStepSARSA,
+    "expected_sarsa": ExpectedSARSA,
+    "q_learning": QLearning,
+    "double_q_learning": DoubleQLearning,
+    "watkins_q_lambda": WatkinsQLambda,
+    "gradient_q_learning": GradientQLearning,
+    "gradient_sarsa": GradientSARSA,
+    "dyna_q": DynaQ,
+    "certainty_equivalence": CertaintyEquivalence,
+    "r_max": RMax,
+}
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
 DEFAULT_NUM_ENVS = {"ppo": 8}  # every other algorithm begins with one environment
 
@@ -107,6 +145,7 @@ class Settings:
         bins: for tables over a Box, intervals in each dimension of the observation; one number serves all dimensions.
         bin_low: where the first interval begins, in each dimension; by default the space's own bounds.
         bin_high: likewise where the last one ends.
+        tilings: grids of bins, each shifted against the others, for the gradient forms of tabular algorithms; 1 is plain bins.
         engine: `auto`, `eager` or `compiled`.
         device: `auto`, `cpu` or `cuda`.
         checkpoints: how many are written after the one at step 0.
@@ -128,6 +167,7 @@ class Settings:
     bins: tuple[int, ...] | None = None
     bin_low: tuple[float, ...] | None = None
     bin_high: tuple[float, ...] | None = None
+    tilings: int = 1
     engine: Literal["auto", "eager", "compiled"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoints: int = 10
@@ -140,7 +180,7 @@ class Settings:
         check_range(
             self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6)
         )
-        check_range(self, max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
+        check_range(self, tilings=(1, 1000), max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, 1))
         check_range(self, num_envs=(1, 1e7))

@@ -1,6 +1,7 @@
 """The driver of tabular learners: a sampler of known dynamics, or any environment with Discrete observations and actions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bellgrad.tabular.common import OUTGREW, Noise, TabularLearner
 from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload
 from bellgrad.training.engine import Engine
-from bellgrad.training.sampling import LOOP_DRAWS, Place, World, compiled_loop, plain_loop
+from bellgrad.training.sampling import LOOP_DRAWS, Place, World, compiled, machine_code, make_loop, make_step, plain
 from bellgrad.training.settings import Settings
 
 CALLS = 200  # calls in a run, so that each line of the log has one
@@ -46,9 +47,10 @@ class Tabular(Driver):
         if env.mdp is None and learner.exploring_starts:
             raise UsageError(f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
                              f"{env.spec.id} is only known by stepping it")  # fmt: skip
-        self._stretch = (
-            SteppedStretch(learner, env, engine, seed) if env.mdp is None else SampledStretch(learner, env.mdp, engine)
-        )
+        if env.mdp is None:
+            self._stretch = SteppedStretch(learner, env, engine, seed, self._table, self._noise)
+        else:
+            self._stretch = SampledStretch(learner, env.mdp, engine)
 
     @property
     def _most_draws(self) -> int:
@@ -122,8 +124,7 @@ class SampledStretch:
         self._config = learner.numbers
         self._world = World.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
         self._place = Place(np.array(0), np.array(-1), np.array(0), np.array(0.0))
-        loop = plain_loop if engine.mode == "eager" else compiled_loop
-        self._loop = loop(learner.begin, learner.learn)
+        self._loop = (plain if engine.mode == "eager" else compiled)(make_loop, learner.begin, learner.learn)
 
     def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
         """See `sampling.make_loop`."""
@@ -147,46 +148,43 @@ class SampledStretch:
 class SteppedStretch:
     """Steps of an environment whose dynamics are not known."""
 
-    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int):
-        self._env, self._config = env.env, learner.numbers
+    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, table: Any, noise: Noise):
+        self._env = env.env
         if not isinstance(self._env, GymEnv) or env.num_envs != 1:
             raise UsageError(
                 "a tabular learner acts in one environment of this process: num_envs must be 1, and backend not subprocess"
             )
-        self._transforms = env.transforms
-        self._one_number = isinstance(self._env.observation_space, Discrete)
-        plain = engine.mode == "eager"
-        self._begin: Callable[..., int] = learner.begin.py_func if plain else learner.begin
-        self._learn: Callable[..., int] = learner.learn.py_func if plain else learner.learn
+        self._configs = np.array([learner.numbers.item()], dtype=learner.numbers.dtype)
+        present = self._env.present
+        one_number = isinstance(self._env.observation_space, Discrete)
+        self._seen: Callable[[], Any] = present[0].item if one_number else partial(env.transforms[0].observe_one, present)
         self._env.reset(seed)
         self._obs, self.action = self._seen(), -1
+        if engine.mode == "eager":
+            self._step = plain(make_step, learner.begin, learner.learn)
+        else:
+            arguments = (self._configs, table, noise, self._obs, 0, 0.0, self._obs, False, False)
+            self._step = machine_code(compiled(make_step, learner.begin, learner.learn), *arguments)
 
     def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
-        env, config, learn = self._env, self._config, self._learn
-        obs, action, ended, taken, last = self._obs, self.action, 0, 0, len(noise.uniform) - draws
-        while taken < steps and noise.taken[0] <= last:
+        env, configs, step, seen = self._env, self._configs, self._step, self._seen
+        obs, action, ended, taken = self._obs, self.action, 0, 0
+        most = min(steps, (len(noise.uniform) - int(noise.taken[0])) // draws)
+        while taken < most:
             if action < 0:
-                action = self._begin(config, table, obs, noise)
+                action = step(configs, table, noise, obs, -1, 0.0, obs, False, False)
             reward, terminated, truncated = env.step_one(action)
-            next_obs = self._seen()
-            taken += 1
-            table.steps[()] += 1
-            action = learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise)
+            next_obs, taken = seen(), taken + 1
+            action = step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated)
             obs = next_obs
             if action == OUTGREW:
                 break
             if terminated or truncated:
                 returns[ended], lengths[ended] = env.restart_one()
-                obs, action, ended = self._seen(), -1, ended + 1
+                obs, action, ended = seen(), -1, ended + 1
         self._obs, self.action = obs, action
         return taken, ended
-
-    def _seen(self) -> int | np.ndarray:
-        """The present observation as a row of the table, or as the tiles that it is in."""
-        if self._one_number:
-            return int(self._env.present[0][0])
-        return self._transforms[0].observe_one(self._env.present)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The environment's past, and what is done next."""
