@@ -59,7 +59,8 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
     if isinstance(settings.algorithm, Tabular):
         return _make_table_env(settings, num_envs, **options)
     if settings.bins is not None or settings.tilings > 1:
-        raise UsageError(f"{'tilings' if settings.bins is None else 'bins'} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
+        given = "tilings" if settings.bins is None else "bins"
+        raise UsageError(f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
     transforms = []
     if settings.normalise_obs:
         transforms.append(NormaliseObs())
