@@ -1,0 +1,50 @@
+"""What holds for every tabular learner: the compiled functions are the plain ones, and a run goes on where it stopped."""
+
+import shutil
+
+import pytest
+import torch
+
+import bellgrad as bg
+from bellgrad.core.tree import leaves
+from bellgrad.training.settings import ALGORITHMS
+
+LEARNERS = [name for name, algorithm in ALGORITHMS.items() if algorithm.__module__.startswith("bellgrad.tabular.")]
+
+
+def train(folder, name, steps=1_500, **options):
+    return bg.train(ALGORITHMS[name](), "FrozenLake-v1", steps, out=folder, progress="off", eval_episodes=0, **options)
+
+
+def tables(run):
+    return list(leaves(bg.load(run).state))
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_compiled_and_plain_learners_give_the_same_finite_bits(name, tmp_path):
+    compiled, plain = (tables(train(tmp_path / engine, name, engine=engine)) for engine in ("compiled", "eager"))
+    assert same(compiled, plain)
+    assert all(table.dtype in (torch.float64, torch.int64, torch.bool) and table.isfinite().all() for table in compiled)
+    first = tables(train(tmp_path / "first", name, 1))
+    assert sum(not torch.equal(a, b) for a, b in zip(first, compiled, strict=True)) >= 2  # it learned something
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_that_stops_in_an_episode_goes_on_with_the_same_bits(name, tmp_path):
+    whole = train(tmp_path / "whole", name)
+    part = train(tmp_path / "part", name)
+    for step in part.folder.glob("checkpoints/step-*"):
+        if int(step.name.removeprefix("step-")) > 1_200:
+            shutil.rmtree(step)
+    part.save_record(status="interrupted")
+    assert same(tables(whole), tables(bg.resume(part, progress="off")))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_is_evaluated_through_the_same_door(name, tmp_path):
+    result = bg.evaluate(train(tmp_path / "run", name), episodes=3)
+    assert result.episodes == 3 and 0 <= result.return_mean <= 1
