@@ -47,7 +47,7 @@ class Learner(Protocol):
     """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
 
     Attributes:
-        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`.
+        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`, `tabular`.
     """
 
     driver: str

@@ -249,7 +249,7 @@ class Session:
         try:
             fault = self.driver.restore(checkpoint)
             self.tracker.restore(values["tracker"])
-            self.best, self.seconds, self.restarts = values["best"], values["seconds"], values["restarts"]
+            self.best, self.seconds, self.restarts = values["best"], values["seconds"], values.get("restarts", [])
             if fault is not None:
                 self.restarts = [*self.restarts, checkpoint.step]
                 print(f"warning: {fault}; new episodes were begun, and what follows differs from a run that was never stopped",
