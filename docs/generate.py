@@ -1,12 +1,14 @@
 """Fill the generated blocks of README.md and docs/: what the code and the stored results already say is typed nowhere by hand.
 
     python docs/generate.py            write them
-    python docs/generate.py --check    fail where one is out of date, and name it
+    python docs/generate.py --check    fail where one is out of date or missing, and name it
 
-A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of.
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of. Every block has its
+place on some page, so that nothing is added to the code and left out here.
 """
 
 import argparse
+import ast
 import inspect
 import re
 import sys
@@ -14,6 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,22 @@ import tables  # noqa: E402 (benchmarks/tables.py)
 
 import bellgrad as bg  # noqa: E402
 from bellgrad.cli import Parser, build_parser  # noqa: E402
+from bellgrad.cli.solve import NAMED, find_mdp  # noqa: E402
 from bellgrad.core.docs import field_notes  # noqa: E402
 from bellgrad.envs.classic import NATIVE  # noqa: E402
+from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
+from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
+from bellgrad.report.mdp_text import solution_text  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
+from bellgrad.tabular import q_learning  # noqa: E402
+from bellgrad.tabular.common import Tabular  # noqa: E402
 from bellgrad.training import engine, evaluate, on_policy, session  # noqa: E402
 from bellgrad.training.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 
+MAXIMISED = {"discounted": "discounted reward", "horizon": "reward within a horizon", "total": "total reward",
+             "average": "average reward"}  # fmt: skip
+SOURCE = re.compile(r"^Source: .*?\.(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -135,6 +147,15 @@ def extras() -> str:
     return markdown_table(rows, ["extra", "installs"])
 
 
+def examples() -> str:
+    """Every script in `examples/`, by its own first line."""
+    rows = []
+    for script in sorted((ROOT / "examples").glob("*.py")):
+        about = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+        rows.append({"script": f"`examples/{script.name}`", "shows": about.splitlines()[0]})
+    return markdown_table(rows, ["script", "shows"])
+
+
 def rules() -> str:
     """The fixed numbers by which a run decides."""
     usual = ", ".join(f"{n} for `{name}`" for name, n in DEFAULT_NUM_ENVS.items())
@@ -158,6 +179,70 @@ def public_names() -> str:
     """Everything that `import bellgrad as bg` gives."""
     rows = [{"name": f"`bg.{name}`", "is": inspect.getdoc(getattr(bg, name)).splitlines()[0]} for name in bg.__all__]
     return markdown_table(rows, ["name", "is"])
+
+
+def solvers() -> str:
+    """Every exact solver: what it maximises, and how."""
+    rows = [{"method": f"[`{name}`](solvers.md#{name})", "maximises": MAXIMISED[solver.criterion], "how": solver.description}
+            for name, solver in SOLVERS.items()]  # fmt: skip
+    return markdown_table(rows, ["method", "maximises", "how"])
+
+
+def prose(module: str, name: str) -> str:
+    """A function of `bellgrad.mdp`, and what its docstring says of it but for the arguments; the source may be its file's."""
+    home = import_module(f"bellgrad.mdp.{module}")
+    find = getattr(home, name)
+    about, _, rest = inspect.getdoc(find).partition("\n\nArgs:\n")
+    source = SOURCE.search(rest) or SOURCE.search(inspect.getdoc(home))
+    call = f"```text\nbellgrad.mdp.{module}.{name}({', '.join(_parameters(find))})\n```"
+    return f"{call}\n\n{about}\n\n{' '.join(source[0].split())}"
+
+
+def named_mdps() -> str:
+    """The MDPs that the command line knows by a name of their own."""
+    rows = []
+    for name, module in NAMED.items():
+        about = inspect.getdoc(getattr(import_module(f"bellgrad.mdp.{module}"), name)).splitlines()[0]
+        rows.append({"name": f"`{name}`", "made by": f"`bellgrad.mdp.{module}.{name}`", "is": about})
+    return markdown_table(rows, ["name", "made by", "is"])
+
+
+def solved(env: str, gamma: float | None = None) -> str:
+    """Values and policy as `bellgrad solve` shows them."""
+    mdp = find_mdp(env, {})
+    _, _, table = solution_text(mdp, bg.solve(mdp, gamma=gamma, progress="off")).partition("\n\n")
+    return f"```text\n{table}\n```"
+
+
+def frozen_lake() -> str:
+    """What FrozenLake is worth by several measures, and how often the policy that is best by each arrives in time."""
+    lake = bg.FiniteMDP.from_gymnasium("FrozenLake-v1")
+    limit = lake.max_episode_steps
+    wanted = {f"discounted, gamma {gamma}": {"gamma": gamma} for gamma in (0.99, 0.95, 0.9)}
+    wanted |= {"without a discount": {"gamma": 1.0}, f"within {limit} steps": {"horizon": limit}}
+    rows = []
+    for name, options in wanted.items():
+        found = bg.solve(lake, progress="off", **options)
+        value = found.value if found.horizon is None else found.value[0]
+        arrives = finite_horizon_evaluation(lake, found.policy, limit)[0]
+        rows.append({"maximised": name, "V*(start)": f"{lake.initial @ value:.6f}", "arrives": f"{lake.initial @ arrives:.4f}"})
+    return markdown_table(rows, {"maximised": "maximised", "V*(start)": "V*(start)", "arrives": f"arrives within {limit} steps"})
+
+
+def tabular_learners() -> str:
+    """Every tabular learner."""
+    rows = []
+    for name, cls in ALGORITHMS.items():
+        if issubclass(cls, Tabular):
+            what = inspect.getdoc(cls).splitlines()[0].removeprefix("Hyper-parameters of ").removesuffix(".")
+            rows.append({"name": f"`{name}`", "class": f"`bg.{cls.__name__}`", "is": what,
+                         "file": f"`{cls.__module__.rpartition('.')[2]}.py`"})  # fmt: skip
+    return markdown_table(rows, {"name": "name", "class": "in Python", "is": "is", "file": "in `tabular/`"})
+
+
+def q_learning_source() -> str:
+    """The compiled function of Q-learning, as it stands."""
+    return f"```python\n{inspect.getsource(q_learning.learn.py_func)}```"
 
 
 def signature(name: str) -> str:
@@ -191,7 +276,8 @@ def rooms() -> str:
 
 # --------------------------------------------------------------------------------------------- from the stored results
 MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
-           "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py"}  # fmt: skip
+           "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py",
+           "planning": ".venv/bin/python benchmarks/planning.py"}  # fmt: skip
 
 
 def results(name: str, of: str = "") -> str:
@@ -231,15 +317,28 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN}),
     "optimisers": partial(specs, OPTIMIZERS),
     "native": native,
+    "finite-mdp": partial(fields_of, bg.FiniteMDP),
+    "named-mdps": named_mdps,
+    "solution": partial(fields_of, bg.Solution),
+    "solvers": solvers,
+    "solved-corridor": partial(solved, "corridor", gamma=1),
+    "solved-frozen-lake": partial(solved, "FrozenLake-v1"),
+    "frozen-lake": frozen_lake,
+    "tabular-learners": tabular_learners,
+    "q-learning-source": q_learning_source,
     "extras": extras,
+    "examples": examples,
     "rules": rules,
     "public-names": public_names,
     "rooms": rooms,
 }
 BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in ALGORITHMS.items()}
-BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in ALGORITHMS}
-BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in ALGORITHMS}
-CALLS = ("train", "resume", "evaluate", "load", "record", "plot", "compare", "export", "write_report")
+NETWORKED = [name for name, cls in ALGORITHMS.items() if not issubclass(cls, Tabular)]
+BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in NETWORKED}
+BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in NETWORKED}
+BLOCKS |= {f"solver-{name}": partial(prose, solver.module, name) for name, solver in SOLVERS.items()}
+BLOCKS["solver-evaluate_policy"] = partial(prose, "evaluation", "evaluate_policy")
+CALLS = ("train", "resume", "evaluate", "load", "record", "picture", "plot", "compare", "export", "write_report", "solve")
 BLOCKS |= {f"call-{name.replace('_', '-')}": partial(signature, name) for name in CALLS}
 BLOCKS |= {f"results-{name.replace('_', '-')}": partial(results, name) for name in MADE_BY}
 
@@ -264,14 +363,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
     check = parser.parse_args().check
-    stale = []
+    stale, shown = [], set()
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         before = page.read_text(encoding="utf-8")
+        shown |= {found[2] for found in BLOCK.finditer(before)}
         after = fill(before)
         if after != before:
             stale.append(str(page.relative_to(ROOT)))
             if not check:
                 page.write_text(after, encoding="utf-8")
+    if missing := BLOCKS.keys() - shown:
+        sys.exit(f"no page has the blocks {', '.join(sorted(missing))}")
     if check and stale:
         sys.exit(f"out of date: {', '.join(stale)}; run python docs/generate.py")
     print(f"{'checked' if check else 'wrote'}: {', '.join(stale) or 'everything is up to date'}")
