@@ -107,6 +107,26 @@ def test_the_key_of_the_kept_code_follows_every_file_that_it_is_made_of(tmp_path
     assert sampling.sources(q_learning.learn) != before
 
 
+class Unseeded(gymnasium.Env):
+    """Episodes of 7 steps whose states come from the operating system, whatever their seed."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(256), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 7
+        return os.urandom(1)[0], {}
+
+    def step(self, action):
+        self.left -= 1
+        return os.urandom(1)[0], 1.0, self.left == 0, False, {}
+
+
+def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode_and_the_run_says_so(tmp_path, capsys):
+    run = train(tmp_path / "run", 1_000, Unseeded)  # 1,000 steps end within an episode
+    assert table(bg.resume(run, 1_500, progress="off")).visits.sum() == 1_500
+    assert "new episodes were begun" in capsys.readouterr().err
+
+
 class Drunk(gymnasium.Env):
     """Two states; after three steps something goes wrong."""
 

@@ -9,8 +9,8 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError
-from bellgrad.core.rng import Streams
+from bellgrad.core.errors import EnvironmentFault, UsageError
+from bellgrad.core.rng import Streams, derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.transforms import TransformedEnv
@@ -38,6 +38,7 @@ class Tabular(Driver):
 
     def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
+        self.seed = seed
         self.native = False
         self.streams = Streams(seed, device)
         self.steps = self.updates = 0
@@ -101,20 +102,20 @@ class Tabular(Driver):
         tensors |= named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._stretch.snapshot()
         return {"steps": self.steps, "updates": self.updates}, tensors
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint, bit for bit.
-
-        Raises:
-            CheckpointError: the checkpoint does not fit this run.
-            EnvironmentFault: the environment could not be brought back to where it was.
-        """
+    def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
+        """As `Driver.restore`."""
         counters = checkpoint.values["driver"]
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
         noise = map_tree(torch.from_numpy, self._noise)
         self._noise = map_tree(Tensor.numpy, restore_tree(noise, checkpoint.tensors("noise"), "noise"))
         self._set_state(restore_tree(self.loop, checkpoint.tensors("loop"), "loop").state)
-        self._stretch.restore(checkpoint)
+        try:
+            self._stretch.restore(checkpoint)
+        except EnvironmentFault as fault:
+            self._stretch.begin(derive_seed(self.seed, "resumed", self.steps))
+            return fault
+        return None
 
 
 class SampledStretch:
@@ -158,13 +159,17 @@ class SteppedStretch:
         present = self._env.present
         one_number = isinstance(self._env.observation_space, Discrete)
         self._seen: Callable[[], Any] = present[0].item if one_number else partial(env.transforms[0].observe_one, present)
-        self._env.reset(seed)
-        self._obs, self.action = self._seen(), -1
+        self.begin(seed)
         if engine.mode == "eager":
             self._step = plain(make_step, learner.begin, learner.learn)
         else:
             arguments = (self._configs, table, noise, self._obs, 0, 0.0, self._obs, False, False)
             self._step = machine_code(compiled(make_step, learner.begin, learner.learn), *arguments)
+
+    def begin(self, seed: int) -> None:
+        """Start the environment anew."""
+        self._env.reset(seed)
+        self._obs, self.action = self._seen(), -1
 
     def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
