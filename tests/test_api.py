@@ -235,6 +235,7 @@ def test_the_python_in_the_documentation_runs_or_is_python(tmp_path, monkeypatch
 
 def test_an_mdp_is_an_environment(tmp_path):
     run = bg.train(bg.QLearning(alpha=1.0, gamma=1.0), corridor(), 2_000, out=tmp_path / "run", max_episode_steps=50, **FAST)
+    assert run.record["env"] == "bellgrad.mdp.model:FiniteMDP"
     # The corridor is deterministic, so that a step size of 1 is exact: Q*(R) of its five states.
     assert bg.load(run).state.q[:, 1].tolist() == [-13, -12, -11, -1, 0]
 

@@ -3,10 +3,11 @@
 import json
 import re
 import sys
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
+
+from gymnasium import Env
 
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name
@@ -60,7 +61,7 @@ def train(
         EnvironmentFault: the environment broke its contract; the last checkpoint is kept.
     """
     if isinstance(env, FiniteMDP):
-        env = partial(to_gymnasium, env)
+        env = _sampler(env)
     settings = _settings(algorithm, env, steps, seed, options)
     folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
     is_new = not folder.exists()
@@ -99,6 +100,16 @@ def train_or_resume(
         raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
     run = Run.open(out, True, env)  # what it may import is what was just asked for
     return run if run.status == "finished" else resume(run, progress=progress)
+
+
+def _sampler(mdp: FiniteMDP) -> Callable[..., Env]:
+    """What makes environments that sample an MDP, under the name of the MDP's class."""
+
+    def make(**kwargs: Any) -> Env:
+        return to_gymnasium(mdp, **kwargs)
+
+    make.__module__, make.__qualname__ = FiniteMDP.__module__, FiniteMDP.__qualname__
+    return make
 
 
 def _settings(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> Settings:

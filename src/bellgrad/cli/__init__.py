@@ -75,6 +75,7 @@ def build_parser() -> Parser:
     p.add_argument("--bins", type=numbers(int), metavar="LIST", help="for tables over a Box: intervals a dimension, as 6,6,12,12")
     p.add_argument("--bin-low", type=numbers(float), metavar="LIST", help="where the first interval begins, in each dimension")
     p.add_argument("--bin-high", type=numbers(float), metavar="LIST", help="where the last one ends")
+    p.add_argument("--tilings", type=count, default=1, help="grids of bins, each shifted, for gradient_q_learning and its like")
     p.add_argument("--engine", default="auto", help="auto, eager or compiled")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--checkpoints", type=count, default=10, help="how many in a run (default 10)")

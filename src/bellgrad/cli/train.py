@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("num_envs", "normalise_obs", "normalise_reward", "frame_stack")}
     options = {name: getattr(preset, name) if value is None and preset else value for name, value in options.items()}
     options = {name: value for name, value in options.items() if value is not None}
-    for name in ("env_kwargs", "backend", "max_episode_steps", "bins", "bin_low", "bin_high", "engine", "device",
+    for name in ("env_kwargs", "backend", "max_episode_steps", "bins", "bin_low", "bin_high", "tilings", "engine", "device",
                  "checkpoints", "eval_episodes", "target_return"):  # fmt: skip
         options[name] = getattr(args, name)
     progress = "off" if args.quiet else "auto"

@@ -43,7 +43,7 @@ class CertaintyTable(NamedTuple):
 
 @dataclass(frozen=True)
 class CertaintyEquivalence(Planning, EpsilonGreedy):
-    """Hyper-parameters of certainty-equivalent control.
+    """Hyper-parameters of certainty-equivalent control: plan as if the counts so far were the truth.
 
     Attributes:
         plan_period: environment steps from one planning to the next.

@@ -87,7 +87,7 @@ class DynaTable(NamedTuple):
 
 @dataclass(frozen=True)
 class DynaQ(Control):
-    """Hyper-parameters of Dyna-Q, and of Dyna-Q+ where kappa is above 0.
+    """Hyper-parameters of Dyna-Q, which learns from memories too; Dyna-Q+ where kappa is above 0.
 
     Attributes:
         planning_steps: memories that are learnt from after each environment step.

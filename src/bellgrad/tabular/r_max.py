@@ -68,7 +68,7 @@ class RMaxTable(NamedTuple):
 
 @dataclass(frozen=True)
 class RMax(Planning):
-    """Hyper-parameters of R-max.
+    """Hyper-parameters of R-max: what is not known is paradise, until it is known.
 
     Attributes:
         r_max: the largest reward of a step. A larger one that is seen takes its place; if it is far away, it may never be seen.
