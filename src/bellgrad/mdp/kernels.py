@@ -1,4 +1,4 @@
-"""Compiled loops over the outcomes of an MDP. Each visits the rows of its arrays in parallel where there are enough of them."""
+"""Compiled loops over the outcomes of an MDP."""
 
 import heapq
 
@@ -6,25 +6,34 @@ import numba
 import numpy as np
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True)
 def row_dot(offset, left, right):
     """The sum of `left * right` over each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
     total = np.zeros(rows)
-    for row in numba.prange(rows):
+    for row in range(rows):
         for k in range(offset[row], offset[row + 1]):
             total[row] += left[k] * right[k]
     return total
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True)
 def row_sum(offset, values):
     """The sum of each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
     total = np.zeros(rows)
-    for row in numba.prange(rows):
+    for row in range(rows):
         for k in range(offset[row], offset[row + 1]):
             total[row] += values[k]
+    return total
+
+
+@numba.njit(cache=True)
+def _expected(first, last, continuing, next_state, value):
+    """`E[value(s')]` over the outcomes `first` to `last`. Unsigned numbers spare every access the test for a negative index."""
+    total = 0.0
+    for k in range(np.uint64(first), np.uint64(last)):
+        total += continuing[k] * value[np.uint64(next_state[k])]
     return total
 
 
@@ -35,9 +44,7 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
     for state in numba.prange(states):
         for action in range(actions):
             first, last = offset[state * actions + action], offset[state * actions + action + 1]
-            expected = 0.0
-            for k in range(first, last):
-                expected += continuing[k] * value[next_state[k]]
+            expected = _expected(first, last, continuing, next_state, value)
             q[state, action] = reward[state, action] + gamma * expected if last > first else -np.inf
 
 
@@ -59,9 +66,7 @@ def sweep(offset, continuing, next_state, reward, gamma, value, action, improve,
         best = -np.inf
         for a in range(begin, end):
             first, last = offset[state * actions + a], offset[state * actions + a + 1]
-            expected = 0.0
-            for k in range(first, last):
-                expected += continuing[k] * value[next_state[k]]
+            expected = _expected(first, last, continuing, next_state, value)
             q = reward[state, a] + gamma * expected if last > first else -np.inf
             if q > best:
                 best, chosen = q, a
@@ -88,11 +93,11 @@ def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action,
         for a in range(begin, end):
             first, last = offset[state * actions + a], offset[state * actions + a + 1]
             expected, stay = 0.0, 0.0
-            for k in range(first, last):
+            for k in range(np.uint64(first), np.uint64(last)):
                 if next_state[k] == state:
                     stay += continuing[k]
                 else:
-                    expected += continuing[k] * value[next_state[k]]
+                    expected += continuing[k] * value[np.uint64(next_state[k])]
             q = reward[state, a] + gamma * expected if last > first else -np.inf
             if stay > 0:
                 q /= 1 - gamma * stay
@@ -109,11 +114,8 @@ def _backup(offset, continuing, next_state, reward, gamma, value, state):
     best = -np.inf
     for action in range(actions):
         first, last = offset[state * actions + action], offset[state * actions + action + 1]
-        expected = 0.0
-        for k in range(first, last):
-            expected += continuing[k] * value[next_state[k]]
         if last > first:
-            best = max(best, reward[state, action] + gamma * expected)
+            best = max(best, reward[state, action] + gamma * _expected(first, last, continuing, next_state, value))
     return best
 
 
