@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,7 +136,14 @@ def machine_code(dispatcher: Dispatcher, *arguments: Any) -> Callable[..., Any]:
 
 def plain(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
     """The same as Python runs it, to step through in a debugger."""
-    return make(begin.py_func, learn.py_func)
+    return as_python(make)(as_python(begin), as_python(learn))
+
+
+def as_python(function: Any) -> Callable[..., Any]:
+    """A function that calls no machine code: its Python, and that of every compiled function that it names."""
+    python = getattr(function, "py_func", function)
+    own = {name: as_python(value) for name, value in _named(python).items() if isinstance(value, Dispatcher)}
+    return FunctionType(python.__code__, python.__globals__ | own, python.__name__, python.__defaults__, python.__closure__)
 
 
 class _MadeCache(FunctionCache):
@@ -174,7 +182,11 @@ def _reached(functions: Any, seen: set[Any]) -> Iterator[Any]:
             continue
         seen.add(plain)
         yield plain
-        code = [plain.__code__, *(c for c in plain.__code__.co_consts if inspect.iscode(c))]
-        named = [plain.__globals__.get(name) for c in code for name in c.co_names]
         inside = [cell.cell_contents for cell in plain.__closure__ or ()]
-        yield from _reached([f for f in (*named, *inside) if isinstance(f, Dispatcher)], seen)
+        yield from _reached([f for f in (*_named(plain).values(), *inside) if isinstance(f, Dispatcher)], seen)
+
+
+def _named(function: Callable[..., Any]) -> dict[str, Any]:
+    """The globals that a function or one inside it may use, by their names."""
+    code = [function.__code__, *(c for c in function.__code__.co_consts if inspect.iscode(c))]
+    return {name: function.__globals__[name] for c in code for name in c.co_names if name in function.__globals__}
