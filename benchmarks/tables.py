@@ -1,6 +1,6 @@
 """The results as Markdown, for the terminal and for the documentation.
 
-python benchmarks/tables.py [speed|memory|first_step|learning]
+python benchmarks/tables.py [speed|compile|memory|first_step|learning|planning]
 """
 
 import statistics
@@ -74,6 +74,19 @@ def learning_table(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def planning_table(results: Mapping[str, Any]) -> str:
+    """One line a ratio: seconds of both sides, what the values are off by, memory and bandwidth."""
+    return markdown_table(
+        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"]) if row["peer"] else f"{format_number(row['bar'])} s",
+          "value_error": _off(row["value_error"]), "peer_value_error": _off(row["peer_value_error"]),
+          "memory_ratio": _times(row["memory_ratio"]), "bandwidth_share": f"{row['bandwidth_share']:.0%}"}
+         for row in results.values() if row["ours_seconds"] is not None),
+        {"title": "MDP", "ours_seconds": "Bellgrad, s", "value_error": "off by", "peer": "peer", "peer_method": "its best method",
+         "peer_seconds": "peer, s", "peer_value_error": "off by ", "ratio": "ratio", "bar": "bar",
+         "memory_ratio": "memory / matrix", "bandwidth_share": "share of copy bandwidth", "met": "met"},
+    )  # fmt: skip
+
+
 def caption(provenance: Mapping[str, Any]) -> str:
     """One sentence on how a result was made."""
     m = provenance["machine"]
@@ -90,6 +103,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "memory": ("memory.json", memory_table),
     "first_step": ("memory.json", first_step_table),
     "learning": ("learning.json", learning_table),
+    "planning": ("planning.json", planning_table),
 }
 
 
@@ -98,6 +112,10 @@ def table(name: str) -> str | None:
     file, write = TABLES[name]
     results = read_results(RESULTS / file)
     return write(results) if results else None
+
+
+def _off(error: float | None) -> str | None:
+    return None if error is None else f"{error:.1e}"
 
 
 def _times(ratio: float | None) -> str | None:
