@@ -7,21 +7,25 @@ environment steps, by which learning has begun; compiling happens in the first c
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import bellgrad as bg
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
-from bellgrad.training.settings import Settings
+from bellgrad.training.settings import Settings, find_algorithm
 
 
-def build(s: dict) -> "bg.DQN | bg.PPO | bg.SAC":
-    """The algorithm with the settings of a row, and what else Stable-Baselines3 does by default."""
+def build(s: dict) -> Any:
+    """The algorithm with the settings of a row: its own fields, or Stable-Baselines3's and what else that does by default."""
+    if "fields" in s:
+        return find_algorithm(s["algorithm"])(**s["fields"])
     shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"]}
     if s["algorithm"] == "ppo":
         minibatches = s["rollout_steps"] * s["num_envs"] // s["batch_size"]
@@ -45,12 +49,14 @@ def main() -> None:
     args = parser.parse_args()
     s = args.settings
     settings = Settings(
-        build(s), s["env"], args.warm + args.steps, s["seed"], num_envs=s["num_envs"], engine=args.engine, device="cpu"
-    )
+        build(s), s["env"], args.warm + args.steps, s["seed"], num_envs=s["num_envs"], engine=args.engine, device="cpu",
+        backend=s.get("backend", "auto"),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
         session = Session(run, run.make_env(s["num_envs"]), resumed=False, progress="off")
         driver, tracker, log_every = session.driver, session.tracker, run.record["log_every"]
+        driver.total = sys.maxsize  # the clock ends the run
 
         def advance_to(end: int) -> None:
             while driver.steps < end:
