@@ -82,9 +82,7 @@ def main() -> None:
         "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {', '.join(ROWS)}; * and ? stand for letters"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of every side (default 3)")
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the steps, into tabular-quick.json"
-    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, into tabular-quick.json")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/tabular.json")
     args = parser.parse_args()
     rows = [row for row in ROWS if any(fnmatch(row, pattern) for pattern in args.rows)]
