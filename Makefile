@@ -50,6 +50,8 @@ bench: $(STAMP)dev
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/tabular.py
 
 clean:
 	rm -rf site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,6 @@
 """Exact planning beside other libraries: seconds to the same value, each side in its own process, all in one run.
 
-    python benchmarks/planning.py [--rows PATTERN ...] [--repeats 3] [--quick]
+    python benchmarks/planning.py [--rows PATTERN ...] [--repeats 3] [--limit 300] [--quick]
 
 The sides of a row alternate, and the figures are medians over the repeats. Making and converting the MDP, imports and compiling
 are outside the clock; what the solver derives from the MDP is inside. Every side is asked for values within 1e-6, and its values
@@ -194,13 +194,15 @@ def commands(peers: list[str], problem: Path, value: Path, peers_python: str, li
     return found
 
 
-def measure(work: str, peers: list[str], repeats: int, peers_python: str, quick: bool, folder: Path) -> dict[str, dict]:
+def measure(
+    work: str, peers: list[str], repeats: int, peers_python: str, quick: bool, limit: float, folder: Path
+) -> dict[str, dict]:
     """Run every side in turn, `repeats` times over: library, then method, to every repeat's answer or what went wrong."""
     script, problem, value, exact = str(HERE / "planning.py"), folder / "mdp.npz", folder / "value.npy", folder / "exact.npy"
     cache = {"NUMBA_CACHE_DIR": str(folder / "numba")}
     ask([sys.executable, script, "--child", "make", work, str(problem), str(int(quick))])
     first = ask([sys.executable, script, "--child", "solve", str(problem), str(exact), str(TOLERANCE / 10)], cache)
-    sides = commands(peers, problem, value, peers_python, QUICK_LIMIT if quick else LIMIT)
+    sides = commands(peers, problem, value, peers_python, limit)
     found: dict[str, dict] = {library: {} for library, _ in sides}
     for (library, method), command in sides.items():
         words = [word.replace(f"{folder}/", "").replace(f"{ROOT}/", "") for word in command]
@@ -275,6 +277,7 @@ def main() -> None:
         "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {known}; * and ? stand for letters"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of every side (default 3)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds after which a method is left out (default {LIMIT})")
     parser.add_argument("--quick", action="store_true", help="small MDPs, into planning-quick.json: to see that it works")
     parser.add_argument(
         "--peers-python", default=".venv-bench/bin/python", help="the interpreter with the peers (make bench makes it)"
@@ -287,12 +290,14 @@ def main() -> None:
         parser.error(f"{args.peers_python} does not exist; run make bench, or give --peers-python")
     out = RESULTS / ("planning-quick.json" if args.quick else "planning.json")
     warn_if_busy()
-    made, results = provenance() | {"repeats": args.repeats, "quick": args.quick}, read_results(out)
+    made, results = provenance() | {"repeats": args.repeats, "quick": args.quick, "limit": args.limit}, read_results(out)
     for work in dict.fromkeys(row.work for row in rows.values()):
         chosen = {name: row for name, row in rows.items() if row.work == work}
         peers = [row.peer for row in chosen.values() if row.peer]
         with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as folder:
-            found = measure(work, peers, args.repeats, args.peers_python, args.quick, Path(folder))
+            found = measure(
+                work, peers, args.repeats, args.peers_python, args.quick, QUICK_LIMIT if args.quick else args.limit, Path(folder)
+            )
         for name, row in chosen.items():
             results[name] = judge(row, found) | {"provenance": made}
         write_results(out, {name: results[name] for name in ROWS if name in results})

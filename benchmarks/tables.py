@@ -104,6 +104,8 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "first_step": ("memory.json", first_step_table),
     "learning": ("learning.json", learning_table),
     "planning": ("planning.json", planning_table),
+    "tabular": ("tabular.json", speed_table),
+    "tabular_compile": ("tabular.json", compile_table),
 }
 
 

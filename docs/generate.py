@@ -277,7 +277,8 @@ def rooms() -> str:
 # --------------------------------------------------------------------------------------------- from the stored results
 MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
            "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py",
-           "planning": ".venv/bin/python benchmarks/planning.py"}  # fmt: skip
+           "planning": ".venv/bin/python benchmarks/planning.py", "tabular": ".venv/bin/python benchmarks/tabular.py",
+           "tabular_compile": ".venv/bin/python benchmarks/tabular.py"}  # fmt: skip
 
 
 def results(name: str, of: str = "") -> str:
