@@ -135,7 +135,7 @@ def test_blackjack_is_evaluated_as_it_is(cards, cautious, tmp_path):
 
 def test_blackjack_is_evaluated_while_a_coin_is_tossed(cards, cautious, tmp_path):
     """Sutton and Barto, example 5.4: dealer's deuce, sum 13 with a usable ace. The book's own estimate is -0.27726. After
-    400,000 steps the standard error is 0.008 with either weighting, by the spread of 12 seeds at half as many: 0.03 is nearly four."""
+    400,000 steps the standard error is 0.008, by the spread of 12 seeds at half as many steps: 0.03 is nearly four of them."""
     start = (13 * 11 + 2) * 2 + 1
     exact = finite_horizon_evaluation(cards, cautious, CARDS)[0][start]
     assert exact == pytest.approx(-0.27726, abs=1e-3)

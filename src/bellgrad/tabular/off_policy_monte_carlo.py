@@ -236,8 +236,8 @@ class OffPolicyMonteCarloControlTable(NamedTuple):
 class OffPolicyMonteCarloControl(ImportanceSampling, EpsilonGreedy):
     """Hyper-parameters of off-policy Monte Carlo control; as in the book, every visit counts.
 
-    Epsilon is best kept above 0. Ordinary importance sampling has an unbounded variance in control: long episodes can bring values
-    that are off by orders of magnitude, so that `weighted` is what to use but for study.
+    Epsilon is best kept above 0. Ordinary importance sampling has an unbounded variance in control: long episodes can bring
+    values that are off by orders of magnitude, so that `weighted` is what to use but for study.
     """
 
     visit: Literal["first", "every"] = "every"
