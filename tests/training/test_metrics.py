@@ -12,6 +12,8 @@ from bellgrad.training.metrics import MetricsWriter, read_metrics
 
 
 def without_tensorboard(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tensorboard.")]:  # imported by an earlier test
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # importing it raises ImportError
 
 
