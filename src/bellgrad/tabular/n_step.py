@@ -26,12 +26,28 @@ from bellgrad.tabular.common import (
     Prediction,
     PredictionLearner,
     StepSize,
+    Tabular,
     TabularLearner,
     behave,
     follow,
     inlined,
     step_size,
 )
+
+
+@dataclass(frozen=True)
+class NSteps(Tabular):
+    """The field of learners that look n steps ahead.
+
+    Attributes:
+        n: rewards in a return, 1 or more.
+    """
+
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, n=(1, 1e6))
 
 
 class Window(NamedTuple):
@@ -110,18 +126,8 @@ def learn_control(config, table, obs, action, reward, next_obs, terminated, trun
 
 
 @dataclass(frozen=True)
-class NStepSARSA(Control):
-    """Hyper-parameters of n-step SARSA, for discrete observations and actions.
-
-    Attributes:
-        n: rewards in a return, 1 or more.
-    """
-
-    n: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, n=(1, 1e6))
+class NStepSARSA(NSteps, Control):
+    """Hyper-parameters of n-step SARSA, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> NStepSARSALearner:
         """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
@@ -176,18 +182,8 @@ def learn_prediction(config, table, obs, action, reward, next_obs, terminated, t
 
 
 @dataclass(frozen=True)
-class NStepTD(Prediction, StepSize):
-    """Hyper-parameters of n-step TD, also called k-step TD, for discrete observations and actions.
-
-    Attributes:
-        n: rewards in a return, 1 or more.
-    """
-
-    n: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, n=(1, 1e6))
+class NStepTD(NSteps, Prediction, StepSize):
+    """Hyper-parameters of n-step TD, also called k-step TD, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> NStepTDLearner:
         """Join these hyper-parameters to an environment."""
