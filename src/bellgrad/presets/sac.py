@@ -15,6 +15,6 @@ PRESETS = {
     ),
     "HalfCheetah-v5": Preset(
         SAC(learning_starts=5_000), num_envs=1, steps=1_000_000,
-        source="the defaults, after more uniform steps: with 1,000 a run may settle for a slow gait",
+        source="the defaults, after more uniform steps: with 1,000 the one seed that was tried settled for a slow gait",
     ),
 }  # fmt: skip
