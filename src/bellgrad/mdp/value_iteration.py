@@ -1,7 +1,7 @@
 """Value iteration: `v <- max_a r(s, a) + gamma * E[v(s')]`, at all states at once, one after the other, or where it matters most.
 
 All of them take any first value. The default is below V* everywhere, from where no sweep lowers a value. A set of states that is
-never left and always pays the least reward begins at its answer; one that pays more comes nearer by gamma a sweep only, which near
+never left and always pays the least reward begins at its answer; one that pays more comes nearer by gamma a sweep, which near
 gamma 1 takes more sweeps than `max_iterations`, and is then said.
 """
 
