@@ -29,7 +29,13 @@ ORDER = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either, but for what they share
-SHARED = ("bellgrad.tabular.common.", "bellgrad.tabular.episodes.", "bellgrad.tabular.counts.", "bellgrad.tabular.traces.")
+SHARED = (
+    "bellgrad.algos.actor_critic.",
+    "bellgrad.tabular.common.",
+    "bellgrad.tabular.episodes.",
+    "bellgrad.tabular.counts.",
+    "bellgrad.tabular.traces.",
+)
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -114,7 +114,7 @@ def test_dqn_finds_the_best_action_for_each_observation():
 def test_ppo_finds_the_best_action():
     learner, state = learn(ppo(), BestAction(), 300)
     assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [1]
-    assert learner.policy(state.params, torch.zeros(1, 1)).logprobs().exp()[0, 1] > 0.95
+    assert learner.policy.distribution(state.params, torch.zeros(1, 1)).logprobs().exp()[0, 1] > 0.95
     close(learner.value(state, torch.zeros(1, 1)), [1.0], 0.02)
 
 
@@ -122,7 +122,7 @@ def test_ppo_finds_the_best_action_for_each_observation():
     learner, state = learn(ppo(), BestActionByObservation(), 400)
     obs = torch.tensor([[-1.0], [1.0]])
     assert learner.act(state, None, obs, None, explore=False).action.tolist() == [0, 1]
-    assert learner.policy(state.params, obs).logprobs().exp().amax(-1).min() > 0.95
+    assert learner.policy.distribution(state.params, obs).logprobs().exp().amax(-1).min() > 0.95
     close(learner.value(state, obs), [1.0, 1.0], 0.02)
 
 

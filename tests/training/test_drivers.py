@@ -163,14 +163,16 @@ class WatchRollouts(Watch):
         super().__init__(**({"rollout_steps": 16, "epochs": 1, "minibatches": 1, "target_kl": None} | config))
         self.rollouts, self.minibatches, self.kl = [], [], itertools.chain(kl, itertools.repeat(0.0))
 
-    def value(self, state, obs):
+    sequence = 1
+
+    def value(self, state, obs, carry):
         return 100 * obs[:, 0] + obs[:, 1]
 
     def prepare(self, state, rollout):
         self.rollouts.append(rollout)
-        rows = torch.arange(rollout.reward.numel(), dtype=torch.float32)
-        flat = (x.flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.logprob, rollout.value))
-        return state, Minibatch(*flat, rows, rows)
+        rows = torch.arange(rollout.reward.numel(), dtype=torch.float32).view(rollout.reward.shape)
+        same = (rollout.obs, rollout.action, rollout.logprob, rollout.value)
+        return state, Minibatch(*same, rows, rows, rollout.terminated, rollout.carry), {}
 
     def update(self, state, batch, noise):
         self.minibatches.append(batch.advantage.long())
@@ -270,8 +272,9 @@ def test_the_carry_begins_anew_where_an_episode_ended_on_policy(walk):
     advance(driver, 3 * 16 * 3)
     for rollout in driver.learner.rollouts:
         assert torch.equal(rollout.action, rollout.obs[..., 1].long())
-        assert torch.equal(rollout.carry["count"], rollout.action[0])  # the carry at the rollout's start
-    assert any((rollout.carry["count"] > 0).any() for rollout in driver.learner.rollouts)
+        assert torch.equal(rollout.carry["count"], rollout.action)  # the carry before each step
+        assert torch.equal(rollout.age, rollout.action)
+    assert any((rollout.carry["count"][0] > 0).any() for rollout in driver.learner.rollouts)
 
 
 @pytest.mark.compiled
@@ -507,3 +510,18 @@ def test_a_compiled_run_equals_an_eager_one_within_rounding(name):
             torch.testing.assert_close(actual[key], expected[key], rtol=1e-3, atol=1e-4)
         else:
             assert torch.equal(actual[key], expected[key]), key
+
+
+def test_short_rollouts_in_one_call_learn_what_they_learn_one_by_one():
+    drivers = []
+    for fused in (True, False):
+        learner = PPO(rollout_steps=2, epochs=1, minibatches=1, network=SMALL).build(NativeEnv(CartPole(), 3).spec, 1000)
+        driver = OnPolicy(learner, NativeEnv(CartPole(), 3), engine(), 0, CPU)
+        assert driver._fused and driver.steps_per_call == 24
+        driver._fused = fused
+        if not fused:
+            driver.steps_per_call = 6
+        advance(driver, 480)
+        drivers.append(driver)
+    assert_trees_equal(drivers[0].loop.state, drivers[1].loop.state)
+    assert drivers[0].updates == drivers[1].updates == 80

@@ -76,13 +76,20 @@ class OffPolicyLearner(Learner, Protocol):
 
 
 class OnPolicyLearner(Learner, Protocol):
-    """A learner that is fed the rollouts of its own policy."""
+    """A learner that is fed the rollouts of its own policy.
 
-    def value(self, state: Any, obs: Tree) -> Tensor:
-        """The predicted value of `obs [B, *O]`: `[B]`."""
+    Attributes:
+        sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy with a memory is
+            differentiated; 1 without one.
+    """
 
-    def prepare(self, state: Any, rollout: Rollout) -> tuple[Any, Minibatch]:
-        """Advantages and value targets of a whole rollout, flattened to `[T * B]`."""
+    sequence: int
+
+    def value(self, state: Any, obs: Tree, carry: Tree) -> Tensor:
+        """The predicted value of `obs [B, *O]` with the memory `carry [B, ...]`: `[B]`."""
+
+    def prepare(self, state: Any, rollout: Rollout) -> tuple[Any, Minibatch, Metrics]:
+        """Advantages and value targets of a whole rollout, `[T, B]`; and whatever is learned once from all of it."""
 
     def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:
         """One gradient update; pure."""

@@ -88,11 +88,12 @@ class Rollout(NamedTuple):
     logprob: Tensor  # [T, B]
     value: Tensor  # [T, B]
     next_value: Tensor  # [T, B] value of the true successor
-    carry: Tree  # the actor's memory at the start of the rollout
+    age: Tensor  # [T, B] int64, steps of the episode before this one
+    carry: Tree  # [T, B, ...] the actor's memory before each step
 
 
 class Minibatch(NamedTuple):
-    """Steps of a prepared rollout, time and environments flattened into one axis."""
+    """Steps of a prepared rollout: `[T, B]` where it is prepared, time and environments as one axis `B` in updates."""
 
     obs: Tree  # [B, *O]
     action: Tensor  # [B] or [B, D]
@@ -100,6 +101,8 @@ class Minibatch(NamedTuple):
     value: Tensor  # [B] predicted when acting
     advantage: Tensor  # [B]
     return_: Tensor  # [B] the value target
+    ended: Tensor  # [B] bool, whether the episode ended with this step
+    carry: Tree  # the actor's memory, [B, ...] where it is prepared, in updates before the first step of each sequence; or None
 
 
 class Episodes(NamedTuple):

@@ -26,16 +26,19 @@ class PureModule(nn.Module):
         return self.functional(dict(self.named_parameters()), "", *inputs)
 
 
-def apply(module: nn.Module, params: Params, *inputs: object) -> Tensor:
+def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") -> Tensor:
     """Apply a module to parameters that live outside it; pure.
 
     Args:
         module: usually a skeleton on the meta device. Its buffers are constants and follow the parameters' device.
-        params: every parameter by name, as `init_params` gives them.
+        params: every parameter by name, as `init_params` gives them; with a prefix, also those of other modules.
         inputs: what `forward` takes.
+        prefix: stands before the module's own names in `params`.
     """
     if isinstance(module, PureModule):  # swapping parameters in and out of modules costs more than a small network
-        return module.functional(params, "", *inputs)
+        return module.functional(params, prefix, *inputs)
+    if prefix:
+        params = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
     buffers = dict(module.named_buffers())
     if buffers:
         device = next(iter(params.values())).device if params else torch.device("cpu")
