@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bellgrad.ops import distributions, exploration, losses, returns, targets
+from bellgrad.ops import distributions, exploration, losses, policy_gradient, returns, targets
 from bellgrad.ops.checks import has_shape, same_params, same_shape
 from bellgrad.ops.polyak import hard_copy_every, polyak
 from bellgrad.ops.statistics import RunningMoments
@@ -11,6 +11,7 @@ from bellgrad.ops.statistics import RunningMoments
 T, B, A, E, D = 5, 3, 4, 2, 6
 item, column = torch.rand(B), torch.rand(B, 1)
 path, path_column = torch.rand(T, B), torch.rand(T, B, 1)
+paths_q = torch.rand(T, B, A)
 flag, flag_column = path > 0.5, path_column > 0.5
 q, ensemble, matrix = torch.rand(B, A), torch.rand(E, B), torch.rand(B, D)
 action = torch.zeros(B, dtype=torch.int64)
@@ -24,6 +25,7 @@ OPS = [
     (returns.reward_to_go, (path, flag), (0, 1)),
     (lambda *x: returns.n_step_returns(*x, gamma=0.9, n=3), (path, flag, flag, path), (0, 1, 2, 3)),
     (lambda *x: returns.lambda_returns(*x, gamma=0.9, lambda_=0.9), (path, flag, flag, path), (0, 1, 2, 3)),
+    (lambda *x: returns.td_residual(*x, gamma=0.9), (path, flag, path, path), (0, 1, 2, 3)),
     (lambda *x: returns.gae(*x, gamma=0.9, lambda_=0.9), (path, flag, flag, path, path), (0, 1, 2, 3, 4)),
     (targets.td_target, (item, item, item), (0, 1, 2)),
     (targets.td_error, (item, item), (0, 1)),
@@ -36,6 +38,10 @@ OPS = [
     (lambda *x: losses.clipped_value_loss(*x, epsilon=0.2), (item, item, item), (0, 1, 2)),
     (lambda *x: losses.sac_actor_loss(*x, alpha=0.1), (item, ensemble), (0, 1)),
     (lambda *x: losses.sac_temperature_loss(*x, target_entropy=-1.0), (zero, item), (0, 1)),
+    (lambda r, m: policy_gradient.total_return(r, 0.9, m), (path, flag), (0, 1)),
+    (lambda t, u: policy_gradient.keep(t, 0.9, u), (path.long(), path), (0, 1)),
+    (lambda *x: policy_gradient.score_function_loss(*x, episodes=B), (path, path, path, flag), (0, 1, 2, 3)),
+    (lambda *x: policy_gradient.all_actions_loss(*x, episodes=B), (paths_q, paths_q, path, flag), (2, 3)),
     (exploration.take, (q, action), (1,)),
     (exploration.epsilon_greedy, (q, item, torch.rand(B, 2)), (1, 2)),
     (distributions.Categorical(q).sample, (item,), (0,)),

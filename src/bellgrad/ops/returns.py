@@ -129,6 +129,28 @@ def lambda_returns(
     return linear_recurrence(reward + gamma * (1 - trace) * bootstrap, gamma * trace, bootstrap[-1])
 
 
+def td_residual(reward: Tensor, terminated: Tensor, value: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+    """`delta_t = r_t + gamma V(s_{t+1}) - V(s_t)`: with the true V, an estimate of the advantage without bias.
+
+    Args:
+        reward: any shape.
+        terminated: the same shape, bool: what follows is worth nothing.
+        value: of each step's state.
+        next_value: of the true successor of each step, never of the reset observation.
+        gamma: discount per step, in [0, 1].
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Schulman et al. 2016, arXiv 1506.02438, equation 10.
+    """
+    same_shape(reward=reward, terminated=terminated, value=value, next_value=next_value)
+    return reward + gamma * torch.where(terminated, 0.0, next_value) - value
+
+
 def gae(
     reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor, next_value: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
@@ -151,6 +173,6 @@ def gae(
 
     Source: Schulman et al. 2016, arXiv 1506.02438, equation 16.
     """
-    same_shape(reward=reward, terminated=terminated, truncated=truncated, value=value, next_value=next_value)
-    delta = reward + gamma * torch.where(terminated, 0.0, next_value) - value
+    same_shape(reward=reward, truncated=truncated)
+    delta = td_residual(reward, terminated, value, next_value, gamma)
     return linear_recurrence(delta, (~(terminated | truncated)).to(reward.dtype) * (gamma * lambda_))
