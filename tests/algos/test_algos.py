@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal, TanhTransform, TransformedDistribution
 
@@ -428,13 +428,21 @@ def test_initial_parameters_follow_from_the_seed(name):
     [
         (DQN(), CONTINUOUS.action_space, "DQN needs a Discrete action space.*Try sac or ppo"),
         (SAC(), DISCRETE.action_space, "SAC needs a Box action space.*Try dqn or ppo"),
-        (PPO(), MultiDiscrete([2, 3]), "a policy needs a Box or Discrete action space"),
-        (PPO(), Dict({"a": Discrete(2)}), "a policy needs a Box or Discrete action space"),
+        (DQN(), MultiDiscrete([2, 3]), "DQN needs a Discrete action space"),
+        (SAC(), MultiDiscrete([2, 3]), "SAC needs a Box action space"),
+        (PPO(), Dict({"a": Discrete(2)}), "a policy needs a Box, Discrete or MultiDiscrete action space"),
     ],
 )
 def test_an_action_space_that_does_not_fit_is_refused_in_words(algorithm, space, words):
     with pytest.raises(UsageError, match=words):
         algorithm.build(EnvSpec("mine", OBS, space), steps=1000)
+
+
+def test_dqn_refuses_forbidden_actions():
+    masked = Dict({"observation": OBS, "action_mask": MultiBinary(4)})
+    for spec in (replace(DISCRETE, observation_space=masked), EnvSpec("mine", Discrete(2), Discrete(2), legal=np.eye(2) > 0)):
+        with pytest.raises(UsageError, match=r"DQN knows of no forbidden actions.* Try ppo"):
+            DQN().build(spec)
 
 
 OUT_OF_RANGE = [

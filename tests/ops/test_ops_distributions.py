@@ -5,11 +5,12 @@ import torch
 from torch import distributions as reference
 from torch import tensor
 
-from bellgrad.ops.distributions import Categorical, DiagonalGaussian, SquashedGaussian, unsquash
+from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical, SquashedGaussian, unsquash
 
 RNG = torch.Generator().manual_seed(0)
 B, A, D = 7, 5, 3
 LOGITS, OTHER_LOGITS = 2 * torch.randn(2, B, A, generator=RNG, dtype=torch.float64)
+CHOICES, OTHER_CHOICES = torch.randn(2, B, 9, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 MEAN, LOG_STD, OTHER_MEAN, OTHER_LOG_STD, NOISE = torch.randn(5, B, D, generator=RNG, dtype=torch.float64)
 
 
@@ -61,6 +62,51 @@ def test_forbidden_actions_leave_entropy_kl_and_gradients_finite():
     assert policy.kl(Categorical(logits.detach())).item() == 0
     (gradient,) = torch.autograd.grad(policy.entropy().sum() + policy.logprob(tensor([0])).sum(), logits)
     assert gradient.isfinite().all()
+
+
+def test_a_forbidden_action_is_not_drawn_in_a_million_draws():
+    logits = torch.randn(A, generator=torch.Generator().manual_seed(3))
+    logits[[0, 3]] = torch.tensor([-math.inf, torch.finfo(torch.float32).min])
+    noise = torch.rand(1_000_000, generator=torch.Generator().manual_seed(4))
+    drawn = torch.bincount(Categorical(logits.expand(len(noise), A)).sample(noise), minlength=A)
+    assert (drawn == 0).tolist() == [True, False, False, True, False]
+
+
+def test_many_choices_equal_torchs_one_by_one():
+    sizes = (3, 1, 5)
+    ours, other = (MultiCategorical.of(x, sizes) for x in (CHOICES, OTHER_CHOICES))
+    theirs, their_other = (
+        [reference.Categorical(logits=part) for part in x.split(list(sizes), -1)] for x in (CHOICES, OTHER_CHOICES)
+    )
+    noise = torch.rand(B, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    action = ours.sample(noise)
+    assert action.dtype == torch.int64 and (action < torch.tensor(sizes)).all()
+    torch.testing.assert_close(ours.logprob(action), sum(d.log_prob(a) for d, a in zip(theirs, action.unbind(-1), strict=True)))
+    torch.testing.assert_close(ours.entropy(), sum(d.entropy() for d in theirs))
+    pairs = zip(theirs, their_other, strict=True)
+    torch.testing.assert_close(ours.kl(other), sum(reference.kl_divergence(*pair) for pair in pairs))
+    assert torch.equal(ours.mode(), torch.stack([d.mode for d in theirs], -1))
+
+
+def test_each_of_many_choices_is_drawn_with_its_own_noise_and_frequencies():
+    sizes, n = (3, 1, 5), 50_000
+    choices = MultiCategorical.of(CHOICES[:1].float().expand(n, -1), sizes)
+    action = choices.sample(torch.rand(n, 3, generator=torch.Generator().manual_seed(6)))
+    for d, size in enumerate(sizes):
+        share = torch.bincount(action[:, d], minlength=size) / n
+        torch.testing.assert_close(share, choices.logits[0, d].softmax(-1)[:size], atol=0.01, rtol=0)  # standard errors < 0.0023
+    both = torch.bincount(action[:, 0] * 5 + action[:, 2], minlength=15).view(3, 5) / n
+    torch.testing.assert_close(both, both.sum(1, keepdim=True) * both.sum(0), atol=0.01, rtol=0)  # independent
+
+
+def test_filling_up_leaves_entropy_divergence_and_gradients_of_many_choices_finite():
+    logits = CHOICES.clone().requires_grad_()
+    choices = MultiCategorical.of(logits, (3, 1, 5))
+    terms = choices.entropy() + choices.kl(MultiCategorical.of(OTHER_CHOICES, (3, 1, 5))) + choices.logprob(choices.mode())
+    (gradient,) = torch.autograd.grad(terms.sum(), logits)
+    assert terms.isfinite().all() and gradient.isfinite().all() and gradient[:, 3].abs().max() == 0  # a choice of one is none
+    with pytest.raises(ValueError, match="expected shape"):
+        MultiCategorical.of(CHOICES, (3, 2, 5))
 
 
 @pytest.mark.parametrize("log_std", [LOG_STD, LOG_STD[0]], ids=["[B,D]", "[D]"])

@@ -22,6 +22,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.masks import has_mask
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, Batch, EnvSpec
 from bellgrad.core.rng import Noise
@@ -116,6 +117,8 @@ class DQNLearner:
     def __init__(self, config: DQN, spec: EnvSpec):
         if not isinstance(spec.action_space, Discrete):
             raise UsageError(f"DQN needs a Discrete action space; {spec.id} has {spec.action_space}. Try sac or ppo.")
+        if has_mask(spec.observation_space, spec.action_space) or spec.legal is not None:
+            raise UsageError(f"DQN knows of no forbidden actions, and {spec.id} forbids some. Try ppo.")
         self.config = config
         self.actions = int(spec.action_space.n)
         self._make = lambda: build(config.network, spec.observation_space, self.actions)

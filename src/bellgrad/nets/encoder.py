@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.masks import KEY
 from bellgrad.core.tree import Tree
 from bellgrad.nets.layers import Params, PureModule, initialise
 from bellgrad.nets.specs import ACTIVATIONS, CNN
@@ -24,7 +25,8 @@ class _Leaf(NamedTuple):
 
 def _leaf_spaces(space: gymnasium.Space, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
     if isinstance(space, spaces.Dict):
-        return [leaf for key, child in space.spaces.items() for leaf in _leaf_spaces(child, (*path, key))]
+        parts = [(key, child) for key, child in space.spaces.items() if path or key != KEY]
+        return [leaf for key, child in parts for leaf in _leaf_spaces(child, (*path, key))]
     if isinstance(space, spaces.Tuple):
         return [leaf for i, child in enumerate(space.spaces) for leaf in _leaf_spaces(child, (*path, i))]
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -55,15 +57,16 @@ class Encoder(PureModule):
     """Observations of any space as features `[..., F]` float32, for any leading axes.
 
     A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete become one-hot,
-    MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order. With a `cnn`, every Box of three dimensions goes
-    through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is the shorter one.
+    MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order, without the mask that says which actions are
+    allowed. With a `cnn`, every Box of three dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last
+    axis is the shorter one.
 
     Args:
         observation_space: a Gymnasium space.
         cnn: the convolutions for images; None flattens images too.
 
     Raises:
-        UsageError: a space that is none of these, an image too small for the kernels, or a `cnn` where there is no image.
+        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn` where there is no image.
     """
 
     def __init__(self, observation_space: gymnasium.Space, cnn: CNN | None = None):
@@ -86,6 +89,8 @@ class Encoder(PureModule):
             else:
                 self.features += math.prod(space.shape)
             self.leaves.append(_Leaf(path, space, image))
+        if not self.leaves:
+            raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
             raise UsageError(f"CNN needs an image (a Box of three dimensions), which {observation_space} has not; use MLP")
 

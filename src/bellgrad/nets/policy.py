@@ -9,22 +9,27 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.masks import KEY, choices, has_mask
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import Params, apply
 from bellgrad.nets.specs import Spec
-from bellgrad.ops.distributions import Categorical, DiagonalGaussian
+from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical
 
-Distribution = Categorical | DiagonalGaussian
+Distribution = Categorical | MultiCategorical | DiagonalGaussian
 Head = Literal["vector", "score"]
 LogStd = Literal["free", "shared", "separate"]
+FORBIDDEN = torch.finfo(torch.float32).min  # a logit; with minus infinity a choice among nothing would be NaN
 SMALL = 0.01  # gain of the last layer: a policy begins close to uniform, or to a centred Gaussian
 
 
 class Policy:
     """`pi(. | obs)`: skeleton modules and pure functions; the parameters live outside.
+
+    Actions that the observation's `action_mask` or the environment's `legal` forbids have probability 0. Where everything is
+    forbidden, as after the end of an episode, nothing is.
 
     Args:
         network: of the policy.
@@ -37,21 +42,26 @@ class Policy:
 
     Attributes:
         discrete: whether the actions are a choice.
-        action_size: A actions to choose from, or D dimensions.
+        action_size: D dimensions of a Box, or A actions to choose from, in all dimensions of a MultiDiscrete space together.
 
     Raises:
-        UsageError: the action space is neither Box nor Discrete, or `head` is `score` and it is a Box.
+        UsageError: the action space is none of Box, Discrete and MultiDiscrete, or `head` is `score` and it is not Discrete, or
+            a mask does not fit the actions.
     """
 
     def __init__(
         self, network: Spec, spec: EnvSpec, head: Head = "vector", log_std: LogStd = "free", initial_log_std: float = 0.0
     ):
         space = spec.action_space
-        if not isinstance(space, Box | Discrete):
-            raise UsageError(f"a policy needs a Box or Discrete action space; {spec.id} has {space}")
-        self.discrete = isinstance(space, Discrete)
-        self.action_size = int(space.n) if isinstance(space, Discrete) else math.prod(space.shape)
-        if head == "score" and not self.discrete:
+        sizes = choices(space)
+        if sizes is None and not isinstance(space, Box):
+            raise UsageError(f"a policy needs a Box, Discrete or MultiDiscrete action space; {spec.id} has {space}")
+        self.discrete = sizes is not None
+        self.action_size = sum(sizes) if sizes else math.prod(space.shape)
+        self._sizes = None if isinstance(space, Discrete) else sizes
+        self._masked = has_mask(spec.observation_space, space)
+        self._legal = None if spec.legal is None else torch.from_numpy(spec.legal)
+        if head == "score" and not isinstance(space, Discrete):
             raise UsageError(f"the head 'score' scores each action of a Discrete space; {spec.id} has {space}")
         self.head, self.log_std, self.initial_log_std = head, log_std, initial_log_std
         observed = spec.observation_space
@@ -76,16 +86,18 @@ class Policy:
         return params
 
     def noise(self, num_envs: int) -> Noise:
-        """What `Distribution.sample` needs: a uniform an environment, or a standard normal an action dimension."""
-        return Noise("uniform", (num_envs,)) if self.discrete else Noise("normal", (num_envs, self.action_size))
+        """What `Distribution.sample` needs: a uniform for each choice, or a standard normal for each dimension of a Box."""
+        if not self.discrete:
+            return Noise("normal", (num_envs, self.action_size))
+        return Noise("uniform", (num_envs, len(self._sizes)) if self._sizes else (num_envs,))
 
     def distribution(self, params: Params, obs: Tree) -> Distribution:
         """`pi(. | obs)` for `obs [B, *O]`."""
         if self.head == "score":
-            return Categorical(self._scores(params, obs))
+            return self._choice(self._scores(params, obs), obs)
         output = self._apply("actor.", params, obs)
         if self.discrete:
-            return Categorical(output)
+            return self._choice(output, obs)
         if self.log_std == "free":
             return DiagonalGaussian(output, params["log_std"])
         if self.log_std == "shared":
@@ -93,6 +105,14 @@ class Policy:
         else:
             mean, log_std = output, self._apply("log_std.", params, obs)
         return DiagonalGaussian(mean, self.initial_log_std + log_std)
+
+    def _choice(self, logits: Tensor, obs: Tree) -> Categorical | MultiCategorical:
+        """The choice that logits `[B, A]` make among the allowed actions."""
+        if self._masked:
+            logits = torch.where(obs[KEY] != 0, logits, FORBIDDEN)
+        if self._legal is not None:
+            logits = torch.where(self._legal.to(obs.device)[obs], logits, FORBIDDEN)
+        return MultiCategorical.of(logits, self._sizes) if self._sizes else Categorical(logits)
 
     def _apply(self, prefix: str, params: Params, *inputs: Tree) -> Tensor:
         return apply(self._modules[prefix], params, *inputs, prefix=prefix)

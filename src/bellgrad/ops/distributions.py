@@ -1,6 +1,7 @@
 """Distributions of actions as NamedTuples. Random numbers come in as an argument, so sampling is pure and differentiable."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,55 @@ class Categorical(NamedTuple):
 
     def mode(self) -> Tensor:
         """The most probable action `[B]` int64."""
+        return self.logits.argmax(-1)
+
+
+class MultiCategorical(NamedTuple):
+    """Independent choices, one per action dimension. Dimensions with fewer actions than `N` are filled up with minus infinity."""
+
+    logits: Tensor  # [B, D, N] unnormalised log-probabilities
+
+    @classmethod
+    def of(cls, logits: Tensor, sizes: Sequence[int]) -> "MultiCategorical":
+        """From the logits of all dimensions in one row, `[B, sum(sizes)]`.
+
+        Raises:
+            ValueError: the row is of another length.
+        """
+        has_shape((*logits.shape[:-1], sum(sizes)), logits=logits)
+        parts = [F.pad(part, (0, max(sizes) - part.shape[-1]), value=-math.inf) for part in torch.split(logits, list(sizes), -1)]
+        return cls(torch.stack(parts, -2))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions `[B, D]` int64 from `noise [B, D]`, uniform on [0, 1]; a forbidden one is never drawn.
+
+        Raises:
+            ValueError: shapes do not match.
+        """
+        return Categorical(self.logits).sample(noise)
+
+    def logprob(self, action: Tensor) -> Tensor:
+        """Log-probability `[B]` of `action [B, D]` int64: the sum over dimensions.
+
+        Raises:
+            ValueError: shapes do not match.
+        """
+        return Categorical(self.logits).logprob(action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy `[B]`, nats: the sum over dimensions."""
+        return Categorical(self.logits).entropy().sum(-1)
+
+    def kl(self, other: "MultiCategorical") -> Tensor:
+        """`KL(self || other) [B]`, nats: the sum over dimensions.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        return Categorical(self.logits).kl(Categorical(other.logits)).sum(-1)
+
+    def mode(self) -> Tensor:
+        """The most probable action of each dimension, `[B, D]` int64."""
         return self.logits.argmax(-1)
 
 

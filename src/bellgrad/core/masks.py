@@ -1,0 +1,37 @@
+"""Which actions an observation allows: the key under which it says so, and in what shape."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from bellgrad.core.errors import UsageError
+
+KEY = "action_mask"  # of a Dict observation: not 0 for each action that is allowed
+
+
+def choices(action_space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
+    """How many actions there are to choose from, in each dimension of a MultiDiscrete space; None where it is no choice."""
+    if isinstance(action_space, spaces.Discrete):
+        return (int(action_space.n),)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in np.ravel(action_space.nvec))
+    return None
+
+
+def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> bool:
+    """Whether observations bring a mask of the actions: `[A]`, or for MultiDiscrete those of all dimensions in one row.
+
+    Raises:
+        UsageError: the mask does not fit the actions.
+    """
+    if not isinstance(observation_space, spaces.Dict) or KEY not in observation_space.spaces:
+        return False
+    sizes = choices(action_space)
+    if sizes is None:
+        raise UsageError(f"an observation's {KEY!r} needs Discrete or MultiDiscrete actions, not {action_space}")
+    shape = observation_space[KEY].shape
+    if shape != (sum(sizes),):
+        raise UsageError(f"the observation's {KEY!r} has shape {shape}; the actions {action_space} need ({sum(sizes)},)")
+    return True
