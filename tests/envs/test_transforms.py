@@ -43,7 +43,7 @@ class Scripted:
         self._last = self._obs()
         return self._last
 
-    def step(self, action):
+    def step(self, action, active=None):
         self._time += 1
         period = 3 + torch.arange(self.num_envs)
         ended = self._time % period == 0

@@ -6,7 +6,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from bellgrad.core.records import Acted, Batch, EnvSpec, Minibatch, Rollout, Step
+from bellgrad.core.records import Acted, Batch, EnvSpec, Episodes, Minibatch, Rollout, Step
 from bellgrad.core.tree import Tree
 
 Metrics = dict[str, Tensor]
@@ -23,8 +23,11 @@ class BatchedEnv(Protocol):
     def reset(self, seed: int) -> Tree:
         """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, *O]`."""
 
-    def step(self, action: Tensor) -> Step:
-        """Act in every environment; `action [B]` int64 or `[B, D]` float32."""
+    def step(self, action: Tensor, active: Tensor | None = None) -> Step:
+        """Act in every environment; `action [B]` int64 or `[B, D]` float32.
+
+        Where `active [B]` bool is given and False, the environment stands still: reward 0, no end, the observations as they were.
+        """
 
     def snapshot(self) -> dict[str, Any]:
         """Nested dictionaries of tensors from which `restore` continues exactly."""
@@ -47,7 +50,8 @@ class Learner(Protocol):
     """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
 
     Attributes:
-        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`, `tabular`.
+        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`,
+            `episodes`, `tabular`.
     """
 
     driver: str
@@ -56,7 +60,7 @@ class Learner(Protocol):
         """The state before the first step, on the generator's device."""
 
     def init_carry(self, num_envs: int) -> Tree:
-        """The actor's memory at the start of an episode, or None."""
+        """The actor's memory at the start of an episode, on the CPU; or None."""
 
     def act_noise(self, num_envs: int) -> Tree:
         """The `Noise` that `act` needs."""
@@ -93,3 +97,13 @@ class OnPolicyLearner(Learner, Protocol):
 
     def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:
         """One gradient update; pure."""
+
+
+class EpisodesLearner(Learner, Protocol):
+    """A learner that is fed whole episodes of its own policy. Its configuration's `episodes` says how many to an update."""
+
+    def update_noise(self, steps: int, episodes: int) -> Tree:
+        """The `Noise` that an update on `[T, B]` = `[steps, episodes]` needs."""
+
+    def update(self, state: Any, episodes: Episodes, noise: Tree) -> tuple[Any, Metrics]:
+        """Learn from the episodes; pure."""

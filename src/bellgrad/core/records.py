@@ -106,12 +106,15 @@ class Minibatch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Whole trajectories, padded to the longest."""
+    """Whole trajectories from their first step, one a column, padded at the end to the longest; padding holds zeros."""
 
     obs: Tree  # [T, B, *O]
     action: Tensor  # [T, B] or [T, B, D]
     reward: Tensor  # [T, B]
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
     mask: Tensor  # [T, B] bool, True where the step was really taken
+    last_obs: Tree  # [B, *O] what the last step led to
 
 
 class JointTransition(NamedTuple):

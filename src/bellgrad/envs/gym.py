@@ -121,17 +121,19 @@ class SeededEnvs:
         self._set_next_seeds()
         return self._obs(self._rows.obs)
 
-    def step(self, action: Tensor) -> Step:
+    def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment; those that end start their next episode at once.
 
         Args:
             action: `[B]` int64 counted from 0, or `[B, D]` float32 in the environment's units, flattened.
+            active: `[B]` bool, False for environments that are not stepped; None where all are.
 
         Raises:
             EnvironmentFault: an environment raised, or gave a NaN, an infinity, a wrong shape or dtype; with its index and step.
         """
         rows = self._rows
         self._put_action(action)
+        rows.active[:] = True if active is None else active.numpy(force=True)
         try:
             self._advance()
             self._check_finite(rows.next_obs)
@@ -144,7 +146,7 @@ class SeededEnvs:
             raise self._fault(broken) from broken.__cause__
         self._steps += 1
         self._return += rows.reward
-        self._length += 1
+        self._length += rows.active
         self._remember()
         for obs, next_obs in zip(rows.obs, rows.next_obs, strict=True):  # from here on rows.obs is what to act on
             if any_ended:
@@ -235,8 +237,9 @@ class SeededEnvs:
     def _remember(self) -> None:
         data = self._rows.action.tobytes()
         size = len(data) // self.num_envs
-        for i, history in enumerate(self._history):
-            history += data[i * size : (i + 1) * size]
+        for i, (history, active) in enumerate(zip(self._history, self._rows.active.tolist(), strict=True)):
+            if active:
+                history += data[i * size : (i + 1) * size]
 
     def _put_action(self, action: Tensor) -> None:
         self._need_reset()

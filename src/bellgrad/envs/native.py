@@ -14,7 +14,7 @@ from torch import Tensor
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec, Episode, Step
 from bellgrad.core.rng import Noise, derive_seed, draw
-from bellgrad.core.tree import map_tree, named_leaves, restore_tree
+from bellgrad.core.tree import map_tree, named_leaves, restore_tree, where
 
 
 class Dynamics(Protocol):
@@ -56,7 +56,9 @@ def reset_state(dynamics: Dynamics, noise: Tensor) -> NativeState:
     return NativeState(physics, torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(batch, device=device))
 
 
-def step_state(dynamics: Dynamics, state: NativeState, action: Tensor, noise: Tensor) -> tuple[NativeState, Step]:
+def step_state(
+    dynamics: Dynamics, state: NativeState, action: Tensor, noise: Tensor, active: Tensor | None = None
+) -> tuple[NativeState, Step]:
     """One step of every environment; where an episode ended the new state is the first of a new one. Pure.
 
     Args:
@@ -64,6 +66,7 @@ def step_state(dynamics: Dynamics, state: NativeState, action: Tensor, noise: Te
         state: where the environments stand.
         action: `[B]` int64, or `[B, D]` in the environment's own units.
         noise: `[B, reset_noise]` uniform on [0, 1), used where an episode ended.
+        active: `[B]` bool, False for environments that stand still; None where all move.
 
     Returns:
         The next state, and the step (termination wins where the time limit falls on the same step).
@@ -75,6 +78,9 @@ def step_state(dynamics: Dynamics, state: NativeState, action: Tensor, noise: Te
         truncated = torch.zeros_like(terminated)
     else:
         truncated = (age >= dynamics.max_episode_steps) & ~terminated
+    if active is not None:
+        physics, age, return_ = where(active, (physics, age, return_), tuple(state))
+        reward, terminated, truncated = torch.where(active, reward, 0.0), terminated & active, truncated & active
     ended = terminated | truncated
     after = NativeState(
         torch.where(ended.unsqueeze(-1), dynamics.initial(noise), physics),
@@ -132,18 +138,23 @@ class NativeEnv:
         self.state = reset_state(self.dynamics, draw(self.noise, self._generator))
         return self.observe(self.state)
 
-    def step(self, action: Tensor) -> Step:
-        """Act in every environment; `action [B]` int64, or `[B, D]` float32 in the environment's own units."""
+    def step(self, action: Tensor, active: Tensor | None = None) -> Step:
+        """Act in every environment; `action [B]` int64, or `[B, D]` float32 in the environment's own units.
+
+        Where `active [B]` bool is given and False, the environment stands still.
+        """
         if self.state is None:
             raise UsageError("reset the environment before its first step")
-        self.state, step = self.pure_step(self.state, action, draw(self.noise, self._generator))
+        self.state, step = self.pure_step(self.state, action, draw(self.noise, self._generator), active)
         return step
 
-    def pure_step(self, state: NativeState, action: Tensor, noise: Tensor) -> tuple[NativeState, Step]:
+    def pure_step(
+        self, state: NativeState, action: Tensor, noise: Tensor, active: Tensor | None = None
+    ) -> tuple[NativeState, Step]:
         """`step_state` of this environment's dynamics; touches nothing that the object holds."""
         if action.shape != self._action_shape:  # [B, 1] for [B] would broadcast to [B, B] without a word
             raise UsageError(f"{self.spec.id} takes an action of shape {list(self._action_shape)}, not {list(action.shape)}")
-        return step_state(self.dynamics, state, action, noise)
+        return step_state(self.dynamics, state, action, noise, active)
 
     def observe(self, state: NativeState) -> Tensor:
         """The observation `[B, O]` to act on in `state`; pure."""

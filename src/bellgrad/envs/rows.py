@@ -152,6 +152,7 @@ class Rows(NamedTuple):
     """What goes into and comes out of one step of `B` environments."""
 
     action: np.ndarray  # [B] int64 or [B, *A] in the space's dtype and units
+    active: np.ndarray  # [B] bool, False for environments that stand still
     seed: np.ndarray  # [B] int64, for the next episode, should this step end one
     reward: np.ndarray  # [B] float64
     terminated: np.ndarray  # [B] bool
@@ -175,6 +176,7 @@ def make_rows(
     action = array((), np.int64) if isinstance(action_space, spaces.Discrete) else array(action_space.shape, action_space.dtype)
     return Rows(
         action,
+        array((), np.bool_),
         array((), np.int64),
         array((), np.float64),
         array((), np.bool_),
@@ -222,20 +224,29 @@ class Batch:
         self._flat = not isinstance(self._space, spaces.Dict | spaces.Tuple)
 
     def advance(self) -> Iterator[None]:
-        """Act in every environment and restart those that ended, yielding after each.
+        """Act in every active environment and restart those that ended, yielding after each.
 
         Raises:
             Broken: an environment raised, or returned what its spaces forbid.
         """
         rows = self.rows
         actions = rows.action.copy()  # an environment may keep its action; the row is overwritten at the next step
-        for row in range(self.first, self.first + len(self.envs)):
+        for row, active in enumerate(rows.active[self.first : self.first + len(self.envs)].tolist(), self.first):
+            if not active:
+                self._stand_still(row)
+                continue
             obs, rows.reward[row], terminated, truncated = self.step(row, actions[row])
             self.write(rows.next_obs, row, obs)
             rows.terminated[row], rows.truncated[row] = terminated, truncated and not terminated  # termination wins
             if terminated or truncated:
                 self.write(rows.obs, row, self.reset(row, int(rows.seed[row])))
             yield
+
+    def _stand_still(self, row: int) -> None:
+        rows = self.rows
+        rows.reward[row], rows.terminated[row], rows.truncated[row] = 0.0, False, False
+        for obs, next_obs in zip(rows.obs, rows.next_obs, strict=True):
+            next_obs[row] = obs[row]
 
     def replay(self, seeds: list[int], actions: list[np.ndarray]) -> Iterator[None]:
         """Start every environment from its seed and repeat its actions, yielding after each step.

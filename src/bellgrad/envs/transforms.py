@@ -63,8 +63,11 @@ class Transform:
         anew by `obs`; statistics are kept."""
         return state
 
-    def step(self, state: Tree, step: Step, frozen: bool) -> tuple[Tree, Step]:
-        """The next state, and the step as the learner sees it; statistics stand still where `frozen`."""
+    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
+        """The next state, and the step as the learner sees it; statistics stand still where `frozen`.
+
+        Environments where `active [B]` bool is given and False took no step: whatever is remembered of them stays.
+        """
         return state, step
 
     def observe(self, state: Tree, obs: Tree) -> Tree:
@@ -108,9 +111,9 @@ class NormaliseObs(Transform):
         """First observations count too."""
         return state if frozen else state.update(obs)
 
-    def step(self, state: RunningMoments, step: Step, frozen: bool) -> tuple[RunningMoments, Step]:
+    def step(self, state: RunningMoments, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[RunningMoments, Step]:
         """Take in `step.obs`, then normalise both observations."""
-        state = state if frozen else state.update(step.obs)
+        state = state if frozen else state.update(step.obs, active)
         return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs))
 
     def observe(self, state: RunningMoments, obs: Tensor) -> Tensor:
@@ -151,10 +154,12 @@ class NormaliseReward(Transform):
         """Returns begin at 0."""
         return state._replace(return_=torch.zeros(leaves(obs)[0].shape[0], device=state.return_.device))
 
-    def step(self, state: RewardScale, step: Step, frozen: bool) -> tuple[RewardScale, Step]:
+    def step(self, state: RewardScale, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[RewardScale, Step]:
         """Take in the returns up to this step, then scale its rewards."""
         return_ = state.return_ * self.gamma + step.reward
-        moments = state.moments if frozen else state.moments.update(return_)
+        if active is not None:
+            return_ = torch.where(active, return_, state.return_)
+        moments = state.moments if frozen else state.moments.update(return_, active)
         reward = moments.rescale(step.reward, self.clip)
         return RewardScale(moments, torch.where(step.terminated | step.truncated, 0.0, return_)), step._replace(reward=reward)
 
@@ -169,7 +174,7 @@ class RescaleReward(Transform):
 
     scale: float
 
-    def step(self, state: Tree, step: Step, frozen: bool) -> tuple[Tree, Step]:
+    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
         """Scale the reward."""
         return state, step._replace(reward=step.reward * self.scale)
 
@@ -186,7 +191,7 @@ class ClipReward(Transform):
     low: float = -1.0
     high: float = 1.0
 
-    def step(self, state: Tree, step: Step, frozen: bool) -> tuple[Tree, Step]:
+    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
         """Clip the reward."""
         return state, step._replace(reward=step.reward.clamp(self.low, self.high))
 
@@ -232,9 +237,11 @@ class FrameStack(Transform):
         """`n` times the first observation."""
         return torch.stack([obs] * self.n, 1)
 
-    def step(self, state: Tensor, step: Step, frozen: bool) -> tuple[Tensor, Step]:
+    def step(self, state: Tensor, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tensor, Step]:
         """Append the successor; where an episode ended the next one's stack begins."""
         successor = torch.cat([state[:, 1:], step.next_obs.unsqueeze(1)], 1)
+        if active is not None:
+            successor = where(active, successor, state)
         first = step.obs.unsqueeze(1).expand_as(successor)
         state = where(step.terminated | step.truncated, first, successor)
         return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(successor, step.next_obs))
@@ -334,10 +341,10 @@ class TransformedEnv:
         self.transform_state = tuple(states)
         return obs
 
-    def step(self, action: Tensor) -> Step:
-        """Act in every environment."""
-        step = self.env.step(self._inward(self.transform_state, action))
-        self.transform_state, step = self._outward(self.transform_state, step)
+    def step(self, action: Tensor, active: Tensor | None = None) -> Step:
+        """Act in every environment, or where `active [B]` bool is True."""
+        step = self.env.step(self._inward(self.transform_state, action), active)
+        self.transform_state, step = self._outward(self.transform_state, step, active)
         return step
 
     def snapshot(self) -> dict[str, Any]:
@@ -374,13 +381,15 @@ class TransformedEnv:
         self.env.state, self.transform_state = state
 
     @property
-    def pure_step(self) -> Callable[[TransformedState, Tensor, Tensor], tuple[TransformedState, Step]]:
-        """`(state, action, noise) -> (state, step)`; touches nothing that the object holds."""
+    def pure_step(self) -> Callable[..., tuple[TransformedState, Step]]:
+        """`(state, action, noise, active=None) -> (state, step)`; touches nothing that the object holds."""
         inner_step = self.env.pure_step  # an AttributeError here says that this environment is not pure either
 
-        def pure_step(state: TransformedState, action: Tensor, noise: Tensor) -> tuple[TransformedState, Step]:
-            env, step = inner_step(state.env, self._inward(state.transforms, action), noise)
-            transforms, step = self._outward(state.transforms, step)
+        def pure_step(
+            state: TransformedState, action: Tensor, noise: Tensor, active: Tensor | None = None
+        ) -> tuple[TransformedState, Step]:
+            env, step = inner_step(state.env, self._inward(state.transforms, action), noise, active)
+            transforms, step = self._outward(state.transforms, step, active)
             return TransformedState(env, transforms), step
 
         return pure_step
@@ -396,10 +405,10 @@ class TransformedEnv:
             action = transform.action(state, action)
         return action
 
-    def _outward(self, states: tuple[Tree, ...], step: Step) -> tuple[tuple[Tree, ...], Step]:
+    def _outward(self, states: tuple[Tree, ...], step: Step, active: Tensor | None) -> tuple[tuple[Tree, ...], Step]:
         after = []
         for transform, state in zip(self.transforms, states, strict=True):
-            state, step = transform.step(state, step, self.frozen)
+            state, step = transform.step(state, step, self.frozen, active)
             after.append(state)
         return tuple(after), step
 

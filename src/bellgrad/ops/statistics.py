@@ -20,8 +20,8 @@ class RunningMoments(NamedTuple):
         """Nothing seen yet; `shape` is that of one item."""
         return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in (shape, shape, ())))
 
-    def update(self, batch: Tensor) -> "RunningMoments":
-        """Take in `batch [B, *O]`.
+    def update(self, batch: Tensor, mask: Tensor | None = None) -> "RunningMoments":
+        """Take in `batch [B, *O]`; of it only the items where `mask [B]` bool is True, if given.
 
         Raises:
             ValueError: the items' shape differs.
@@ -29,13 +29,20 @@ class RunningMoments(NamedTuple):
         Source: Chan, Golub and LeVeque 1979, equation 2.1 (pairwise update).
         """
         has_shape((batch.shape[0], *self.mean.shape), batch=batch)
+        items: int | Tensor = batch.shape[0]
         batch = batch.to(torch.float64)
+        if mask is not None:
+            has_shape(batch.shape[:1], mask=mask)
+            items = mask.sum()
+            inside = mask.reshape(-1, *[1] * (batch.dim() - 1))
+            mean = torch.where(inside, batch, 0.0).sum(0) / items.clamp(min=1)
+            batch = torch.where(inside, batch, mean)  # what stands at the mean moves nothing
         batch_mean = batch.mean(0)
         batch_m2 = (batch - batch_mean).square().sum(0)
-        count = self.count + batch.shape[0]
-        shift = batch_mean - self.mean
-        mean = self.mean + shift * (batch.shape[0] / count)
-        return RunningMoments(mean, self.m2 + batch_m2 + shift.square() * (self.count * batch.shape[0] / count), count)
+        count = self.count + items
+        shift, total = batch_mean - self.mean, count.clamp(min=1.0)
+        mean = self.mean + shift * (items / total)
+        return RunningMoments(mean, self.m2 + batch_m2 + shift.square() * (self.count * items / total), count)
 
     def std(self) -> Tensor:
         """Population standard deviation `[*O]` float64, floored by 1e-4; 1 before anything was seen."""
