@@ -24,6 +24,7 @@ WINDY = [
     "..........",
     "..........",
 ]
+VACUUM_LOOKS = np.array([0, 1, 2, 1, 3])  # which walls each cell of `vacuum_world` has: north and west, both sides, north, ...
 
 
 def cliff_walking(**options: Any) -> FiniteMDP:
@@ -56,6 +57,32 @@ def corridor() -> FiniteMDP:
 
     names = {"state_names": tuple("12345"), "action_names": ("L", "R"), "grid": (1, 5)}
     return FiniteMDP.from_function(5, 2, outcomes, initial=0, costs=True, **names)
+
+
+def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
+    """A robot in a corridor of five cells, with dust below the middle one and a hamster below either end.
+
+    The actions are north, east, south and west; walls stop the robot, and south it can go in three cells only. In the middle it
+    sucks up the dust, for a reward of 1, and at an end the hamster: either ends the episode. It begins in any cell but the middle
+    and is cut after 20 steps. `VACUUM_LOOKS` is what it sees: which sides of its cell are walls, so that the second cell and the
+    fourth look the same, though the dust is east of one and west of the other.
+
+    Args:
+        hamster: reward for sucking one up. With 0 an undiscounted return is 1 or 0, and its mean the chance of success; with
+            less, the mean is at most that.
+
+    Source: the aliased grid world in Silver 2015, "Lectures on reinforcement learning", lecture 7, as a corridor.
+    """
+    below = {0: hamster, 2: 1.0, 4: hamster}
+    steps = {1: 1, 3: -1}  # east, west
+
+    def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
+        if action == 2 and state in below:
+            return [(1.0, state, below[state], True)]
+        return [(1.0, min(max(state + steps.get(action, 0), 0), 4), 0.0, False)]
+
+    names = {"state_names": tuple("12345"), "action_names": ("north", "east", "south", "west"), "grid": (1, 5)}
+    return FiniteMDP.from_function(5, 4, outcomes, initial=[0.25, 0.25, 0, 0.25, 0.25], max_episode_steps=20, **names)
 
 
 def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -> FiniteMDP:
