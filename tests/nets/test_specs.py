@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bellgrad.core.errors import CheckpointError, UsageError
-from bellgrad.nets.specs import CNN, MLP, spec_from_json, spec_to_json
+from bellgrad.nets.specs import CNN, GRU, LSTM, MLP, spec_from_json, spec_to_json
 
 
 class Known(nn.Module):
@@ -16,7 +16,9 @@ class Known(nn.Module):
         pass
 
 
-@pytest.mark.parametrize("spec", [MLP(), MLP((), "relu", "torch"), CNN(), CNN((8,), (3,), (1,), ()), Known, Known.Inner])
+@pytest.mark.parametrize(
+    "spec", [MLP(), MLP((), "relu", "torch"), LSTM(), GRU(32, (), 8), CNN(), CNN((8,), (3,), (1,), ()), Known, Known.Inner]
+)
 def test_a_specification_survives_json(spec):
     assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from bellgrad.core.records import Acted, EnvSpec, Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.policy import Distribution, Head, LogStd, Policy
-from bellgrad.nets.specs import MLP, Spec, check_spec
+from bellgrad.nets.specs import MLP, Recurrent, Spec, check_spec
 from bellgrad.nets.value import Value
 from bellgrad.ops.grads import clip_by_norm
 from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
@@ -44,7 +44,7 @@ class ActorCritic:
             network, `separate` is a network of its own.
         initial_log_std: of a Gaussian policy.
         optimizer: how gradients become steps; its learning rate is replaced by the field above.
-        network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
+        network: of actor and critic alike: an `MLP`, a `CNN`, an `LSTM`, a `GRU`, or a user's own `nn.Module` class.
     """
 
     learning_rate: float = 5e-4
@@ -63,10 +63,12 @@ class ActorCritic:
     optimizer: Optimiser = field(default_factory=lambda: Adam(epsilon=1e-5))
     network: Spec = field(default_factory=MLP)
 
+    memory: ClassVar[bool] = False  # whether the updates unroll networks that remember
+
     def __post_init__(self) -> None:
         check_types(self)
         check_optimiser(self.optimizer)
-        check_spec(self.network)
+        check_spec(self.network, memory=self.memory)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), rollout_steps=(1, 1e7), epochs=(1, 1e4))
         check_range(self, minibatches=(1, 1e6), entropy_coef=(0, 1e6), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))
 
@@ -85,7 +87,6 @@ class ActorCriticLearner:
     """Acting and advantages; the subclass adds `update`."""
 
     driver = "on_policy"
-    sequence = 1
 
     def __init__(self, config: Any, spec: EnvSpec, steps: int | None = None):
         if config.learning_rate_decay == "linear" and not steps:
@@ -93,6 +94,7 @@ class ActorCriticLearner:
         self.config = config
         self.policy = Policy(config.network, spec, config.head, config.log_std, config.initial_log_std)
         self.critic = Value(config.network, spec)
+        self.sequence = config.network.backprop_steps if isinstance(config.network, Recurrent) else 1
         linear = config.learning_rate_decay == "linear"
         self._learning_rate = Linear(config.learning_rate, 0.0, steps) if linear else Constant(config.learning_rate)
 
@@ -102,28 +104,41 @@ class ActorCriticLearner:
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
         return ActorCriticState(params, self.config.optimizer.init(params), self._learning_rate.value(zero), zero, zero.clone())
 
-    def init_carry(self, num_envs: int) -> None:
-        """The actor has no memory."""
+    def init_carry(self, num_envs: int) -> Tree:
+        """What actor and critic remember where an episode begins, each its own; None for networks without a memory."""
+        if not self.policy.remembers:
+            return None
+        return {"actor": self.policy.first_memory(num_envs), "critic": self.critic.first_memory(num_envs)}
 
     def act_noise(self, num_envs: int) -> Noise:
         """What a sample of the policy takes."""
         return self.policy.noise(num_envs)
 
-    def act(self, state: ActorCriticState, carry: None, obs: Tree, noise: Tensor | None, explore: bool = True) -> Acted:
-        """A sample of the policy, or its mode."""
-        policy = self.policy.distribution(state.params, obs)
+    def act(self, state: ActorCriticState, carry: Tree, obs: Tree, noise: Tensor | None, explore: bool = True) -> Acted:
+        """A sample of the policy, or its mode; memories go on by one step."""
+        if carry is None:
+            policy = self.policy.distribution(state.params, obs)
+        else:
+            policy, actor = self.policy.step(state.params, obs, carry["actor"])
+            _, critic = self.critic.step(state.params, obs, carry["critic"])
+            carry = {"actor": actor, "critic": critic}
         if not explore:
-            return Acted(policy.mode(), None, None)
+            return Acted(policy.mode(), None, carry)
         action = policy.sample(noise)
-        return Acted(action, policy.logprob(action), None)
+        return Acted(action, policy.logprob(action), carry)
 
-    def value(self, state: ActorCriticState, obs: Tree, carry: None = None) -> Tensor:
-        """`V(obs)`: `[B]`."""
-        return self.critic.predict(state.params, obs)
+    def value(self, state: ActorCriticState, obs: Tree, carry: Tree = None) -> Tensor:
+        """`V(obs)`, given what was remembered before it: `[B]`."""
+        if carry is None:
+            return self.critic.predict(state.params, obs)
+        return self.critic.step(state.params, obs, carry["critic"])[0]
 
     def judge(self, params: dict[str, Tensor], batch: Minibatch) -> tuple[Distribution, Tensor]:
-        """The policy's distributions and the values `[B]` at what a minibatch observed."""
-        return self.policy.distribution(params, batch.obs), self.critic.predict(params, batch.obs)
+        """The policy's distributions and the values `[B]` at what a minibatch observed, remembered from each row's start."""
+        if batch.carry is None:
+            return self.policy.distribution(params, batch.obs), self.critic.predict(params, batch.obs)
+        policy = self.policy.unroll(params, batch.obs, batch.carry["actor"], batch.ended)
+        return policy, self.critic.unroll(params, batch.obs, batch.carry["critic"], batch.ended)
 
     def prepare(self, state: ActorCriticState, rollout: Rollout) -> tuple[ActorCriticState, Minibatch, Metrics]:
         """Advantages, value targets and the learning rate of a rollout, `[T, B]`."""

@@ -13,6 +13,7 @@ Actor and critic are separate networks; advantages are normalised per minibatch,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -41,6 +42,8 @@ class PPO(ActorCritic):
     value_clip: float | None = None
     value_coef: float = 0.5
     target_kl: float | None = None
+
+    memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

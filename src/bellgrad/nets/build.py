@@ -10,7 +10,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
 from bellgrad.nets.layers import EnsemblePerceptron, Params, Perceptron, PureModule, Stacked, replace_parameters
-from bellgrad.nets.specs import CNN, MLP, Spec, load_class, spec_to_json
+from bellgrad.nets.recurrent import RecurrentNetwork
+from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, load_class, spec_to_json
 
 
 class Network(PureModule):
@@ -61,24 +62,30 @@ def build(
     Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and `init_params` take.
 
     Args:
-        spec: `MLP`, `CNN`, a user's `torch.nn.Module` class or its name `"module:Class"`. A user's class is made as
-            `cls(observation_space, outputs)`, with `action_size=D` too where actions are joined, and takes and returns what this
-            network does without an ensemble.
+        spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class or its name `"module:Class"`. A user's class is made
+            as `cls(observation_space, outputs)`, with `action_size=D` too where actions are joined, and takes and returns what
+            this network does without an ensemble.
         observation_space: a Gymnasium space.
         outputs: numbers per item.
         action_size: D, the size of an action that joins the features; 0 for none.
         ensemble: E networks with separate parameters, or None for a single one.
-        output_gain: scale of the last layer's orthogonal weights (for `MLP` and `CNN`).
+        output_gain: scale of the last layer's orthogonal weights (not for a user's class).
 
     Returns:
         A module `(obs [B, *O]) -> [B, outputs]`, or `(obs, action [B, D]) -> [B, outputs]`; with an ensemble `[E, B, outputs]`.
+        For `LSTM` and `GRU` a `RecurrentNetwork`, whose `unroll` takes and gives the memory too.
 
     Raises:
-        UsageError: the spec does not fit the space, or a user's module fails, returns a wrong shape, changes its buffers or draws
-            random numbers.
+        UsageError: the spec does not fit the space or what is asked, or a user's module fails, returns a wrong shape, changes its
+            buffers or draws random numbers.
     """
     if ensemble is not None and ensemble < 1:
         raise UsageError(f"an ensemble of {ensemble} networks is impossible; ask for 1 or more")
+
+    if isinstance(spec, Recurrent):
+        if action_size or ensemble is not None:
+            raise UsageError(f"{type(spec).__name__} can neither join an action nor be one of an ensemble")
+        return RecurrentNetwork(spec, observation_space, outputs, output_gain)
 
     def one() -> nn.Module:
         if isinstance(spec, MLP | CNN):

@@ -15,7 +15,7 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import Params, apply
-from bellgrad.nets.specs import Spec
+from bellgrad.nets.specs import Recurrent, Spec
 from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian
@@ -31,6 +31,8 @@ class Policy:
     Actions that the observation's `action_mask` or the environment's `legal` forbids have probability 0. Where everything is
     forbidden, as after the end of an episode, nothing is.
 
+    With `LSTM` or `GRU` it is `pi(. | obs, memory)`: `step` and `unroll` take the place of `distribution`.
+
     Args:
         network: of the policy.
         spec: the environment.
@@ -43,10 +45,11 @@ class Policy:
     Attributes:
         discrete: whether the actions are a choice.
         action_size: D dimensions of a Box, or A actions to choose from, in all dimensions of a MultiDiscrete space together.
+        remembers: whether the network has a memory.
 
     Raises:
         UsageError: the action space is none of Box, Discrete and MultiDiscrete, or `head` is `score` and it is not Discrete, or
-            a mask does not fit the actions.
+            a mask does not fit the actions, or a network with a memory would be asked more than once a step.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class Policy:
         self._legal = None if spec.legal is None else torch.from_numpy(spec.legal)
         if head == "score" and not isinstance(space, Discrete):
             raise UsageError(f"the head 'score' scores each action of a Discrete space; {spec.id} has {space}")
+        self.remembers = isinstance(network, Recurrent)
+        if self.remembers and (head == "score" or (not self.discrete and log_std == "separate")):
+            raise UsageError("a policy with a memory is one network asked once a step: head='vector', log_std 'free' or 'shared'")
         self.head, self.log_std, self.initial_log_std = head, log_std, initial_log_std
         observed = spec.observation_space
         makes: dict[str, Callable[[], nn.Module]] = {}
@@ -95,7 +101,23 @@ class Policy:
         """`pi(. | obs)` for `obs [B, *O]`."""
         if self.head == "score":
             return self._choice(self._scores(params, obs), obs)
-        output = self._apply("actor.", params, obs)
+        return self._of_output(params, obs, self._apply("actor.", params, obs))
+
+    def first_memory(self, num_envs: int) -> Tree:
+        """What is remembered where an episode begins, on the CPU; None without a memory."""
+        return self._modules["actor."].first_memory(num_envs) if self.remembers else None
+
+    def step(self, params: Params, obs: Tree, memory: Tree) -> tuple[Distribution, Tree]:
+        """`pi(. | obs, memory)` for `obs [B, *O]`, and the memory after it."""
+        output, memory = self._modules["actor."].unroll(params, "actor.", obs, memory)
+        return self._of_output(params, obs, output), memory
+
+    def unroll(self, params: Params, obs: Tree, memory: Tree, ended: Tensor) -> Distribution:
+        """The distributions of rows of consecutive steps; see `RecurrentNetwork.unroll`."""
+        output, _ = self._modules["actor."].unroll(params, "actor.", obs, memory, ended)
+        return self._of_output(params, obs, output)
+
+    def _of_output(self, params: Params, obs: Tree, output: Tensor) -> Distribution:
         if self.discrete:
             return self._choice(output, obs)
         if self.log_std == "free":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bellgrad.core.errors import CheckpointError, UsageError, unknown
+from bellgrad.core.errors import CheckpointError, UsageError, check_range, check_types, unknown
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -79,10 +79,49 @@ class CNN:
         _check_choices(self.activation, self.initialisation)
 
 
-# A user's module is a class, or its name as "module:Class".
-Spec = MLP | CNN | type[nn.Module] | str
+@dataclass(frozen=True)
+class Recurrent:
+    """What `LSTM` and `GRU` share: fully connected layers over the flattened observation, then a memory, then the output.
 
-KINDS: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
+    Raises:
+        UsageError: a size or a number of steps below 1, or an unknown activation or initialisation.
+    """
+
+    size: int = 64  # units of the memory
+    hidden: tuple[int, ...] = (64,)  # units of each fully connected layer before the memory
+    backprop_steps: int = 16  # L, consecutive steps through which gradients flow back; must divide the rollout's steps
+    activation: str = "tanh"  # after each fully connected layer
+    initialisation: str = "orthogonal"  # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, size=(1, 1e6), backprop_steps=(1, 1e6))
+        _check_counts(type(self).__name__, hidden=self.hidden)
+        _check_choices(self.activation, self.initialisation)
+
+
+@dataclass(frozen=True)
+class LSTM(Recurrent):
+    """A network that remembers: long short-term memory after fully connected layers.
+
+    With orthogonal weights the forget gate's bias begins at 1, so that the memory lasts before anything is learned.
+
+    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000; its bias: Jozefowicz et al. 2015, section 3.1.
+    """
+
+
+@dataclass(frozen=True)
+class GRU(Recurrent):
+    """A network that remembers: a gated recurrent unit after fully connected layers.
+
+    Source: Cho et al. 2014, arXiv 1406.1078, in the form that cuDNN and PyTorch compute (the reset gate after the product).
+    """
+
+
+# A user's module is a class, or its name as "module:Class".
+Spec = MLP | CNN | Recurrent | type[nn.Module] | str
+
+KINDS: dict[str, type[MLP] | type[CNN] | type[Recurrent]] = {"mlp": MLP, "cnn": CNN, "lstm": LSTM, "gru": GRU}
 
 
 def load_class(name: str) -> type[nn.Module]:
@@ -126,15 +165,21 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
     for kind, cls in KINDS.items():
         if isinstance(spec, cls):
             return {"kind": kind} | {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()}
-    raise UsageError(f"{spec!r} is no network: give MLP(...), CNN(...), a torch.nn.Module class or 'module:Class'")
+    raise UsageError(f"{spec!r} is no network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'")
 
 
-def check_spec(spec: Any) -> None:
+def check_spec(spec: Any, memory: bool = False) -> None:
     """Refuse what is no network's specification; a name is not imported yet.
 
+    Args:
+        spec: what a user gave.
+        memory: whether the algorithm carries a network's memory from step to step.
+
     Raises:
-        UsageError: it is neither `MLP`, `CNN`, a module class nor its name.
+        UsageError: it is none of `MLP`, `CNN`, `LSTM`, `GRU`, a module class and its name; or it has a memory and must not.
     """
+    if isinstance(spec, Recurrent) and not memory:
+        raise UsageError(f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or frame_stack")
     if not isinstance(spec, str):
         spec_to_json(spec)
     elif ":" not in spec:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import Episode, Step
 from bellgrad.core.rng import derive_seed, draw
-from bellgrad.core.tree import Tree
+from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
 from bellgrad.envs.transforms import FrameStack, TransformedEnv
 
@@ -40,7 +40,8 @@ class Agent:
 
     def reset(self) -> None:
         """Forget the episode under way."""
-        self._first, self._carry, self._memory = True, self.learner.init_carry(1), self._saved
+        self._first, self._memory = True, self._saved
+        self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
     def act(self, obs: Any, deterministic: bool = True) -> Any:
         """The action for one observation.

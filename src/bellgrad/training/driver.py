@@ -9,7 +9,7 @@ from bellgrad.core.errors import EnvironmentFault
 from bellgrad.core.protocols import BatchedEnv, Learner, Metrics
 from bellgrad.core.records import Acted, Step
 from bellgrad.core.rng import Streams, derive_seed, draw
-from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, where
+from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, to_device, where
 from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
@@ -66,7 +66,7 @@ class Driver:
         self.steps = 0  # environment steps so far
         self.updates = 0  # gradient updates so far
         self.native = hasattr(env, "pure_step")
-        self._first_carry = learner.init_carry(env.num_envs)
+        self._first_carry = to_device(learner.init_carry(env.num_envs), device)
         state = learner.init(self.streams["init"])
         obs = env.reset(seed)
         # A copy: one tensor given twice to a compiled call would be taken for one input ever after.

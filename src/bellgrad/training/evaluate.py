@@ -9,7 +9,7 @@ import torch
 from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv, Learner
 from bellgrad.core.rng import derive_seed, draw
-from bellgrad.core.tree import where
+from bellgrad.core.tree import to_device, where
 
 EVAL_ENVS = 16  # environments that step together in an evaluation, at most
 EPISODE_CAP = 27_000  # environment steps; only for environments without a time limit of their own
@@ -63,7 +63,7 @@ def evaluate_policy(
         raise UsageError(f"episodes = {episodes} is out of range [1, inf]")
     b, own_limit = env.num_envs, env.spec.max_episode_steps if hasattr(env, "spec") else None
     generator = torch.Generator(_device_of(state)).manual_seed(derive_seed(seed, "evaluation"))
-    first_carry = carry = learner.init_carry(b)
+    first_carry = carry = to_device(learner.init_carry(b), _device_of(state))
     share = np.array([episodes // b + (i < episodes % b) for i in range(b)])
     returns: list[list[float]] = [[] for _ in range(b)]
     lengths: list[int] = []

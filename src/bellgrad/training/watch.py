@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from bellgrad.core.rng import derive_seed, draw
+from bellgrad.core.tree import to_device
 from bellgrad.training.evaluate import EPISODE_CAP
 from bellgrad.training.run import Run
 
@@ -33,14 +34,15 @@ def frames(
         generator = torch.Generator(run.device).manual_seed(derive_seed(seed, "evaluation"))
         try:
             with torch.no_grad():
-                obs, carry, seen, length = env.reset(derive_seed(seed, "evaluation", "environment")), learner.init_carry(1), 0, 0
+                obs, seen, length = env.reset(derive_seed(seed, "evaluation", "environment")), 0, 0
+                first_carry = carry = to_device(learner.init_carry(1), run.device)
                 yield env.env.frames()[0]
                 while seen < episodes and length < EPISODE_CAP:
                     acted = learner.act(state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic)
                     step = env.step(acted.action)
                     obs, length = step.obs, int(step.episode.length)
                     ended = bool(step.terminated | step.truncated)
-                    carry = learner.init_carry(1) if ended else acted.carry
+                    carry = first_carry if ended else acted.carry
                     seen += ended
                     if seen < episodes:
                         yield env.env.frames()[0]
