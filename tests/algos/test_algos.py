@@ -53,7 +53,7 @@ def rollout_rows(spec, size=12, seed=0):
     b = transitions(spec, size, seed)
     logprob, value, advantage, return_ = torch.randn(4, size, generator=g)
     return Minibatch(
-        b.obs, b.action, 0.3 * logprob - (1.4 if spec is DISCRETE else 3.0), value, advantage, return_, value > 1e9, None
+        b.obs, b.action, 0.3 * logprob - (1.4 if spec is DISCRETE else 3.0), value, advantage, return_, value > 1e9, ()
     )
 
 
