@@ -116,7 +116,7 @@ class ActorCriticLearner:
 
     def act(self, state: ActorCriticState, carry: Tree, obs: Tree, noise: Tensor | None, explore: bool = True) -> Acted:
         """A sample of the policy, or its mode; memories go on by one step."""
-        if carry is None:
+        if not self.policy.remembers:
             policy = self.policy.distribution(state.params, obs)
         else:
             policy, actor = self.policy.step(state.params, obs, carry["actor"])
@@ -129,13 +129,13 @@ class ActorCriticLearner:
 
     def value(self, state: ActorCriticState, obs: Tree, carry: Tree = None) -> Tensor:
         """`V(obs)`, given what was remembered before it: `[B]`."""
-        if carry is None:
+        if not self.critic.remembers:
             return self.critic.predict(state.params, obs)
         return self.critic.step(state.params, obs, carry["critic"])[0]
 
     def judge(self, params: dict[str, Tensor], batch: Minibatch) -> tuple[Distribution, Tensor]:
         """The policy's distributions and the values `[B]` at what a minibatch observed, remembered from each row's start."""
-        if batch.carry is None:
+        if not self.policy.remembers:
             return self.policy.distribution(params, batch.obs), self.critic.predict(params, batch.obs)
         policy = self.policy.unroll(params, batch.obs, batch.carry["actor"], batch.ended)
         return policy, self.critic.unroll(params, batch.obs, batch.carry["critic"], batch.ended)
