@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.finite_horizon import policy_by_step
@@ -35,6 +35,28 @@ class Trajectory(NamedTuple):
     action: tuple[int, ...]
     reward: tuple[float, ...]
     terminated: bool
+
+
+class Trajectories(NamedTuple):
+    """What happened in `B` episodes, one a column, padded at its end; every array is `[T, B]`.
+
+    Attributes:
+        state: integers, 0 on padding like everything else.
+        action: integers.
+        reward: float64.
+        next_state: integers, where the step led; after a termination it counts for nothing.
+        terminated: whether the step ended the episode.
+        truncated: whether the horizon did.
+        mask: whether the step was taken.
+    """
+
+    state: Ints
+    action: Ints
+    reward: Floats
+    next_state: Ints
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
 
 
 class Sampled(NamedTuple):
@@ -137,21 +159,64 @@ def return_by_sampling(
     """
     if episodes < 2:
         raise UsageError(f"episodes = {episodes}; at least 2 are needed for a standard error")
+    returns = np.zeros(episodes)
+    for t, (running, _, _, outcome) in enumerate(_walk(mdp, policy, horizon, episodes, seed)):
+        returns[running] += gamma**t * mdp.reward[outcome]
+    return Sampled(float(returns.mean()), float(returns.std(ddof=1) / math.sqrt(episodes)), returns)
+
+
+def sample_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, episodes: int, seed: int) -> Trajectories:
+    """Random episodes, all of them stepped side by side.
+
+    Args:
+        mdp: the problem.
+        policy: `[S]` integers, `[S, A]` probabilities, or `[H, S, A]`, one for each step.
+        horizon: steps `H`, 1 or more, after which an episode is truncated.
+        episodes: `B`, 1 or more.
+        seed: of the random numbers.
+
+    Returns:
+        `Trajectories [T, B]`, with T the length of the longest episode, at most H.
+
+    Raises:
+        UsageError: horizon or episodes is too small, or the policy is none of this MDP.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes}; at least 1 is needed")
+    rows = []
+    for running, state, action, outcome in _walk(mdp, policy, horizon, episodes, seed):
+        terminated = mdp.terminated[outcome]
+        truncated = ~terminated if len(rows) == horizon - 1 else np.zeros_like(terminated)
+        taken = (state, action, mdp.reward[outcome], mdp.next_state[outcome], terminated, truncated, np.ones_like(terminated))
+        rows.append([_scatter(values, running, episodes) for values in taken])
+    return Trajectories(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _walk(mdp: FiniteMDP, policy: ArrayLike, horizon: int, episodes: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+    """Step by step: which episodes go on, and their state, action and outcome."""
     policies = policy_by_step(mdp, policy, horizon)
     rng = np.random.default_rng(seed)
     rows = np.append(0, np.cumsum(mdp.probability))  # where the outcomes of all pairs lie on one line
     state = rng.choice(mdp.num_states, size=episodes, p=mdp.initial / mdp.initial.sum())
-    running, returns = np.arange(episodes), np.zeros(episodes)
-    for t in range(horizon):
-        action = _draw(policies[t][state], rng)
+    running = np.arange(episodes)
+    for chances in policies:
+        action = _draw(chances[state], rng)
         pair = state * mdp.num_actions + action
         first, last = mdp.offset[pair], mdp.offset[pair + 1]
         point = rows[first] + rng.random(len(pair)) * (rows[last] - rows[first])
         outcome = np.clip(np.searchsorted(rows, point, side="right") - 1, first, last - 1)
-        returns[running] += gamma**t * mdp.reward[outcome]
+        yield running, state, action, outcome
         goes_on = ~mdp.terminated[outcome]
         running, state = running[goes_on], mdp.next_state[outcome][goes_on]
-    return Sampled(float(returns.mean()), float(returns.std(ddof=1) / math.sqrt(episodes)), returns)
+        if not len(running):
+            return
+
+
+def _scatter(values: NDArray, place: Ints, size: int) -> NDArray:
+    """`[size]` with the values at their places and 0 elsewhere."""
+    out = np.zeros(size, values.dtype)
+    out[place] = values
+    return out
 
 
 def _draw(chances: Floats, rng: np.random.Generator) -> Ints:

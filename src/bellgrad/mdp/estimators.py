@@ -1,0 +1,173 @@
+"""What an estimator of the policy gradient gives on a known MDP: for each sampled episode, and on average, exactly.
+
+    an episode:   sum_t w_t Phi_t dlog pi(a_t | s_t)
+    on average:   sum_t w_t sum_s P(s_t = s) sum_a dpi(a | s) E[Phi_t | s_t = s, a_t = a]
+
+with w_t = gamma^t or 1. The first is made of the functions that algorithms learn with (`ops.policy_gradient`, `ops.returns`), the
+second of the known probabilities and of what the critic believes, right or wrong, so that one can be held against the other.
+
+The policy is the softmax of `theta [O, A]`, a row for each observation; states with the same observation share one. Axes: `O`
+observations, `S` states, `A` actions, `T` time, `B` episodes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bellgrad.core.errors import UsageError, check_range, unknown
+from bellgrad.mdp.gradient import softmax_policy
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import advantage, induced_chain, q_from_value, value_from_q
+from bellgrad.mdp.trajectories import Trajectories
+from bellgrad.ops.policy_gradient import all_actions_loss, discount_weight, keep, score_function_loss, total_return
+from bellgrad.ops.returns import discounted_returns, gae, td_residual
+
+PHIS = ("return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions")
+STATE_WEIGHTS = ("none", "discount", "geometric")
+NEEDS = {"value": ("baseline", "advantage", "td_residual", "gae"), "q": ("q", "advantage", "all_actions")}
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """How the policy gradient is estimated.
+
+    Attributes:
+        phi: what stands beside the score: `return`, that of the whole episode; `reward_to_go`; `baseline`, the reward to go less
+            the value; `q`; `advantage`; `td_residual`; `gae`; or `all_actions`, the sum over actions with `q`.
+        gamma: discount per step, in [0, 1].
+        state_weight: of step t. `none`: 1. `discount`: gamma^t. `geometric`: it is kept with probability gamma^t. The `return` is
+            discounted from the episode's start, and has `none`.
+        value: `[S]` what the critic takes a state to be worth, right or wrong.
+        q: `[S, A]` the same of actions.
+        lambda_: of `gae`, in [0, 1].
+
+    Raises:
+        UsageError: an unknown name, a number out of range, `return` with a weight, or what `phi` needs is missing.
+    """
+
+    phi: Literal["return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions"]
+    gamma: float
+    state_weight: Literal["none", "discount", "geometric"] = "none"
+    value: Floats | None = None
+    q: Floats | None = None
+    lambda_: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_range(self, gamma=(0, 1), lambda_=(0, 1))
+        for name, known in (("phi", PHIS), ("state_weight", STATE_WEIGHTS)):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for critic, phis in NEEDS.items():
+            if self.phi in phis and getattr(self, critic) is None:
+                raise UsageError(f"phi={self.phi!r} needs a critic: give {critic}")
+        if self.phi == "return" and self.state_weight != "none":
+            raise UsageError("phi='return' is discounted from the episode's start already: leave state_weight at 'none'")
+
+
+def episode_gradients(
+    mdp: FiniteMDP, theta: Floats, episodes: Trajectories, estimator: Estimator, *, observation: Ints | None = None, seed: int = 0
+) -> Floats:
+    """The estimate of each episode, by differentiating the losses of `ops.policy_gradient`: `[B, O, A]`.
+
+    Args:
+        mdp: the problem.
+        theta: `[O, A]` parameters of the softmax policy.
+        episodes: as that policy had them.
+        estimator: the one to be looked at.
+        observation: `[S]` what each state looks like, integers below O; None where every state is seen as itself.
+        seed: of the random numbers of the state weight `geometric`.
+    """
+    state, action = torch.from_numpy(episodes.state), torch.from_numpy(episodes.action)
+    mask = torch.from_numpy(episodes.mask)
+    steps, columns = mask.shape
+    parameters = torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()  # one set for each episode
+    logits = parameters if observation is None else parameters[:, torch.from_numpy(observation)]
+    logprobs = logits.masked_fill(~torch.from_numpy(mdp.legal), -torch.inf).log_softmax(-1)  # [B, S, A]
+
+    age = torch.arange(steps, dtype=torch.float64)[:, None].expand(steps, columns)
+    weight = None
+    if estimator.state_weight == "geometric":
+        noise = torch.from_numpy(np.random.default_rng(seed).random(mask.shape))
+        mask = mask & keep(age, estimator.gamma, noise)
+    elif estimator.state_weight == "discount":
+        weight = discount_weight(age, estimator.gamma)
+    if estimator.phi == "all_actions":
+        place = state.T[..., None].expand(columns, steps, mdp.num_actions)
+        prob = logprobs.exp().gather(1, place).transpose(0, 1)
+        loss = all_actions_loss(prob, torch.from_numpy(estimator.q)[state], weight, mask, episodes=1)
+    else:
+        logprob = logprobs[torch.arange(columns), state, action]
+        loss = score_function_loss(logprob, _phi(estimator, episodes), weight, mask, episodes=1)
+    return -torch.autograd.grad(loss, parameters)[0].numpy()
+
+
+def _phi(estimator: Estimator, episodes: Trajectories) -> Tensor:
+    """`[T, B]`."""
+    state, action, reward, next_state, terminated, truncated, mask = (torch.from_numpy(column) for column in episodes)
+    gamma = estimator.gamma
+    value = None if estimator.value is None else torch.from_numpy(estimator.value)
+    match estimator.phi:
+        case "return":
+            return total_return(reward, gamma, mask)
+        case "reward_to_go":
+            return discounted_returns(reward, gamma, mask)
+        case "baseline":
+            return discounted_returns(reward, gamma, mask) - value[state]
+        case "q":
+            return torch.from_numpy(estimator.q)[state, action]
+        case "advantage":
+            return torch.from_numpy(estimator.q)[state, action] - value[state]
+        case "td_residual":
+            return td_residual(reward, terminated, value[state], value[next_state], gamma)
+        case _:
+            return gae(reward, terminated, truncated, value[state], value[next_state], gamma, estimator.lambda_)
+
+
+def expected_gradient(
+    mdp: FiniteMDP, theta: Floats, estimator: Estimator, horizon: int, *, observation: Ints | None = None
+) -> Floats:
+    """The mean of `episode_gradients` over all episodes that are cut after so many steps: `[O, A]`. Exact but for rounding.
+
+    A horizon that no episode outlasts gives the mean over whole episodes. Where one is cut, `td_residual` and `gae` go on with
+    the critic's value, and the returns end. With an estimated value v, GAE(lambda) puts `(1 - lambda) v + lambda v'` in the
+    place of V(s'), with v' the expected lambda return: from here its bias comes, and at lambda 1 there is none.
+
+    Args:
+        mdp: the problem.
+        theta: `[O, A]` parameters of the softmax policy.
+        estimator: the one to be looked at.
+        horizon: steps `H`, 1 or more.
+        observation: `[S]` what each state looks like, integers below O; None where every state is seen as itself.
+    """
+    observation = np.arange(mdp.num_states) if observation is None else observation
+    policy = softmax_policy(mdp, theta[observation])
+    chain, _ = induced_chain(mdp, policy)
+    discounted = estimator.state_weight != "none" or estimator.phi == "return"
+    here, by_state = mdp.initial, np.zeros(policy.shape)
+    for t, phi in enumerate(_expected_phi(mdp, policy, estimator, horizon)):
+        weight = estimator.gamma**t if discounted else 1.0
+        by_state += weight * here[:, None] * policy * np.where(mdp.legal, advantage(phi, policy), 0.0)
+        here = here @ chain
+    gradient = np.zeros(theta.shape)
+    np.add.at(gradient, observation, by_state)
+    return gradient
+
+
+def _expected_phi(mdp: FiniteMDP, policy: Floats, estimator: Estimator, horizon: int) -> Floats:
+    """`E[Phi_t | s_t, a_t]` but for what depends on the state alone, which has no part in the gradient: `[H, S, A]`."""
+    if estimator.phi in NEEDS["q"]:
+        return np.broadcast_to(estimator.q, (horizon, *policy.shape))
+    nothing = np.zeros(mdp.num_states)
+    value, lambda_ = {
+        "td_residual": (estimator.value, 0.0),
+        "gae": (estimator.value, estimator.lambda_),
+    }.get(estimator.phi, (nothing, 1.0))
+    phi = np.empty((horizon, *policy.shape))
+    follows = value
+    for t in reversed(range(horizon)):
+        phi[t] = q_from_value(mdp, follows, estimator.gamma)
+        follows = (1 - lambda_) * value + lambda_ * value_from_q(phi[t], policy)
+    return phi
