@@ -24,6 +24,7 @@ class Probe:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 1
+    step_noise: ClassVar[int] = 0
 
     @property
     def observation_space(self):
@@ -48,7 +49,7 @@ class Probe:
 class ConstantValue(Probe):
     """One step, reward 1: every value is 1."""
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return physics, torch.ones_like(physics[:, 0]), torch.ones_like(physics[:, 0], dtype=torch.bool)
 
 
@@ -64,7 +65,7 @@ class SignProbe(Probe):
 class ValueByObservation(SignProbe):
     """One step; the reward is the observation, and so is the value."""
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return physics, physics[:, 0], torch.ones_like(physics[:, 0], dtype=torch.bool)
 
 
@@ -72,7 +73,7 @@ class ValueByObservation(SignProbe):
 class TwoSteps(Probe):
     """0, then 1, then the end, with reward 1 for the second step: the values are gamma and 1."""
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return physics + 1, physics[:, 0], physics[:, 0] == 1
 
 
@@ -81,7 +82,7 @@ class BestAction(Probe):
     """One step. Of two actions the second is worth 1, the first -1; a continuous one is worth minus its squared distance from the
     optimum."""
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         reward = -((self.units(action) - OPTIMUM) ** 2) if self.continuous else action * 2.0 - 1.0
         return physics, reward, torch.ones_like(reward, dtype=torch.bool)
 
@@ -90,7 +91,7 @@ class BestAction(Probe):
 class BestActionByObservation(SignProbe):
     """The same, but where the observation is -1 the first action is worth 1, or the continuous optimum has the other sign."""
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         obs = physics[:, 0]
         reward = -((self.units(action) - OPTIMUM * obs) ** 2) if self.continuous else (action * 2.0 - 1.0) * obs
         return physics, reward, torch.ones_like(reward, dtype=torch.bool)
@@ -102,7 +103,7 @@ class Endless(Probe):
 
     max_episode_steps: int | None = 5
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return physics, torch.ones_like(physics[:, 0]), torch.zeros_like(physics[:, 0], dtype=torch.bool)
 
 
@@ -116,5 +117,5 @@ class Arrival(Probe):
 
     max_episode_steps: int | None = 2
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return torch.ones_like(physics), physics[:, 0], torch.zeros_like(physics[:, 0], dtype=torch.bool)

@@ -18,6 +18,7 @@ from bellgrad.envs.native import NativeEnv, NativeState, is_pure, reset_state, s
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
+NO_NOISE = torch.empty(0)  # classic control leaves nothing to chance
 # Ranges from which physics are drawn: at least what the environment can reach, ends and terminal regions included.
 RANGE = {
     "CartPole-v0": ([-2.6, -4, -0.25, -4], [2.6, 4, 0.25, 4]),
@@ -74,7 +75,7 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
         actions = actions.astype(np.float64)
     expected, expected_reward, expected_terminated = twin_steps(name, physics.astype(np.float64), actions)
 
-    after, reward, terminated = dynamics.advance(torch.from_numpy(physics).to(dtype), torch.from_numpy(actions))
+    after, reward, terminated = dynamics.advance(torch.from_numpy(physics).to(dtype), torch.from_numpy(actions), NO_NOISE)
 
     # Float32 rounds to 6e-8 of the size of what is added. Acrobot at half spin: largest of 20,000 states 3.9e-6, where the last
     # bit of the state itself moves the result by 4.1e-6. Gymnasium rounds MountainCarContinuous to float32.
@@ -130,7 +131,7 @@ def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
                 action = np.array([[1.0 if state.physics[0, 1] >= 0 else -1.0]])
             if name == "Acrobot-v1":  # torque along the first link's motion pumps energy in
                 action = np.array([2 if state.physics[0, 2] <= 0 else 0])
-            physics, reward, _ = dynamics.advance(state.physics, torch.from_numpy(action))
+            physics, reward, _ = dynamics.advance(state.physics, torch.from_numpy(action), NO_NOISE)
             state, step = step_state(dynamics, state, torch.from_numpy(action), noise)
             _, twin_reward, terminated, truncated, _ = twin.step(action[0])
             twin_state = np.array(twin.unwrapped.state)[None]
@@ -219,7 +220,7 @@ def test_an_environment_without_a_limit_never_truncates():
 def test_the_price_of_a_push_is_not_clipped_though_the_push_is():
     dynamics = MountainCarContinuous()
     physics = torch.tensor([[-0.5, 0.0]]).repeat(2, 1)
-    after, reward, _ = dynamics.advance(physics, torch.tensor([[1.0], [2.0]]))
+    after, reward, _ = dynamics.advance(physics, torch.tensor([[1.0], [2.0]]), NO_NOISE)
     assert torch.equal(after[0], after[1])
     assert reward.tolist() == pytest.approx([-0.1, -0.4])
 

@@ -54,13 +54,14 @@ class Walk:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 1
+    step_noise: ClassVar[int] = 0
     observation_space: ClassVar = Box(0, 100, (2,), np.float32)
     action_space: ClassVar = Discrete(10)
 
     def initial(self, noise):
         return torch.cat([noise, torch.zeros_like(noise)], -1)
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         origin, t = physics.unbind(-1)
         return torch.stack([origin, t + 1], -1), 10 * t + action, (origin < 0.5) & (t + 1 == TERMINATES_AFTER)
 
@@ -100,13 +101,14 @@ class Torque:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 2
+    step_noise: ClassVar[int] = 0
     observation_space: ClassVar = Box(-10, 10, (2,), np.float32)
     action_space: ClassVar = Box(np.array([0, -1], np.float32), np.array([4, 3], np.float32))
 
     def initial(self, noise):
         return torch.zeros_like(noise)
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         return action, action.sum(-1), torch.zeros_like(action[:, 0], dtype=torch.bool)
 
     def observe(self, physics):

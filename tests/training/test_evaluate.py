@@ -35,13 +35,14 @@ class Lengths:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 1
+    step_noise: ClassVar[int] = 0
     observation_space: ClassVar = Box(0, 100, (2,), np.float32)
     action_space: ClassVar = Discrete(5)
 
     def initial(self, noise):
         return torch.cat([torch.where(noise < 0.5, 1.0, 9.0), torch.zeros_like(noise)], -1)
 
-    def advance(self, physics, action):
+    def advance(self, physics, action, noise):
         length, steps = physics.unbind(-1)
         ended = torch.zeros_like(steps, dtype=torch.bool) if self.endless else steps + 1 >= length
         return torch.stack([length, steps + 1], -1), 1 + 0.1 * action, ended

@@ -30,6 +30,7 @@ class CartPole:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 4
+    step_noise: ClassVar[int] = 0
     POSITION_LIMIT: ClassVar[float] = 2.4
     ANGLE_LIMIT: ClassVar[float] = 12 * 2 * math.pi / 360
 
@@ -48,7 +49,7 @@ class CartPole:
         """Every coordinate uniform on [-0.05, 0.05)."""
         return noise.to(self.dtype) * 0.1 - 0.05
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Explicit Euler over 0.02 s: positions move with the velocities from before the step."""
         _, velocity, angle, spin = physics.unbind(-1)
         cos, sin = angle.cos(), angle.sin()
@@ -76,6 +77,7 @@ class MountainCar:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 1
+    step_noise: ClassVar[int] = 0
     GOAL: ClassVar[float] = 0.5
 
     @property
@@ -93,7 +95,7 @@ class MountainCar:
         position = noise.to(self.dtype) * 0.2 - 0.6
         return torch.cat([position, torch.zeros_like(position)], -1)
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The car coasts up a cosine hill; the left wall stops it."""
         after = _drive(physics, (action.to(self.dtype) - 1.0) * 0.001)
         terminated = (after[:, 0] >= self.GOAL) & (after[:, 1] >= 0.0)
@@ -117,6 +119,7 @@ class MountainCarContinuous:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 1
+    step_noise: ClassVar[int] = 0
     GOAL: ClassVar[float] = 0.45
 
     @property
@@ -134,7 +137,7 @@ class MountainCarContinuous:
         position = noise.to(self.dtype) * 0.2 - 0.6
         return torch.cat([position, torch.zeros_like(position)], -1)
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The car coasts up a cosine hill; the left wall stops it."""
         push = action.to(self.dtype).squeeze(-1)
         after = _drive(physics, push.clamp(-1.0, 1.0) * 0.0015)
@@ -168,6 +171,7 @@ class Acrobot:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 4
+    step_noise: ClassVar[int] = 0
     SPIN_LIMIT: ClassVar[tuple[float, float]] = (4 * math.pi, 9 * math.pi)
 
     @property
@@ -185,7 +189,7 @@ class Acrobot:
         """Every coordinate uniform on [-0.1, 0.1)."""
         return noise.to(self.dtype) * 0.2 - 0.1
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One Runge-Kutta step of fourth order over 0.2 s."""
         start, torque = physics.unbind(-1), action.to(self.dtype) - 1.0
 
@@ -239,6 +243,7 @@ class Pendulum:
     dtype: torch.dtype = torch.float32
 
     reset_noise: ClassVar[int] = 2
+    step_noise: ClassVar[int] = 0
 
     @property
     def observation_space(self) -> Box:
@@ -256,7 +261,7 @@ class Pendulum:
         angle, spin = (noise.to(self.dtype) * 2.0 - 1.0).unbind(-1)
         return torch.stack([angle * math.pi, spin], -1)
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Semi-implicit Euler over 0.05 s; never terminates."""
         angle, spin = physics.unbind(-1)
         torque = action.to(self.dtype).squeeze(-1).clamp(-2.0, 2.0)

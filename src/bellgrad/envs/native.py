@@ -24,6 +24,7 @@ class Dynamics(Protocol):
     max_episode_steps: int | None  # environment steps; None for no limit
     dtype: torch.dtype  # of the physics
     reset_noise: int  # uniform numbers that one environment's `initial` needs
+    step_noise: int  # likewise `advance`; 0 where nothing happens by chance
 
     @property
     def observation_space(self) -> gymnasium.Space: ...  # noqa: D102
@@ -34,11 +35,11 @@ class Dynamics(Protocol):
     def initial(self, noise: Tensor) -> Tensor:
         """First physics `[B, P]` from `noise [B, reset_noise]`, uniform on [0, 1)."""
 
-    def advance(self, physics: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: `[B, P]` and `[B]` or `[B, D]` to physics `[B, P]`, reward `[B]` and terminated `[B]` bool."""
+    def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: `[B, P]`, `[B]` or `[B, D]`, `[B, step_noise]` to physics `[B, P]`, reward `[B]`, terminated `[B]` bool."""
 
     def observe(self, physics: Tensor) -> Tensor:
-        """The observation `[B, O]` float32 of `physics [B, P]`."""
+        """The observation of `physics [B, P]`: `[B, O]` float32, or `[B]` int64 in a Discrete space."""
 
 
 class NativeState(NamedTuple):
@@ -65,13 +66,14 @@ def step_state(
         dynamics: the physics.
         state: where the environments stand.
         action: `[B]` int64, or `[B, D]` in the environment's own units.
-        noise: `[B, reset_noise]` uniform on [0, 1), used where an episode ended.
+        noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode where one ended.
         active: `[B]` bool, False for environments that stand still; None where all move.
 
     Returns:
         The next state, and the step (termination wins where the time limit falls on the same step).
     """
-    physics, reward, terminated = dynamics.advance(state.physics, action)
+    during, first = noise.split([dynamics.step_noise, dynamics.reset_noise], -1)
+    physics, reward, terminated = dynamics.advance(state.physics, action, during)
     reward = reward.to(torch.float32)
     age, return_ = state.age + 1, state.return_ + reward
     if dynamics.max_episode_steps is None:
@@ -83,7 +85,7 @@ def step_state(
         reward, terminated, truncated = torch.where(active, reward, 0.0), terminated & active, truncated & active
     ended = terminated | truncated
     after = NativeState(
-        torch.where(ended.unsqueeze(-1), dynamics.initial(noise), physics),
+        torch.where(ended.unsqueeze(-1), dynamics.initial(first), physics),
         torch.where(ended, 0, age),
         torch.where(ended, 0.0, return_),
     )
@@ -127,7 +129,8 @@ class NativeEnv:
         self.observation_space = dynamics.observation_space
         self.action_space = dynamics.action_space
         self.spec = EnvSpec(dynamics.id, self.observation_space, self.action_space, dynamics.max_episode_steps)
-        self.noise = Noise("uniform", (num_envs, dynamics.reset_noise))
+        self.noise = Noise("uniform", (num_envs, dynamics.step_noise + dynamics.reset_noise))
+        self._reset_noise = Noise("uniform", (num_envs, dynamics.reset_noise))
         self.state: NativeState | None = None
         self._generator = torch.Generator(self.device)
         self._action_shape = torch.Size((num_envs, *self.action_space.shape))
@@ -135,7 +138,7 @@ class NativeEnv:
     def reset(self, seed: int) -> Tensor:
         """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, O]`."""
         self._generator.manual_seed(derive_seed(seed, "native"))
-        self.state = reset_state(self.dynamics, draw(self.noise, self._generator))
+        self.state = reset_state(self.dynamics, draw(self._reset_noise, self._generator))
         return self.observe(self.state)
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
@@ -169,7 +172,7 @@ class NativeEnv:
 
     def restore(self, tree: dict[str, Any]) -> Tensor:
         """Continue from a snapshot; returns the observation to act on next."""
-        template = reset_state(self.dynamics, torch.zeros(self.noise.shape, device=self.device))
+        template = reset_state(self.dynamics, torch.zeros(self._reset_noise.shape, device=self.device))
         self.state = map_tree(torch.clone, restore_tree(template, named_leaves(tree["state"])))
         self._generator.set_state(tree["generator"].cpu())
         return self.observe(self.state)

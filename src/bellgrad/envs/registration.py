@@ -68,8 +68,8 @@ class NativeGymnasiumEnv(Env):
         import torch
 
         super().reset(seed=seed)
-        noise = self.np_random.random((1, self._dynamics.reset_noise))
-        self._physics, self._action = self._dynamics.initial(torch.from_numpy(noise)), None
+        noise = torch.from_numpy(self.np_random.random((1, self._dynamics.reset_noise)))
+        self._physics, self._action = self._dynamics.initial(noise), None
         return self._dynamics.observe(self._physics)[0].numpy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -77,7 +77,8 @@ class NativeGymnasiumEnv(Env):
         import torch
 
         self._action = np.asarray(action)
-        self._physics, reward, terminated = self._dynamics.advance(self._physics, torch.from_numpy(self._action[None]))
+        noise = torch.from_numpy(self.np_random.random((1, self._dynamics.step_noise)))
+        self._physics, reward, terminated = self._dynamics.advance(self._physics, torch.from_numpy(self._action[None]), noise)
         return self._dynamics.observe(self._physics)[0].numpy(), reward.item(), terminated.item(), False, {}
 
     def render(self) -> np.ndarray | None:
