@@ -31,6 +31,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either, but for what they share
 SHARED = (
     "bellgrad.algos.actor_critic.",
+    "bellgrad.algos.policy_gradient.",
     "bellgrad.tabular.common.",
     "bellgrad.tabular.episodes.",
     "bellgrad.tabular.counts.",

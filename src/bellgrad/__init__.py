@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "A2C": "bellgrad.algos.a2c",
     "DQN": "bellgrad.algos.dqn",
     "PPO": "bellgrad.algos.ppo",
     "SAC": "bellgrad.algos.sac",
+    "TRPO": "bellgrad.algos.trpo",
+    "VPG": "bellgrad.algos.vpg",
     "MonteCarlo": "bellgrad.tabular.monte_carlo",
     "MonteCarloControl": "bellgrad.tabular.monte_carlo",
     "OffPolicyMonteCarlo": "bellgrad.tabular.off_policy_monte_carlo",

@@ -162,7 +162,8 @@ class WatchRollouts(Watch):
     """Keeps the rollouts and minibatches that it is given; row `i` of a rollout has the advantage `i`. `kl` is its script."""
 
     def __init__(self, kl=(), **config):
-        super().__init__(**({"rollout_steps": 16, "epochs": 1, "minibatches": 1, "target_kl": None} | config))
+        self.max_kl = config.pop("max_kl", None)
+        super().__init__(**({"rollout_steps": 16, "epochs": 1, "minibatches": 1} | config))
         self.rollouts, self.minibatches, self.kl = [], [], itertools.chain(kl, itertools.repeat(0.0))
 
     sequence = 1
@@ -170,7 +171,10 @@ class WatchRollouts(Watch):
     def value(self, state, obs, carry):
         return 100 * obs[:, 0] + obs[:, 1]
 
-    def prepare(self, state, rollout):
+    def prepare_noise(self, num_envs):
+        return None
+
+    def prepare(self, state, rollout, noise):
         self.rollouts.append(rollout)
         rows = torch.arange(rollout.reward.numel(), dtype=torch.float32).view(rollout.reward.shape)
         same = (rollout.obs, rollout.action, rollout.logprob, rollout.value)
@@ -395,7 +399,7 @@ def test_every_epoch_uses_every_step_of_the_rollout_once_in_an_order_of_its_own(
     ids=["third", "first", "never", "at the target", "mean of a call is low", "mean of a call is high"],
 )
 def test_epochs_stop_after_the_call_whose_mean_kl_exceeds_the_target(kl, updates_per_call, updates):
-    driver = on_policy(WALKS["native"](3), updates_per_call, kl=kl, target_kl=0.5, epochs=3, minibatches=4)
+    driver = on_policy(WALKS["native"](3), updates_per_call, kl=kl, max_kl=0.5, epochs=3, minibatches=4)
     driver.advance()
     assert driver.updates == len(driver.learner.minibatches) == int(driver.loop.state.updates) == updates
     driver.advance()  # the next rollout has its epochs again

@@ -16,8 +16,10 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.policy import Distribution, Head, LogStd, Policy
 from bellgrad.nets.specs import MLP, Recurrent, Spec, check_spec
+from bellgrad.nets.value import PREFIX as CRITIC
 from bellgrad.nets.value import Value
-from bellgrad.ops.grads import clip_by_norm
+from bellgrad.ops.grads import clip_by_norm, value_and_grad
+from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
 from bellgrad.ops.returns import gae
 from bellgrad.ops.schedules import Constant, Linear
@@ -33,8 +35,6 @@ class ActorCritic:
         gamma: discount per environment step, in [0, 1].
         lambda_: of the advantage estimate, in [0, 1].
         rollout_steps: steps of each environment between updates (T).
-        epochs: passes over a rollout.
-        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
         entropy_coef: weight of the entropy bonus.
         normalise_advantages: to mean 0 and standard deviation 1 over what an update sees.
         max_grad_norm: gradients are scaled down to this global norm; None leaves them.
@@ -52,8 +52,6 @@ class ActorCritic:
     gamma: float = 0.99
     lambda_: float = 0.95
     rollout_steps: int = 256
-    epochs: int = 1
-    minibatches: int = 1
     entropy_coef: float = 0.0
     normalise_advantages: bool = True
     max_grad_norm: float | None = 0.5
@@ -69,8 +67,8 @@ class ActorCritic:
         check_types(self)
         check_optimiser(self.optimizer)
         check_spec(self.network, memory=self.memory)
-        check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), rollout_steps=(1, 1e7), epochs=(1, 1e4))
-        check_range(self, minibatches=(1, 1e6), entropy_coef=(0, 1e6), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))
+        check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), rollout_steps=(1, 1e7))
+        check_range(self, entropy_coef=(0, 1e6), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))
 
 
 class ActorCriticState(NamedTuple):
@@ -87,6 +85,7 @@ class ActorCriticLearner:
     """Acting and advantages; the subclass adds `update`."""
 
     driver = "on_policy"
+    max_kl: float | None = None
 
     def __init__(self, config: Any, spec: EnvSpec, steps: int | None = None):
         if config.learning_rate_decay == "linear" and not steps:
@@ -140,7 +139,10 @@ class ActorCriticLearner:
         policy = self.policy.unroll(params, batch.obs, batch.carry["actor"], batch.ended)
         return policy, self.critic.unroll(params, batch.obs, batch.carry["critic"], batch.ended)
 
-    def prepare(self, state: ActorCriticState, rollout: Rollout) -> tuple[ActorCriticState, Minibatch, Metrics]:
+    def prepare_noise(self, num_envs: int) -> Tree:
+        """Advantages are deterministic, given their rollout."""
+
+    def prepare(self, state: Any, rollout: Rollout, noise: Tree = None) -> tuple[Any, Minibatch, Metrics]:
         """Advantages, value targets and the learning rate of a rollout, `[T, B]`."""
         c, r = self.config, rollout
         advantage = gae(r.reward, r.terminated, r.truncated, r.value, r.next_value, c.gamma, c.lambda_)
@@ -152,10 +154,26 @@ class ActorCriticLearner:
         """An update is deterministic, given its minibatch."""
 
     def descend(self, state: Any, grads: dict[str, Tensor], metrics: Metrics) -> tuple[Any, Metrics]:
-        """One step of the optimiser, the gradients clipped."""
+        """One step of the optimiser, the gradients clipped. Parameters that have none stay as they are."""
         c = self.config
         if c.max_grad_norm is not None:
             grads, norm = clip_by_norm(grads, c.max_grad_norm)
             metrics = metrics | {"grad_norm": norm}
-        params, optimizer = c.optimizer.step(state.params, grads, state.optimizer, state.learning_rate)
-        return state._replace(params=params, optimizer=optimizer, updates=state.updates + 1), metrics
+        moving = {name: state.params[name] for name in grads}
+        moved, optimizer = c.optimizer.step(moving, grads, state.optimizer, state.learning_rate)
+        return state._replace(params=state.params | moved, optimizer=optimizer, updates=state.updates + 1), metrics
+
+    def regress(self, state: Any, batch: Minibatch) -> tuple[Any, Metrics]:
+        """One step of the value alone down its squared error; `state.optimizer` is that of `critic.*`."""
+
+        def loss(critic: dict[str, Tensor]) -> Tensor:
+            return squared_error(self.critic.predict(critic, batch.obs) - batch.return_).mean()
+
+        value_loss, grads = value_and_grad(loss)(split(state.params)[1])
+        return self.descend(state, grads, {"value_loss": value_loss})
+
+
+def split(params: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The policy's parameters and the critic's."""
+    critic = {name: tensor for name, tensor in params.items() if name.startswith(CRITIC)}
+    return {name: tensor for name, tensor in params.items() if name not in critic}, critic

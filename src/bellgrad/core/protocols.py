@@ -85,14 +85,19 @@ class OnPolicyLearner(Learner, Protocol):
     Attributes:
         sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy with a memory is
             differentiated; 1 without one.
+        max_kl: the passes over a rollout stop once the mean of a call's `approx_kl` metric exceeds this; None never stops.
     """
 
     sequence: int
+    max_kl: float | None
 
     def value(self, state: Any, obs: Tree, carry: Tree) -> Tensor:
         """The predicted value of `obs [B, *O]` with the memory `carry [B, ...]`: `[B]`."""
 
-    def prepare(self, state: Any, rollout: Rollout) -> tuple[Any, Minibatch, Metrics]:
+    def prepare_noise(self, num_envs: int) -> Tree:
+        """The `Noise` that one `prepare` needs."""
+
+    def prepare(self, state: Any, rollout: Rollout, noise: Tree) -> tuple[Any, Minibatch, Metrics]:
         """Advantages and value targets of a whole rollout, `[T, B]`; and whatever is learned once from all of it."""
 
     def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:

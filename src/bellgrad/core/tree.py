@@ -106,6 +106,11 @@ def concat(trees: list[Tree], dim: int = 0) -> Tree:
     return map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
 
 
+def flat(tree: Tree) -> Tree:
+    """The tree with the first two axes of every leaf as one."""
+    return map_tree(lambda leaf: leaf.flatten(0, 1), tree)
+
+
 def tree_bytes(tree: Tree) -> int:
     """Bytes that the tensors of a tree take."""
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves(tree))

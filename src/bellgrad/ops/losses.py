@@ -25,6 +25,45 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
     return inner * (size - 0.5 * inner)
 
 
+def policy_gradient_loss(logprob: Tensor, advantage: Tensor) -> Tensor:
+    """Minus the mean of `A * log pi(a|s)`: minus its gradient estimates the policy gradient, a step.
+
+    Args:
+        logprob: `[B]` of the taken actions, with gradient.
+        advantage: `[B]`; no gradient flows through it.
+
+    Returns:
+        `[]`.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
+    """
+    same_shape(logprob=logprob, advantage=advantage)
+    return -(logprob * advantage.detach()).mean()
+
+
+def surrogate(logprob: Tensor, old_logprob: Tensor, advantage: Tensor) -> Tensor:
+    """The mean of `ratio * A`, ratio = pi(a|s) / pi_old(a|s): to be maximised while the policy is near the old one.
+
+    Args:
+        logprob: `[B]` of the taken actions under the policy that learns.
+        old_logprob: `[B]` under the policy that acted.
+        advantage: `[B]`.
+
+    Returns:
+        `[]`.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Schulman et al. 2015, arXiv 1502.05477, equation 14.
+    """
+    same_shape(logprob=logprob, old_logprob=old_logprob, advantage=advantage)
+    return ((logprob - old_logprob).exp() * advantage).mean()
+
+
 class PPOLoss(NamedTuple):
     """What `ppo_clip_loss` gives. Only `loss` carries a gradient."""
 
@@ -60,6 +99,56 @@ def ppo_clip_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, epsil
     return PPOLoss(loss, (change - log_ratio.detach()).mean(), (change.abs() > epsilon).to(ratio.dtype).mean())
 
 
+class PPOKLLoss(NamedTuple):
+    """What `ppo_kl_loss` gives. Only `loss` carries a gradient."""
+
+    loss: Tensor  # [] to be minimised
+    approx_kl: Tensor  # [] estimate of KL(old || new), never negative
+
+
+def ppo_kl_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, coef: float | Tensor) -> PPOKLLoss:
+    """Minus the surrogate, plus the coefficient times an estimate of KL(old || new) from the taken actions.
+
+    The estimate is the mean of `ratio - 1 - log ratio`. For actions of the old policy its expectation is the KL divergence, and
+    its gradient's expectation is the KL divergence's gradient; so it is with `-log ratio`, which varies more.
+
+    Args:
+        logprob: `[B]` of the taken actions under the policy that learns.
+        old_logprob: `[B]` under the policy that acted.
+        advantage: `[B]`.
+        coef: beta, `[]`, 0 or more.
+
+    Returns:
+        `PPOKLLoss` of scalars.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, equation 8; the estimate is k3 of Schulman 2020,
+    "Approximating KL divergence".
+    """
+    log_ratio = logprob - old_logprob
+    kl = (log_ratio.exp() - 1 - log_ratio).mean()
+    return PPOKLLoss(coef * kl - surrogate(logprob, old_logprob, advantage), kl.detach())
+
+
+def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
+    """The penalty's next coefficient: doubled where the policy moved more than 1.5 targets, halved below a target / 1.5.
+
+    Args:
+        coef: beta, `[]`, above 0.
+        kl: how far the policy moved, `[]`, nats.
+        target: how far it should, nats, above 0.
+
+    Returns:
+        `[]`, held in [1e-9, 1e9], so that a policy that rests does not drive it to a 0 that no doubling leaves.
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, section 4.
+    """
+    factor = torch.where(kl > 1.5 * target, 2.0, torch.where(kl < target / 1.5, 0.5, 1.0))
+    return (coef * factor).clamp(1e-9, 1e9)
+
+
 def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilon: float | Tensor) -> Tensor:
     """Half the mean squared error of the value, or of the value held within epsilon of the old one, whichever is worse.
 
@@ -82,18 +171,29 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilo
     return 0.5 * torch.maximum((value - return_).square(), (clipped - return_).square()).mean()
 
 
-def normalise_advantage(advantage: Tensor) -> Tensor:
+def normalise_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor:
     """Shift and scale to mean 0 and standard deviation 1 over all items; a single item comes back as it is.
 
     Args:
         advantage: any shape.
+        mask: bool, the same shape or its first axes: the items of which mean and standard deviation are taken; None for all.
 
     Returns:
         The same shape. A batch of one has no standard deviation, and centring it would erase it.
+
+    Raises:
+        ValueError: the mask's shape does not fit.
     """
-    if advantage.numel() < 2:
-        return advantage
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    if mask is None:
+        if advantage.numel() < 2:
+            return advantage
+        return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    has_shape(advantage.shape[: mask.dim()], mask=mask)
+    inside = mask.reshape(*mask.shape, *[1] * (advantage.dim() - mask.dim())).expand_as(advantage)
+    items = inside.sum()
+    centred = advantage - torch.where(inside, advantage, 0.0).sum() / items.clamp(min=1)
+    variance = torch.where(inside, centred, 0.0).square().sum() / (items - 1).clamp(min=1)
+    return torch.where(items < 2, advantage, centred / (variance.sqrt() + 1e-8))
 
 
 def sac_actor_loss(logprob: Tensor, q: Tensor, alpha: float | Tensor) -> Tensor:

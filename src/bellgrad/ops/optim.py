@@ -192,7 +192,8 @@ class RMSprop:
     """RMSprop, with optional centring and momentum.
 
     Source: Tieleman and Hinton 2012, lecture 6.5; centred, Graves 2013, arXiv 1308.0850, equations 38 to 41, with epsilon outside
-    the root as in torch.
+    the root as in torch, or inside it as there and in Mnih et al. 2016, arXiv 1602.01783, equation S2. TensorFlow has it inside,
+    and running squares that begin at 1.
     """
 
     learning_rate: float = 1e-2  # 0 or more; torch's default
@@ -201,16 +202,19 @@ class RMSprop:
     weight_decay: float = 0.0  # added to the gradient as `weight_decay * params`, 0 or more
     momentum: float = 0.0  # decay of the running sum, [0, 1]
     centered: bool = False  # divide by the standard deviation in place of the root mean square
+    epsilon_in_root: bool = False  # add epsilon to the mean square, before the root is taken
+    initial_square: float = 0.0  # where the running mean of the square begins, 0 or more; a larger one makes first steps smaller
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_positive(self, "learning_rate", "epsilon", "weight_decay")
+        _check_positive(self, "learning_rate", "epsilon", "weight_decay", "initial_square")
         check_range(self, decay=(0, 1), momentum=(0, 1))
 
     def init(self, params: Params) -> RMSpropState:
         """The state before the first step."""
+        square = {name: zeros + self.initial_square for name, zeros in _zeros(params).items()}
         mean = _zeros(params) if self.centered else {}
-        return RMSpropState(_counter(params), _zeros(params), mean, _zeros(params) if self.momentum else {})
+        return RMSpropState(_counter(params), square, mean, _zeros(params) if self.momentum else {})
 
     def step(self, params: Params, grads: Params, state: RMSpropState, learning_rate: Rate = None) -> tuple[Params, RMSpropState]:
         """One step; arguments, result and errors as in `Adam.step`."""
@@ -225,7 +229,8 @@ class RMSprop:
             if self.centered:
                 mean[name] = torch.lerp(state.mean[name], grad, 1 - self.decay)
                 variance = variance - mean[name] * mean[name]
-            update = grad / (variance.sqrt() + self.epsilon)
+            root = (variance + self.epsilon).sqrt() if self.epsilon_in_root else variance.sqrt() + self.epsilon
+            update = grad / root
             if self.momentum:
                 update = momentum[name] = self.momentum * state.momentum[name] + update
             new[name] = param - _like(rate, param) * update

@@ -6,7 +6,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
 from bellgrad.core.records import Acted, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
-from bellgrad.core.tree import Tree, concat, map_tree, stack
+from bellgrad.core.tree import Tree, concat, flat, map_tree, stack
 from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
@@ -59,7 +59,7 @@ class OnPolicy(Driver):
     def advance(self) -> Report:
         """Gather a rollout, then learn from it."""
         if self._fused:
-            noise = self.draw_interaction(self._rollouts, self._unroll)
+            noise = self.draw_interaction(self._rollouts, self._unroll) | {"prepare": self._draw_prepare(self._rollouts)}
             noise |= {"update": draw(self.learner.update_noise(), self.streams["update"], self._rollouts, 1)}
             self.loop, ended, metrics = self._whole_rollouts(self.loop, noise)
             self.updates += self._rollouts
@@ -76,7 +76,7 @@ class OnPolicy(Driver):
                 chunks.append(chunk)
                 ended.append(end)
             rollout = concat(chunks)
-        state, whole, prepared = self._prepare(self.loop.state, rollout)
+        state, whole, prepared = self._prepare(self.loop.state, rollout, self._draw_prepare())
         state, metrics = self._epochs(state, whole)
         self.loop = self.loop._replace(state=state)
         return concat(ended), prepared | mean_metrics(metrics)
@@ -90,9 +90,12 @@ class OnPolicy(Driver):
             state, metric = self._update(state, whole, index[call], at(noise, call))
             metrics.append(metric)
             self.updates += self._updates_per_call
-            if c.target_kl is not None and metric["approx_kl"].item() > c.target_kl:
+            if self.learner.max_kl is not None and metric["approx_kl"].item() > self.learner.max_kl:
                 break
         return state, metrics
+
+    def _draw_prepare(self, *lead: int) -> Tree:
+        return draw(self.learner.prepare_noise(self.env.num_envs), self.streams["update"], *lead)
 
     # ---------------------------------------------------------------------------------------------- pure parts
     def _run_rollouts(self, loop: Loop, noise: Tree) -> tuple[Loop, Ended, Metrics]:
@@ -100,7 +103,7 @@ class OnPolicy(Driver):
         ended, metrics = [], []
         for k in range(self._rollouts):
             loop, rollout, end = self._run_steps(loop, at({"act": noise["act"], "env": noise["env"]}, k))
-            state, whole, prepared = self._run_prepare(loop.state, rollout)
+            state, whole, prepared = self._run_prepare(loop.state, rollout, at(noise["prepare"], k))
             state, metric = self.learner.update(state, _steps(whole), at(noise["update"], k, 0))
             loop = loop._replace(state=state)
             ended.append(end)
@@ -125,9 +128,9 @@ class OnPolicy(Driver):
         """`V` of `obs [T, B, *O]`: `[T, B]`."""
         return self.learner.value(state, flat(obs), flat(carry)).unflatten(0, (-1, self.env.num_envs))
 
-    def _run_prepare(self, state: Tree, rollout: Rollout) -> tuple[Tree, Minibatch, Metrics]:
+    def _run_prepare(self, state: Tree, rollout: Rollout, noise: Tree) -> tuple[Tree, Minibatch, Metrics]:
         """The rollout as rows `[T / L * B, L, ...]` of L consecutive steps, each with the memory before its first step."""
-        state, whole, metrics = self.learner.prepare(state, rollout)
+        state, whole, metrics = self.learner.prepare(state, rollout, noise)
         length = self.learner.sequence
         carry = map_tree(lambda x: x[::length].flatten(0, 1), whole.carry)
         rows = map_tree(lambda x: x.unflatten(0, (-1, length)).transpose(1, 2).flatten(0, 1), whole._replace(carry=None))
@@ -146,11 +149,6 @@ class OnPolicy(Driver):
 def at_rows(whole: Minibatch, index: torch.Tensor) -> Minibatch:
     """The rows of a prepared rollout that make a minibatch."""
     return map_tree(lambda x: x[index], whole)
-
-
-def flat(tree: Tree) -> Tree:
-    """The tree with the first two axes of every leaf as one."""
-    return map_tree(lambda x: x.flatten(0, 1), tree)
 
 
 def _steps(rows: Minibatch) -> Minibatch:

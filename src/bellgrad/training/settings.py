@@ -4,9 +4,12 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.trpo import TRPO
+from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
 from bellgrad.nets.specs import spec_from_json, spec_to_json
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
@@ -29,6 +32,9 @@ from bellgrad.tabular.watkins_q_lambda import WatkinsQLambda
 ALGORITHMS: dict[str, type] = {
     "dqn": DQN,
     "ppo": PPO,
+    "a2c": A2C,
+    "vpg": VPG,
+    "trpo": TRPO,
     "sac": SAC,
     "monte_carlo": MonteCarlo,
     "monte_carlo_control": MonteCarloControl,
@@ -52,7 +58,7 @@ ALGORITHMS: dict[str, type] = {
     "r_max": RMax,
 }
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-DEFAULT_NUM_ENVS = {"ppo": 8}  # every other algorithm begins with one environment
+DEFAULT_NUM_ENVS = {"ppo": 8, "a2c": 8, "vpg": 8, "trpo": 8}  # every other algorithm begins with one environment
 
 
 def algorithm_name(algorithm: Any) -> str:

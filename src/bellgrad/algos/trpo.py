@@ -1,0 +1,116 @@
+"""Trust region policy optimisation: the greatest improvement of the surrogate within a bound on the mean KL divergence.
+
+    maximise E[ ratio * A ] + entropy_coef * H(pi)   subject to   E[ KL(pi_old(. | s) || pi(. | s)) ] <= target_kl
+
+with ratio = pi(a | s) / pi_old(a | s). To first order in the objective and second in the bound the solution is the natural
+gradient F^-1 g, found by conjugate gradients from products with the Fisher information F and scaled to the bound. Of ever shorter
+such steps the first is taken that improves the objective itself and keeps the KL divergence itself within the bound; if there is
+none, the policy stays as it is. Then the value is fitted to the lambda-return A + V_old.
+
+Source: Schulman et al. 2015, arXiv 1502.05477, equation 14 and appendix C; advantages: Schulman et al. 2016, arXiv 1506.02438,
+equation 16, normalised over the rollout. Deviates in the value, which a first-order optimiser fits and not a second trust region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bellgrad.algos.actor_critic import ActorCritic, ActorCriticLearner, ActorCriticState, split
+from bellgrad.core.errors import check_range
+from bellgrad.core.protocols import Metrics
+from bellgrad.core.records import EnvSpec, Minibatch, Rollout
+from bellgrad.core.tree import flat
+from bellgrad.nets.specs import check_spec
+from bellgrad.ops.grads import value_and_grad
+from bellgrad.ops.losses import normalise_advantage, surrogate
+from bellgrad.ops.trust_region import fisher_product, line_search, natural_step, ravel
+
+
+@dataclass(frozen=True)
+class TRPO(ActorCritic):
+    """Hyper-parameters of trust region policy optimisation, for discrete and continuous actions.
+
+    Attributes:
+        learning_rate: of the value's optimiser, above 0; the policy has none.
+        epochs: passes over a rollout, of the value alone.
+        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
+        max_grad_norm: the value's gradients are scaled down to this global norm; None leaves them.
+        optimizer: of the value; its learning rate is replaced by the field above.
+        network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
+        target_kl: bound of the mean KL divergence of a step, nats, above 0; the authors' 0.01.
+        conjugate_steps: of the conjugate gradient method, each a product with the Fisher information.
+        damping: added to the Fisher information's diagonal.
+        line_search_steps: candidates for the length of a step.
+        line_search_decay: each candidate's length in units of the one before it, in (0, 1).
+    """
+
+    learning_rate: float = 1e-3
+    learning_rate_decay: Literal["constant", "linear"] = "constant"
+    rollout_steps: int = 128
+    max_grad_norm: float | None = None
+    epochs: int = 10
+    minibatches: int = 8
+    target_kl: float = 0.01
+    conjugate_steps: int = 10
+    damping: float = 0.1
+    line_search_steps: int = 10
+    line_search_decay: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_spec(self.network)
+        check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), target_kl=(1e-12, 1e9), damping=(0, 1e9))
+        check_range(self, conjugate_steps=(1, 1000), line_search_steps=(1, 1000), line_search_decay=(1e-6, 1 - 1e-6))
+
+    def build(self, spec: EnvSpec, steps: int | None = None) -> TRPOLearner:
+        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
+        return TRPOLearner(self, spec, steps)
+
+
+class TRPOLearner(ActorCriticLearner):
+    """The pure functions of TRPO for one environment."""
+
+    def init(self, rng: torch.Generator) -> ActorCriticState:
+        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        begun = super().init(rng)
+        return begun._replace(optimizer=self.config.optimizer.init(split(begun.params)[1]))
+
+    def prepare(
+        self, state: ActorCriticState, rollout: Rollout, noise: None = None
+    ) -> tuple[ActorCriticState, Minibatch, Metrics]:
+        """Advantages and value targets, `[T, B]`; and the step of the policy."""
+        c = self.config
+        state, whole, _ = super().prepare(state, rollout)
+        batch = flat(whole)
+        advantage = normalise_advantage(batch.advantage) if c.normalise_advantages else batch.advantage
+        params, unravel = ravel(split(state.params)[0])
+        old = self.policy.distribution(state.params, batch.obs)
+        old_logprob = old.logprob(batch.action)
+
+        def judged(vector: Tensor) -> tuple[Tensor, Tensor]:
+            """The objective and the mean KL divergence from the old policy."""
+            policy = self.policy.distribution(unravel(vector), batch.obs)
+            bonus = c.entropy_coef * policy.entropy().mean()
+            return surrogate(policy.logprob(batch.action), old_logprob, advantage) + bonus, old.kl(policy).mean()
+
+        (objective, _), gradient = value_and_grad(judged, has_aux=True)(params)
+        product = fisher_product(lambda vector: judged(vector)[1], params, c.damping)
+        step = natural_step(product, gradient, c.target_kl, c.conjugate_steps)
+
+        def good(vector: Tensor) -> Tensor:
+            improved, kl = judged(vector)
+            return (improved > objective) & (kl <= c.target_kl)
+
+        fractions = c.line_search_decay ** torch.arange(c.line_search_steps, device=params.device)
+        chosen, fraction = line_search(good, params, step, fractions)
+        improved, kl = judged(chosen)
+        metrics = {"surrogate_gain": improved - objective, "kl": kl, "step_fraction": fraction, "entropy": old.entropy().mean()}
+        return state._replace(params=state.params | unravel(chosen)), whole, metrics
+
+    def update(self, state: ActorCriticState, batch: Minibatch, noise: None = None) -> tuple[ActorCriticState, Metrics]:
+        """One step of the value down its squared error."""
+        return self.regress(state, batch)

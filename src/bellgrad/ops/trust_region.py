@@ -1,0 +1,121 @@
+"""Steps within a trust region: natural gradients without a matrix, and a line search that may stay where it is.
+
+Parameters are one vector `[n]` here; `ravel` makes it and gives the way back.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from bellgrad.ops.checks import same_shape
+from bellgrad.ops.grads import Params
+
+Product = Callable[[Tensor], Tensor]
+
+
+def ravel(params: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
+    """Parameters as one vector `[n]`, and the function that turns such a vector into parameters."""
+    sizes = [param.numel() for param in params.values()]
+
+    def unravel(vector: Tensor) -> Params:
+        parts = torch.split(vector, sizes)
+        return {name: part.view(param.shape) for (name, param), part in zip(params.items(), parts, strict=True)}
+
+    return torch.cat([param.flatten() for param in params.values()]), unravel
+
+
+def fisher_product(kl: Callable[[Tensor], Tensor], params: Tensor, damping: float) -> Product:
+    """The function `v -> (F + damping * I) v`, with F the Hessian of `kl` at `params`: the Fisher information of the old policy.
+
+    Args:
+        kl: `[n]` to `[]`, the mean KL divergence from the fixed old policy to that of the parameters; least at `params`.
+        params: `[n]` of the old policy.
+        damping: 0 or more; it bounds the step where the KL divergence hardly depends on the parameters.
+
+    Returns:
+        A function of `[n]` to `[n]`.
+
+    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.1; Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+
+    def product(v: Tensor) -> Tensor:
+        same_shape(params=params, v=v)
+        curvature: Tensor = jvp(grad(kl), (params,), (v,))[1]
+        return curvature + damping * v
+
+    return product
+
+
+def conjugate_gradient(product: Product, b: Tensor, steps: int, tolerance: float = 1e-10) -> Tensor:
+    """Solve `A x = b` approximately, for a symmetric positive definite A that is known by its products alone.
+
+    Args:
+        product: `v [n]` to `A v [n]`.
+        b: `[n]`.
+        steps: always as many products; each step once the residual is small enough leaves x as it is.
+        tolerance: of the squared residual, in units of that of x = 0.
+
+    Returns:
+        `[n]` x, 0 where b is 0.
+
+    Source: Hestenes and Stiefel 1952, section 3; Nocedal and Wright 2006, algorithm 5.2.
+    """
+    x, residual, direction = torch.zeros_like(b), b, b
+    squared = enough = b.dot(b)
+    enough = tolerance * enough
+    for _ in range(steps):
+        image = product(direction)
+        length = torch.where(squared > enough, squared / direction.dot(image), 0.0)
+        x, residual = x + length * direction, residual - length * image
+        before, squared = squared, residual.dot(residual)
+        direction = residual + torch.where(before > enough, squared / before, 0.0) * direction
+    return x
+
+
+def natural_step(product: Product, gradient: Tensor, kl: float, steps: int) -> Tensor:
+    """The step along the natural gradient `F^-1 g` whose KL divergence is `kl` to second order: `s^T F s / 2 = kl`.
+
+    Args:
+        product: `v [n]` to `F v [n]`.
+        gradient: `[n]` g, of what should grow.
+        kl: nats, above 0.
+        steps: of the conjugate gradient method.
+
+    Returns:
+        `[n]`, 0 where the gradient is 0.
+
+    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.
+    """
+    direction = conjugate_gradient(product, gradient, steps)
+    squared = direction.dot(product(direction))
+    return torch.where(squared > 0, (2 * kl / squared).sqrt(), 0.0) * direction
+
+
+def line_search(good: Callable[[Tensor], Tensor], params: Tensor, step: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of `params + fraction * step` that is good; `params` themselves, bit for bit, where none is.
+
+    All candidates are judged at once.
+
+    Args:
+        good: `[n]` to `[]` bool.
+        params: `[n]`.
+        step: `[n]`.
+        fractions: `[K]` in the order in which they are preferred.
+
+    Returns:
+        `[n]` the parameters chosen, and `[]` their fraction, 0 where none was good.
+
+    Raises:
+        ValueError: shapes of `params` and `step` differ.
+
+    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C; the restoring is the authors' code.
+    """
+    same_shape(params=params, step=step)
+    candidates = params + fractions[:, None] * step
+    passed = vmap(good)(candidates)
+    first = passed.to(torch.uint8).argmax()[None]  # of equals the first
+    found = passed.any()
+    chosen = torch.where(found, candidates.index_select(0, first)[0], params)
+    return chosen, torch.where(found, fractions.index_select(0, first)[0], 0.0)
