@@ -7,6 +7,7 @@ _HOMES = {
     "A2C": "bellgrad.algos.a2c",
     "DQN": "bellgrad.algos.dqn",
     "PPO": "bellgrad.algos.ppo",
+    "REINFORCE": "bellgrad.algos.reinforce",
     "SAC": "bellgrad.algos.sac",
     "TRPO": "bellgrad.algos.trpo",
     "VPG": "bellgrad.algos.vpg",

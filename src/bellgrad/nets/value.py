@@ -13,20 +13,22 @@ PREFIX = "critic."  # of its parameters
 
 
 class Value:
-    """`V(obs)`: a skeleton module and pure functions; the parameters live outside, under `critic.*`.
+    """`V(obs)`, or `Q(obs, .)`: a skeleton module and pure functions; the parameters live outside, under `critic.*`.
 
     With `LSTM` or `GRU` it is `V(obs, memory)`: `step` and `unroll` take the place of `predict`.
 
     Args:
         network: of the value.
         spec: the environment.
+        actions: None for V, or the A actions of `Q(obs, .)`, which is `[B, A]` wherever V is `[B]`.
 
     Attributes:
         remembers: whether the network has a memory.
     """
 
-    def __init__(self, network: Spec, spec: EnvSpec):
-        self._make = lambda: build(network, spec.observation_space, 1, output_gain=1.0)
+    def __init__(self, network: Spec, spec: EnvSpec, actions: int | None = None):
+        self._make = lambda: build(network, spec.observation_space, actions or 1, output_gain=1.0)
+        self._one = actions is None
         self._module = skeleton(self._make)
         self.remembers = isinstance(network, Recurrent)
 
@@ -36,7 +38,7 @@ class Value:
 
     def predict(self, params: Params, obs: Tree) -> Tensor:
         """`V(obs)` for `obs [B, *O]`: `[B]`."""
-        return apply(self._module, params, obs, prefix=PREFIX).squeeze(-1)
+        return self._shaped(apply(self._module, params, obs, prefix=PREFIX))
 
     def first_memory(self, num_envs: int) -> Tree:
         """What is remembered where an episode begins, on the CPU; None without a memory."""
@@ -45,9 +47,12 @@ class Value:
     def step(self, params: Params, obs: Tree, memory: Tree) -> tuple[Tensor, Tree]:
         """`V(obs, memory)` for `obs [B, *O]`: `[B]`, and the memory after it."""
         value, memory = self._module.unroll(params, PREFIX, obs, memory)
-        return value.squeeze(-1), memory
+        return self._shaped(value), memory
 
     def unroll(self, params: Params, obs: Tree, memory: Tree, ended: Tensor) -> Tensor:
         """The values of rows of consecutive steps; see `RecurrentNetwork.unroll`."""
         value, _ = self._module.unroll(params, PREFIX, obs, memory, ended)
-        return value.squeeze(-1)
+        return self._shaped(value)
+
+    def _shaped(self, value: Tensor) -> Tensor:
+        return value.squeeze(-1) if self._one else value

@@ -42,8 +42,9 @@ class Report(NamedTuple):
 class Workload(NamedTuple):
     """What a whole run asks of a network; the engine is chosen by it."""
 
-    updates: int  # gradient updates
+    updates: int  # gradient updates, or whatever takes most of the time
     batch_size: int  # items in one of them
+    unit: str = "updates"  # what they are
 
 
 class Driver:
@@ -87,18 +88,23 @@ class Driver:
         act = draw(self.learner.act_noise(self.env.num_envs), self.streams["action"], *lead)
         return {"act": act, "env": draw(self.env.noise, self.streams["environment"], *lead) if self.native else None}
 
-    def interact(self, loop: Loop, noise: dict[str, Tree]) -> tuple[Loop, Acted, Step]:
+    def interact(self, loop: Loop, noise: dict[str, Tree], active: Tensor | None = None) -> tuple[Loop, Acted, Step]:
         """Act and step once. Pure where the environment is native, so that it can be a part of a compiled call."""
         act = self.learner.act if self.native else self._compiled_act
         acted = act(loop.state, loop.carry, loop.obs, noise["act"])
-        return self.follow(loop, acted, noise["env"])
+        return self.follow(loop, acted, noise["env"], active)
 
-    def follow(self, loop: Loop, acted: Acted, env_noise: Tree) -> tuple[Loop, Acted, Step]:
-        """Step with the action given; the actor's memory begins anew where an episode ended."""
-        env, step = self.env.pure_step(loop.env, acted.action, env_noise) if self.native else (None, self.env.step(acted.action))
+    def follow(self, loop: Loop, acted: Acted, env_noise: Tree, active: Tensor | None = None) -> tuple[Loop, Acted, Step]:
+        """Step with the action given, in all environments or where `active`; the memory begins anew where an episode ended."""
+        if self.native:
+            env, step = self.env.pure_step(loop.env, acted.action, env_noise, active)
+        else:
+            env, step = None, self.env.step(acted.action, active)
         carry = where(step.terminated | step.truncated, self._first_carry, acted.carry)
-        state = loop.state._replace(steps=loop.state.steps + self.env.num_envs)
-        return Loop(state, env, step.obs, carry), acted, step
+        if active is not None:
+            carry = where(active, carry, loop.carry)
+        taken = self.env.num_envs if active is None else active.sum()
+        return Loop(loop.state._replace(steps=loop.state.steps + taken), env, step.obs, carry), acted, step
 
     def sync_env(self) -> None:
         """Give a native environment the state that the loop carries."""

@@ -83,6 +83,7 @@ def choose_engine(
     parameters: int,
     busy_processes: int,
     device: torch.device,
+    unit: str = "updates",
 ) -> Engine:
     """The engine for a run, by fixed rules on sizes, so that a run is reproducible.
 
@@ -93,6 +94,7 @@ def choose_engine(
         parameters: numbers in the learner's networks.
         busy_processes: other processes that will keep a core busy: environment workers.
         device: where the tensors live.
+        unit: what is planned, where it is no gradient update.
 
     Raises:
         UsageError: `compiled` was asked for and there is no C++ compiler.
@@ -107,5 +109,5 @@ def choose_engine(
         return Engine("eager", threads, UPDATES_PER_CALL, "eager: no C++ compiler was found (bellgrad doctor tells more)")
     mode: Literal["eager", "compiled"] = "compiled" if planned_updates >= COMPILE_FROM_UPDATES else "eager"
     relation = "at least" if mode == "compiled" else "fewer than"
-    reason = f"{mode}: {planned_updates:,} updates planned, {relation} {COMPILE_FROM_UPDATES:,}"
+    reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"
     return Engine(mode, threads, UPDATES_PER_CALL, reason)

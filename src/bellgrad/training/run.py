@@ -24,6 +24,7 @@ from bellgrad.envs.make import env_name, make_env, requires_import
 from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest
+from bellgrad.training.evaluate import EPISODE_CAP
 from bellgrad.training.files import make_folder, read_json, reason, write_json_atomic
 from bellgrad.training.session import Session, reached
 from bellgrad.training.settings import Settings, algorithm_name
@@ -68,16 +69,11 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
         transforms.append(FrameStack(settings.frame_stack))
     if settings.normalise_reward:
         transforms.append(NormaliseReward(settings.algorithm.gamma))
-    options = {"backend": settings.backend} | options
-    env = make_env(
-        settings.env,
-        num_envs=num_envs,
-        device=device,
-        max_episode_steps=settings.max_episode_steps,
-        env_kwargs=settings.env_kwargs,
-        transforms=transforms,
-        **options,
-    )
+    options = {"backend": settings.backend, "env_kwargs": settings.env_kwargs, "transforms": transforms} | options
+    env = make_env(settings.env, num_envs=num_envs, device=device, max_episode_steps=settings.max_episode_steps, **options)
+    if env.spec.max_episode_steps is None and hasattr(settings.algorithm, "episodes"):  # one might wait for its end for ever
+        env.close()
+        env = make_env(settings.env, num_envs=num_envs, device=device, max_episode_steps=EPISODE_CAP, **options)
     return env if isinstance(env, TransformedEnv) else TransformedEnv(env, ())
 
 

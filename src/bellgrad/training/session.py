@@ -18,6 +18,7 @@ from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.training.checkpoint import Checkpoint, prune, save_checkpoint
 from bellgrad.training.driver import Driver, Report
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
+from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_policy
 from bellgrad.training.metrics import MetricsWriter
 from bellgrad.training.off_policy import OffPolicy
@@ -29,7 +30,8 @@ from bellgrad.training.tabular import Tabular
 if TYPE_CHECKING:
     from bellgrad.training.run import Run
 
-DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy, "tabular": Tabular}  # by a learner's `driver`
+DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy, "episodes": WholeEpisodes,
+                                    "tabular": Tabular}  # by a learner's `driver`  # fmt: skip
 LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
@@ -140,6 +142,7 @@ class Session:
         return choose_engine(
             s.engine,
             planned_updates=workload.updates,
+            unit=workload.unit,
             batch_size=workload.batch_size,
             parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
             busy_processes=getattr(self.env.env, "workers", 0),

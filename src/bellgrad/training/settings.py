@@ -7,6 +7,7 @@ from typing import Any, Literal
 from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
+from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
@@ -32,6 +33,7 @@ from bellgrad.tabular.watkins_q_lambda import WatkinsQLambda
 ALGORITHMS: dict[str, type] = {
     "dqn": DQN,
     "ppo": PPO,
+    "reinforce": REINFORCE,
     "a2c": A2C,
     "vpg": VPG,
     "trpo": TRPO,
@@ -58,7 +60,7 @@ ALGORITHMS: dict[str, type] = {
     "r_max": RMax,
 }
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-DEFAULT_NUM_ENVS = {"ppo": 8, "a2c": 8, "vpg": 8, "trpo": 8}  # every other algorithm begins with one environment
+DEFAULT_NUM_ENVS = {"ppo": 8, "reinforce": 8, "a2c": 8, "vpg": 8, "trpo": 8}  # every other algorithm begins with one environment
 
 
 def algorithm_name(algorithm: Any) -> str:
