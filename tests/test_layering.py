@@ -32,6 +32,7 @@ LONERS = {"tabular", "algos"}  # rooms whose files do not import each other eith
 SHARED = (
     "bellgrad.algos.actor_critic.",
     "bellgrad.algos.policy_gradient.",
+    "bellgrad.algos.search.",
     "bellgrad.tabular.common.",
     "bellgrad.tabular.episodes.",
     "bellgrad.tabular.counts.",

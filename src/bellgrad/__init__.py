@@ -5,10 +5,15 @@ from typing import Any
 
 _HOMES = {
     "A2C": "bellgrad.algos.a2c",
+    "CEM": "bellgrad.algos.cem",
+    "CMAES": "bellgrad.algos.cma_es",
     "DQN": "bellgrad.algos.dqn",
+    "HillClimbing": "bellgrad.algos.hill_climbing",
+    "OpenAIES": "bellgrad.algos.openai_es",
     "PPO": "bellgrad.algos.ppo",
     "REINFORCE": "bellgrad.algos.reinforce",
     "SAC": "bellgrad.algos.sac",
+    "SimulatedAnnealing": "bellgrad.algos.simulated_annealing",
     "TRPO": "bellgrad.algos.trpo",
     "VPG": "bellgrad.algos.vpg",
     "MonteCarlo": "bellgrad.tabular.monte_carlo",

@@ -168,7 +168,7 @@ def test_no_value_in_a_record_gives_anything_but_settings_or_one_clear_line(key,
 
 def test_each_algorithm_has_its_usual_number_of_environments():
     for name, cls in ALGORITHMS.items():
-        assert Settings(cls(), "CartPole-v1", 100).num_envs == DEFAULT_NUM_ENVS.get(name, 1)
+        assert Settings(cls(), "CartPole-v1", 100).num_envs == DEFAULT_NUM_ENVS.get(name, getattr(cls(), "default_num_envs", 1))
     assert Settings(PPO(), "CartPole-v1", 100, num_envs=3).num_envs == 3
 
 

@@ -112,3 +112,23 @@ class EpisodesLearner(Learner, Protocol):
 
     def update(self, state: Any, episodes: Episodes, noise: Tree) -> tuple[Any, Metrics]:
         """Learn from the episodes; pure."""
+
+
+class PopulationLearner(Learner, Protocol):
+    """A learner that is told how its candidates fared. Its configuration's `population` says how many there are (P), and its
+    `episodes` how many each of them plays (E)."""
+
+    def ask_noise(self) -> Tree:
+        """The `Noise` that one `ask` needs."""
+
+    def ask(self, state: Any, noise: Tree) -> Tensor:
+        """The candidates of a generation `[P, n]`, each the parameters of a policy as one vector."""
+
+    def play(self, candidates: Tensor, obs: Tree) -> Tensor:
+        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E, D]`."""
+
+    def tell_noise(self) -> Tree:
+        """The `Noise` that one `tell` needs."""
+
+    def tell(self, state: Any, candidates: Tensor, fitness: Tensor, noise: Tree) -> tuple[Any, Metrics]:
+        """Learn from the `fitness [P]` of the candidates, the higher the better; pure."""

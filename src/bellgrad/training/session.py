@@ -23,6 +23,7 @@ from bellgrad.training.evaluate import EVAL_ENVS, evaluate_policy
 from bellgrad.training.metrics import MetricsWriter
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
+from bellgrad.training.population import Population
 from bellgrad.training.progress import TrainingProgress
 from bellgrad.training.settings import algorithm_name
 from bellgrad.training.tabular import Tabular
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from bellgrad.training.run import Run
 
 DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy, "episodes": WholeEpisodes,
-                                    "tabular": Tabular}  # by a learner's `driver`  # fmt: skip
+                                    "population": Population, "tabular": Tabular}  # by a learner's `driver`  # fmt: skip
 LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from bellgrad.algos.a2c import A2C
+from bellgrad.algos.cem import CEM
+from bellgrad.algos.cma_es import CMAES
 from bellgrad.algos.dqn import DQN
+from bellgrad.algos.hill_climbing import HillClimbing
+from bellgrad.algos.openai_es import OpenAIES
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.simulated_annealing import SimulatedAnnealing
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
@@ -38,6 +43,11 @@ ALGORITHMS: dict[str, type] = {
     "vpg": VPG,
     "trpo": TRPO,
     "sac": SAC,
+    "hill_climbing": HillClimbing,
+    "simulated_annealing": SimulatedAnnealing,
+    "cem": CEM,
+    "cma_es": CMAES,
+    "openai_es": OpenAIES,
     "monte_carlo": MonteCarlo,
     "monte_carlo_control": MonteCarloControl,
     "off_policy_monte_carlo": OffPolicyMonteCarlo,
@@ -60,7 +70,13 @@ ALGORITHMS: dict[str, type] = {
     "r_max": RMax,
 }
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-DEFAULT_NUM_ENVS = {"ppo": 8, "reinforce": 8, "a2c": 8, "vpg": 8, "trpo": 8}  # every other algorithm begins with one environment
+DEFAULT_NUM_ENVS = {
+    "ppo": 8,
+    "reinforce": 8,
+    "a2c": 8,
+    "vpg": 8,
+    "trpo": 8,
+}  # others say it themselves, or begin with one
 
 
 def algorithm_name(algorithm: Any) -> str:
@@ -190,8 +206,10 @@ class Settings:
         )
         check_range(self, tilings=(1, 1000), max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
-            object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, 1))
+            object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, getattr(self.algorithm, "default_num_envs", 1)))
         check_range(self, num_envs=(1, 1e7))
+        if self.normalise_reward and not hasattr(self.algorithm, "gamma"):
+            raise UsageError(f"normalise_reward scales by the discounted return, and {name} has no discount")
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 

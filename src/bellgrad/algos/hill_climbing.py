@@ -1,0 +1,91 @@
+"""Hill climbing with an adaptive step.
+
+    theta_0 = theta,   theta_i = theta + noise * e_i,   e_i ~ N(0, I)         i = 1 .. P - 1
+    theta <- the fittest of theta_0 .. theta_{P-1}
+    noise <- noise / factor if it is a new one, else noise * factor           within its bounds
+
+A better neighbour says that the direction is right, so the next steps are small; a failure asks for a wider look. The present
+policy plays again in every generation, as one of the candidates, so that a lucky episode makes nothing unbeatable for long.
+
+Source: steepest-ascent hill climbing as in Russell and Norvig 2021, section 4.1.1, over neighbours drawn at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.protocols import Metrics
+from bellgrad.core.records import EnvSpec
+from bellgrad.core.rng import Noise
+
+
+@dataclass(frozen=True)
+class HillClimbing(Search):
+    """Hyper-parameters of hill climbing, for discrete and continuous actions.
+
+    Attributes:
+        population: candidates in a generation: the present policy and its neighbours (P), 2 or more.
+        noise: standard deviation of the neighbours' parameters about the present ones at first, above 0.
+        noise_factor: by which it shrinks after an improvement and grows without one, 1 or more; 1 keeps it.
+        noise_min: it shrinks no further, above 0.
+        noise_max: it grows no further, at least `noise_min`.
+    """
+
+    population: int = 16
+    episodes: int = 4
+    noise: float = 0.1
+    noise_factor: float = 2.0
+    noise_min: float = 1e-3
+    noise_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, population=(2, 1e6), noise=(1e-12, 1e6), noise_factor=(1, 1e3), noise_min=(1e-12, 1e6))
+        if self.noise_max < self.noise_min:
+            raise UsageError(f"HillClimbing.noise_max = {self.noise_max:g} is below noise_min = {self.noise_min:g}")
+
+    def build(self, spec: EnvSpec, steps: int | None = None) -> HillClimbingLearner:
+        """Join these hyper-parameters to an environment."""
+        return HillClimbingLearner(self, spec)
+
+
+class HillClimbingState(NamedTuple):
+    """Everything that changes while it learns."""
+
+    params: Tensor  # [n] where it stands
+    noise: Tensor  # [] standard deviation of the neighbours
+    updates: Tensor  # [] int64, generations
+    steps: Tensor  # [] int64, environment steps; the driver advances it
+
+
+class HillClimbingLearner(SearchLearner):
+    """The pure functions of hill climbing for one environment."""
+
+    def init(self, rng: torch.Generator) -> HillClimbingState:
+        """A random policy."""
+        return HillClimbingState(self.first_params(rng), torch.tensor(self.config.noise, device=rng.device), *counters(rng))
+
+    def ask_noise(self) -> Noise:
+        """A standard normal a parameter of every neighbour."""
+        return Noise("normal", (self.config.population - 1, self.size))
+
+    def ask(self, state: HillClimbingState, noise: Tensor) -> Tensor:
+        """The present policy and its neighbours `[P, n]`."""
+        return torch.cat([state.params[None], state.params + state.noise * noise])
+
+    def tell(
+        self, state: HillClimbingState, candidates: Tensor, fitness: Tensor, noise: None = None
+    ) -> tuple[HillClimbingState, Metrics]:
+        """Go to the fittest; stay where none is fitter."""
+        c = self.config
+        best = fitness.argmax(0, keepdim=True)  # the first of several, which is the present one
+        moved = best[0] > 0
+        spread = torch.where(moved, state.noise / c.noise_factor, state.noise * c.noise_factor).clamp(c.noise_min, c.noise_max)
+        state = state._replace(params=candidates[best][0], noise=spread, updates=state.updates + 1)
+        return state, described(fitness) | {"improved": moved.float(), "noise": spread}

@@ -1,0 +1,120 @@
+"""What the algorithms share that search for a policy by the returns of whole episodes: fields, the policy as one vector, acting.
+
+A search proposes P candidates a generation, vectors of a network's parameters, and is told how they fared. It needs no gradient
+and no replay, but many episodes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.protocols import Metrics
+from bellgrad.core.records import Acted, EnvSpec
+from bellgrad.core.rng import Noise
+from bellgrad.core.tree import Tree
+from bellgrad.nets.layers import Params
+from bellgrad.nets.policy import Policy
+from bellgrad.nets.specs import MLP, Spec, check_spec
+
+
+@dataclass(frozen=True)
+class Search:
+    """Hyper-parameters that these algorithms share; each gives them its own defaults.
+
+    Attributes:
+        population: candidates in a generation (P).
+        episodes: whole episodes that a candidate plays in a generation (E); its fitness is their mean undiscounted
+            return.
+        network: of the policy: an `MLP`, a `CNN`, or a user's own `nn.Module` class. Small by default, since a search must find
+            out by trial what every single parameter does.
+    """
+
+    population: int = 32
+    episodes: int = 1
+    network: Spec = field(default_factory=lambda: MLP((16,)))
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_spec(self.network)
+        check_range(self, population=(1, 1e6), episodes=(1, 1e6))
+
+    @property
+    def default_num_envs(self) -> int:
+        """Environments that play a generation at once."""
+        return self.population * self.episodes
+
+
+class SearchLearner:
+    """The policy as one vector of `n` parameters; the subclass adds `init`, `ask` and `tell`.
+
+    Attributes:
+        size: n.
+
+    Raises:
+        UsageError: a network with a memory, which no search here resets.
+    """
+
+    driver = "population"
+
+    def __init__(self, config: Any, spec: EnvSpec):
+        self.config = config
+        self.policy = Policy(config.network, spec)
+        if self.policy.remembers:
+            raise UsageError(f"{type(config).__name__} searches policies without a memory; give it an MLP or a CNN")
+        # It acts greedily, so that the spread of a Gaussian is no part of what is searched.
+        example = self.policy.init(torch.Generator())
+        self._shapes = {name: tensor.shape for name, tensor in example.items() if not name.startswith("log_std")}
+        self.size = sum(map(math.prod, self._shapes.values()))
+
+    def init_carry(self, num_envs: int) -> None:
+        """The actor has no memory."""
+
+    def act_noise(self, num_envs: int) -> None:
+        """The policy is deterministic."""
+
+    def act(self, state: Any, carry: None, obs: Tree, noise: None, explore: bool = True) -> Acted:
+        """The action of the policy found so far, `state.params [n]`; exploring or not."""
+        return Acted(self._greedy(state.params, obs), None, None)
+
+    def play(self, candidates: Tensor, obs: Tree) -> Tensor:
+        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E, D]`."""
+        return vmap(self._greedy)(candidates, obs)
+
+    def ask_noise(self) -> Noise:
+        """A standard normal a parameter of every candidate."""
+        return Noise("normal", (self.config.population, self.size))
+
+    def tell_noise(self) -> Noise | None:
+        """Most are deterministic, given how the candidates fared."""
+        return None
+
+    def first_params(self, rng: torch.Generator) -> Tensor:
+        """The vector of a random policy, `[n]`."""
+        params = self.policy.init(rng)
+        return torch.cat([params[name].flatten() for name in self._shapes])
+
+    def _greedy(self, vector: Tensor, obs: Tree) -> Tensor:
+        return self.policy.distribution(self._named(vector), obs).mode()
+
+    def _named(self, vector: Tensor) -> Params:
+        parts = vector.to(torch.float32).split([math.prod(shape) for shape in self._shapes.values()])
+        named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        return named if self.policy.discrete else named | {"log_std": vector.new_zeros(self.policy.action_size)}
+
+
+def counters(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Generations told and environment steps taken, `[]` int64: none of either."""
+    zero = torch.zeros((), dtype=torch.int64, device=rng.device)
+    return zero, zero.clone()
+
+
+def described(fitness: Tensor) -> Metrics:
+    """What every search reports of a generation's `fitness [P]`."""
+    return {"fitness_mean": fitness.mean(), "fitness_max": fitness.max()}
