@@ -68,6 +68,17 @@ def test_every_step_equals_torchs(ours, theirs, options, dtype, tolerance, path)
     assert state.step.item() == len(grads)
 
 
+def test_rmsprop_with_epsilon_in_the_root_and_squares_that_begin_at_one_is_tensorflows():
+    # By hand: the mean square is 0.99 + 0.01 * 4 = 1.03, then 0.99 * 1.03 + 0.01 * 25 = 1.2697; each step is
+    # 0.1 * g / sqrt(square + 0.2).
+    optimiser = RMSprop(learning_rate=0.1, epsilon=0.2, epsilon_in_root=True, initial_square=1.0)
+    params = {"w": torch.zeros(1, dtype=torch.float64)}
+    state = optimiser.init(params)
+    for grad in (2.0, -5.0):
+        params, state = optimiser.step(params, {"w": torch.tensor([grad], dtype=torch.float64)}, state)
+    assert params["w"].item() == pytest.approx(-0.2 / 1.23**0.5 + 0.5 / 1.4697**0.5)
+
+
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_nothing_is_changed_in_place(optimiser):
     params, (first, second) = problem(steps=2)
@@ -159,6 +170,7 @@ def test_grads_must_match_params():
         lambda: SGD(momentum=1.5),
         lambda: SGD(nesterov=True),
         lambda: RMSprop(decay=2.0),
+        lambda: RMSprop(initial_square=-1.0),
     ],
 )
 def test_impossible_settings_are_refused(make):

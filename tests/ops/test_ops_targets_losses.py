@@ -5,13 +5,17 @@ from torch.nn import functional as F
 
 from bellgrad.ops.exploration import epsilon_greedy, take
 from bellgrad.ops.losses import (
+    adapted_kl_coef,
     clipped_value_loss,
     huber,
     normalise_advantage,
+    policy_gradient_loss,
     ppo_clip_loss,
+    ppo_kl_loss,
     sac_actor_loss,
     sac_temperature_loss,
     squared_error,
+    surrogate,
 )
 from bellgrad.ops.targets import (
     clipped_double_q_target,
@@ -87,6 +91,56 @@ def test_ppo_at_the_old_policy_is_the_policy_gradient():
     (gradient,) = torch.autograd.grad(result.loss, logprob)
     assert gradient.tolist() == [-1.5, 2.5]  # minus the advantage over two items
     assert result.clip_fraction.item() == 0
+
+
+def test_the_surrogate_and_its_gradient_by_hand():
+    logprob, old = tensor([2.0, 0.5]).log().requires_grad_(), torch.zeros(2)
+    result = surrogate(logprob, old, tensor([3.0, -8.0]))
+    assert result.item() == pytest.approx((2 * 3 - 0.5 * 8) / 2)
+    (gradient,) = torch.autograd.grad(result, logprob)
+    torch.testing.assert_close(gradient, tensor([2 * 3 / 2, -0.5 * 8 / 2]))
+
+
+def test_the_policy_gradient_loss_weighs_log_probabilities_by_advantages_alone():
+    logprob, advantage = tensor([-1.0, -2.0], requires_grad=True), tensor([3.0, -5.0], requires_grad=True)
+    loss = policy_gradient_loss(logprob, advantage)
+    assert loss.item() == pytest.approx((3 - 10) / 2)
+    gradients = torch.autograd.grad(loss, (logprob, advantage), allow_unused=True)
+    assert gradients[0].tolist() == [-1.5, 2.5] and gradients[1] is None
+
+
+def test_the_sampled_penalty_and_its_gradient_are_the_kl_divergences_on_average():
+    # An old policy that chooses uniformly makes the mean over the actions the expectation.
+    logits = tensor([0.3, -1.2, 0.7, 0.1], dtype=torch.float64, requires_grad=True)
+    new, old = logits.log_softmax(-1), torch.full((4,), 0.25, dtype=torch.float64).log()
+    exact = (old.exp() * (old - new)).sum()
+    result = ppo_kl_loss(new, old, torch.zeros_like(old), 3.0)
+    assert result.loss.item() == pytest.approx(3 * exact.item()) and result.approx_kl.item() == pytest.approx(exact.item())
+    assert not result.approx_kl.requires_grad
+    (expected,) = torch.autograd.grad(3 * exact, logits, retain_graph=True)
+    (actual,) = torch.autograd.grad(result.loss, logits)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_the_penalised_loss_is_the_penalty_less_the_surrogate():
+    logprob, old, advantage = tensor([-1.0, -0.5]), tensor([-1.3, -0.2]), tensor([2.0, -1.0])
+    loss, kl = ppo_kl_loss(logprob, old, advantage, tensor(0.5))
+    assert loss.item() == pytest.approx(0.5 * kl.item() - surrogate(logprob, old, advantage).item())
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.015, 1.0), (0.0151, 2.0), (1.0, 2.0)]
+)
+def test_the_coefficient_follows_the_papers_rule(kl, factor):
+    assert adapted_kl_coef(tensor(3.0), tensor(kl), 0.01).item() == 3 * factor  # thresholds 0.00667 and 0.015
+
+
+def test_the_coefficient_never_reaches_zero_or_infinity():
+    low, high = tensor(1.0), tensor(1.0)
+    for _ in range(2000):
+        low, high = adapted_kl_coef(low, tensor(0.0), 0.01), adapted_kl_coef(high, tensor(1.0), 0.01)
+    assert low > 0 and high.isfinite()
+    assert adapted_kl_coef(low, tensor(1.0), 0.01) == 2 * low
 
 
 def test_clipped_value_loss_by_hand():
