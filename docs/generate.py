@@ -1,10 +1,10 @@
-"""Fill the generated blocks of README.md and docs/: what the code and the stored results already say is typed nowhere by hand.
+"""Fill the generated blocks of README.md and docs/, draw its figures: what code and stored results say is typed nowhere by hand.
 
     python docs/generate.py            write them
     python docs/generate.py --check    fail where one is out of date or missing, and name it
 
 A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of. Every block has its
-place on some page, so that nothing is added to the code and left out here.
+place on some page, so that nothing is added to the code and left out here. `PICTURES` are the files in `docs/figures/`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import ast
 import inspect
 import re
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
@@ -24,12 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tables  # noqa: E402 (benchmarks/tables.py)
+from estimator_pictures import PICTURES  # noqa: E402
 
 import bellgrad as bg  # noqa: E402
 from bellgrad.cli import Parser, build_parser  # noqa: E402
 from bellgrad.cli.solve import NAMED, find_mdp  # noqa: E402
 from bellgrad.core.docs import field_notes  # noqa: E402
-from bellgrad.envs.classic import NATIVE  # noqa: E402
+from bellgrad.envs.catalogue import NATIVE  # noqa: E402
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
 from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
@@ -278,7 +280,8 @@ def rooms() -> str:
 MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
            "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py",
            "planning": ".venv/bin/python benchmarks/planning.py", "tabular": ".venv/bin/python benchmarks/tabular.py",
-           "tabular_compile": ".venv/bin/python benchmarks/tabular.py"}  # fmt: skip
+           "tabular_compile": ".venv/bin/python benchmarks/tabular.py",
+           "estimators": ".venv/bin/python benchmarks/estimators.py"}  # fmt: skip
 
 
 def results(name: str, of: str = "") -> str:
@@ -359,12 +362,28 @@ def fill(text: str) -> str:
     return BLOCK.sub(made, text)
 
 
+def draw(check: bool) -> list[str]:
+    """Draw the figures; those that were out of date."""
+    stored, stale = tables.read_results(tables.RESULTS / "estimators.json"), []
+    for name, picture in PICTURES.items():
+        place = ROOT / "docs" / "figures" / name
+        with tempfile.TemporaryDirectory() as folder:
+            picture(stored, Path(folder) / name)
+            drawn = (Path(folder) / name).read_bytes()
+        if not place.exists() or place.read_bytes() != drawn:
+            stale.append(str(place.relative_to(ROOT)))
+            if not check:
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(drawn)
+    return stale
+
+
 def main() -> None:
-    """Write or check every page."""
+    """Write or check every page and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
     check = parser.parse_args().check
-    stale, shown = [], set()
+    stale, shown = draw(check), set()
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         before = page.read_text(encoding="utf-8")
         shown |= {found[2] for found in BLOCK.finditer(before)}

@@ -13,8 +13,10 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import leaves
-from bellgrad.envs.classic import NATIVE, CartPole, MountainCarContinuous, Pendulum
+from bellgrad.envs.catalogue import NATIVE
+from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum, VelocityFreeCartPole, VelocityFreePendulum
 from bellgrad.envs.native import NativeEnv, NativeState, is_pure, reset_state, step_state
+from bellgrad.envs.registration import TWINS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
@@ -61,7 +63,7 @@ def modulo_turns(name: str, difference: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", TWINS)
 def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     rng = np.random.default_rng(0)
     count = 3000
@@ -106,7 +108,7 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     assert 0 < expected_terminated.sum() < count or name == "Pendulum-v1"
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", TWINS)
 def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
     if name == "MountainCarContinuous-v0":  # Gymnasium rounds this state to float32 each step: lift that, compare the rest
         unrounded = types.SimpleNamespace(array=np.array, float32=np.float64)
@@ -146,7 +148,7 @@ def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
     assert ends == ({"truncated"} if name == "Pendulum-v1" else {"terminated"})
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", TWINS)
 def test_first_states_fill_gymnasiums_ranges_and_nothing_else(name):
     # Ranges as documented in Gymnasium's reset() of each environment.
     low, high = {
@@ -168,7 +170,7 @@ def test_first_states_fill_gymnasiums_ranges_and_nothing_else(name):
     assert ((physics.mean(0) - (low + high) / 2).abs() <= 4 * width / math.sqrt(12 * 4096) + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", TWINS)
 def test_spaces_and_time_limit_are_gymnasiums(name):
     twin, env = gymnasium.make(name), NativeEnv(NATIVE[name](), 2)
     assert env.observation_space == twin.observation_space
@@ -178,6 +180,22 @@ def test_spaces_and_time_limit_are_gymnasiums(name):
     assert isinstance(env, BatchedEnv) and is_pure(env)
     obs = env.reset(seed=0)
     assert obs.dtype == torch.float32 and obs.shape == (2, *env.observation_space.shape)
+
+
+@pytest.mark.parametrize(
+    "blind, seeing, seen", [(VelocityFreeCartPole(), CartPole(), [0, 2]), (VelocityFreePendulum(), Pendulum(), [0, 1])]
+)
+def test_without_velocities_the_same_happens_and_less_is_seen(blind, seeing, seen):
+    envs = [NativeEnv(dynamics, 3) for dynamics in (blind, seeing)]
+    first = [env.reset(seed=0) for env in envs]
+    action = torch.zeros(3, 1) if blind.action_space.shape else torch.zeros(3, dtype=torch.int64)
+    steps = [env.step(action) for env in envs]
+    assert torch.equal(envs[0].state.physics, envs[1].state.physics)
+    assert torch.equal(first[0], first[1][:, seen]) and torch.equal(steps[0].next_obs, steps[1].next_obs[:, seen])
+    assert torch.equal(steps[0].reward, steps[1].reward)
+    assert blind.observation_space.low.tolist() == seeing.observation_space.low[seen].tolist()
+    assert blind.observation_space.high.tolist() == seeing.observation_space.high[seen].tolist()
+    assert blind.max_episode_steps == seeing.max_episode_steps
 
 
 def test_autoreset_keeps_the_true_successor_and_restarts_only_the_ended():

@@ -10,10 +10,16 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from bellgrad.core.errors import UsageError
-from bellgrad.envs.classic import NATIVE
-from bellgrad.envs.registration import NATIVE_IDS, NativeGymnasiumEnv, register
+from bellgrad.envs.catalogue import NATIVE
+from bellgrad.envs.make import make_env
+from bellgrad.envs.native import NativeEnv
+from bellgrad.envs.registration import NATIVE_IDS, OWN, TWINS, NativeGymnasiumEnv, register
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
+
+
+def registered(native: str) -> str:
+    return native if native in OWN else f"bellgrad/{native}"
 
 
 def in_a_fresh_process(code: str) -> str:
@@ -36,12 +42,12 @@ def test_every_native_environment_is_registered_with_its_own_limit_and_registeri
         warnings.simplefilter("error")
         register()
     for name, make in NATIVE.items():
-        assert gymnasium.spec(f"bellgrad/{name}").max_episode_steps == make().max_episode_steps
+        assert gymnasium.spec(registered(name)).max_episode_steps == make().max_episode_steps
 
 
 @pytest.mark.parametrize("name", NATIVE_IDS)
 def test_gymnasiums_checker_finds_nothing(name):
-    env = gymnasium.make(f"bellgrad/{name}", render_mode="rgb_array")
+    env = gymnasium.make(registered(name), render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # About the spaces, which are Gymnasium's own: CartPole's infinite velocities, Pendulum's torque of 2.
@@ -52,7 +58,20 @@ def test_gymnasiums_checker_finds_nothing(name):
     env.close()
 
 
-@pytest.mark.parametrize("name", NATIVE_IDS)
+@pytest.mark.parametrize("name", OWN)
+def test_one_without_a_twin_is_native_by_its_only_name_and_draws_itself(name):
+    env = make_env(name, num_envs=2)
+    assert isinstance(getattr(env, "env", env), NativeEnv) and env.spec.id == name == NATIVE[name]().id
+    env.reset(seed=0)
+    shown = gymnasium.make(name, render_mode="rgb_array")
+    shown.reset(seed=0)
+    first = shown.render()
+    while np.array_equal(first, shown.render()):
+        shown.step(shown.action_space.sample())
+    shown.close()
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_a_seed_starts_an_episode_where_gymnasiums_twin_starts_and_it_goes_the_same_way(name):
     env, twin = gymnasium.make(f"bellgrad/{name}"), gymnasium.make(name)
     obs, twin_obs = env.reset(seed=3)[0], twin.reset(seed=3)[0]

@@ -5,17 +5,13 @@ numbers of a reset come from elsewhere. Source: `gymnasium.envs.classic_control`
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
-
-from bellgrad.envs.native import Dynamics
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,23 @@ class CartPole:
     def observe(self, physics: Tensor) -> Tensor:
         """The physics itself, float32."""
         return physics.to(torch.float32)
+
+
+@dataclass(frozen=True)
+class VelocityFreeCartPole(CartPole):
+    """`CartPole` of which only position and angle are seen: which way they move takes two observations to tell."""
+
+    id: str = "bellgrad/VelocityFreeCartPole-v1"
+
+    @property
+    def observation_space(self) -> Box:
+        """Every second number of `CartPole`'s."""
+        whole = super().observation_space
+        return Box(whole.low[::2], whole.high[::2], dtype=np.float32)
+
+    def observe(self, physics: Tensor) -> Tensor:
+        """`[B, 2]` float32."""
+        return super().observe(physics)[:, ::2]
 
 
 @dataclass(frozen=True)
@@ -276,11 +289,17 @@ class Pendulum:
         return torch.stack([angle.cos(), angle.sin(), spin], -1).to(torch.float32)
 
 
-NATIVE: dict[str, Callable[[], Dynamics]] = {
-    "CartPole-v0": partial(CartPole, id="CartPole-v0", max_episode_steps=200),
-    "CartPole-v1": CartPole,
-    "MountainCar-v0": MountainCar,
-    "MountainCarContinuous-v0": MountainCarContinuous,
-    "Acrobot-v1": Acrobot,
-    "Pendulum-v1": Pendulum,
-}
+@dataclass(frozen=True)
+class VelocityFreePendulum(Pendulum):
+    """`Pendulum` of which only the angle is seen, as cosine and sine."""
+
+    id: str = "bellgrad/VelocityFreePendulum-v1"
+
+    @property
+    def observation_space(self) -> Box:
+        """The first two numbers of `Pendulum`'s."""
+        return Box(-1.0, 1.0, (2,), np.float32)
+
+    def observe(self, physics: Tensor) -> Tensor:
+        """`[B, 2]` float32."""
+        return super().observe(physics)[:, :2]

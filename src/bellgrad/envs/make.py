@@ -115,7 +115,7 @@ def _make_batch(
     if isinstance(env, str) and ":" not in env:
         env = _registered_id(env)
     if backend in ("auto", "native"):
-        from bellgrad.envs.classic import NATIVE
+        from bellgrad.envs.catalogue import NATIVE
         from bellgrad.envs.native import NativeEnv
 
         native = isinstance(env, str) and env in NATIVE

@@ -11,21 +11,33 @@ from gymnasium import Env
 from gymnasium.envs.registration import register as register_id
 from gymnasium.envs.registration import registry
 
-NATIVE_IDS = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")
+TWINS = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")
+OWN = {  # and their time limits
+    "bellgrad/VelocityFreeCartPole-v1": 500,
+    "bellgrad/VelocityFreePendulum-v1": 200,
+    "bellgrad/PixelCopter-v0": 1000,
+    "bellgrad/VacuumWorld-v0": 20,
+}
+NATIVE_IDS = (*TWINS, *OWN)
 
 
 def register() -> None:
-    """Register every native environment with Gymnasium, with the twin's time limit and reward threshold; again does nothing."""
-    for name in NATIVE_IDS:
-        twin, id = registry[name], f"bellgrad/{name}"
-        if id not in registry:
-            register_id(
-                id,
-                entry_point="bellgrad.envs.registration:NativeGymnasiumEnv",
-                kwargs={"native": name},
-                max_episode_steps=twin.max_episode_steps,
-                reward_threshold=twin.reward_threshold,
-            )
+    """Register every native environment with Gymnasium, a twin's time limit and reward threshold with it; again does nothing."""
+    for name in TWINS:
+        _register(f"bellgrad/{name}", name, registry[name].max_episode_steps, registry[name].reward_threshold)
+    for name, max_episode_steps in OWN.items():
+        _register(name, name, max_episode_steps)
+
+
+def _register(id: str, native: str, max_episode_steps: int, reward_threshold: float | None = None) -> None:
+    if id not in registry:
+        register_id(
+            id,
+            entry_point="bellgrad.envs.registration:NativeGymnasiumEnv",
+            kwargs={"native": native},
+            max_episode_steps=max_episode_steps,
+            reward_threshold=reward_threshold,
+        )
 
 
 class NativeGymnasiumEnv(Env):
@@ -34,7 +46,7 @@ class NativeGymnasiumEnv(Env):
     It has no time limit of its own: Gymnasium's `TimeLimit` wrapper has.
 
     Args:
-        native: a key of `bellgrad.envs.classic.NATIVE`.
+        native: a key of `bellgrad.envs.catalogue.NATIVE`.
         render_mode: None or `"rgb_array"`.
 
     Raises:
@@ -49,8 +61,8 @@ class NativeGymnasiumEnv(Env):
         import torch
 
         from bellgrad.core.errors import unknown
-        from bellgrad.envs.classic import NATIVE
-        from bellgrad.envs.render import Renderer
+        from bellgrad.envs.catalogue import NATIVE
+        from bellgrad.envs.render import FRAMES_PER_SECOND, Renderer
 
         if native not in NATIVE:
             raise unknown("native environment", native, NATIVE)
@@ -58,28 +70,31 @@ class NativeGymnasiumEnv(Env):
             raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
         self._dynamics = dataclasses.replace(NATIVE[native](), dtype=torch.float64)
         self._renderer = Renderer(native)
+        self.metadata = self.metadata | {"render_fps": FRAMES_PER_SECOND.get(native, self.metadata["render_fps"])}
         self._physics, self._action = None, None
         self.observation_space = self._dynamics.observation_space
         self.action_space = self._dynamics.action_space
         self.render_mode = render_mode
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray | np.int64, dict[str, Any]]:
         """Start an episode; `options` are accepted and ignored."""
         import torch
 
         super().reset(seed=seed)
         noise = torch.from_numpy(self.np_random.random((1, self._dynamics.reset_noise)))
         self._physics, self._action = self._dynamics.initial(noise), None
-        return self._dynamics.observe(self._physics)[0].numpy(), {}
+        return self._obs(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray | np.int64, float, bool, bool, dict[str, Any]]:
         """Act; never truncates."""
         import torch
 
         self._action = np.asarray(action)
         noise = torch.from_numpy(self.np_random.random((1, self._dynamics.step_noise)))
         self._physics, reward, terminated = self._dynamics.advance(self._physics, torch.from_numpy(self._action[None]), noise)
-        return self._dynamics.observe(self._physics)[0].numpy(), reward.item(), terminated.item(), False, {}
+        return self._obs(), reward.item(), terminated.item(), False, {}
 
     def render(self) -> np.ndarray | None:
         """A picture `[H, W, 3]` uint8 where the mode is `"rgb_array"`."""
@@ -90,6 +105,9 @@ class NativeGymnasiumEnv(Env):
     def close(self) -> None:
         """Release the drawing surface."""
         self._renderer.close()
+
+    def _obs(self) -> np.ndarray | np.int64:
+        return self._dynamics.observe(self._physics)[0].numpy()[()]  # in a Discrete space a number, no array without axes
 
 
 register()

@@ -1,21 +1,28 @@
-"""Pictures of native environments, drawn by Gymnasium's own environments with the physics copied in."""
+"""Pictures of native environments: their own, or drawn by Gymnasium's environments with the physics copied in."""
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import missing_extra
+from bellgrad.envs import pixelcopter, vacuum
+
+PICTURES = {"bellgrad/PixelCopter-v0": pixelcopter.picture, "bellgrad/VacuumWorld-v0": vacuum.picture}
+SAME_PHYSICS = {"bellgrad/VelocityFreeCartPole-v1": "CartPole-v1", "bellgrad/VelocityFreePendulum-v1": "Pendulum-v1"}
+
+FRAMES_PER_SECOND = {"bellgrad/VacuumWorld-v0": 3}  # where they are not 30
 
 
 class Renderer:
-    """Draws the physics of one native environment; Gymnasium's environment is made on the first frame.
+    """Draws the physics of one native environment; Gymnasium's environment is made on the first frame that needs it.
 
     Args:
-        id: the Gymnasium id whose physics are drawn, for example `"CartPole-v1"`.
+        id: of the native environment, for example `"CartPole-v1"`.
     """
 
     def __init__(self, id: str):
-        self._id = id
+        self._picture = PICTURES.get(id)
+        self._id = SAME_PHYSICS.get(id, id)
         self._env: gymnasium.Env | None = None
 
     def frame(self, physics: NDArray, action: NDArray | None = None) -> NDArray[np.uint8]:
@@ -28,6 +35,8 @@ class Renderer:
         Raises:
             UsageError: pygame is not installed.
         """
+        if self._picture is not None:
+            return self._picture(physics)
         if self._env is None:
             self._env = gymnasium.make(self._id, render_mode="rgb_array", disable_env_checker=True).unwrapped
             self._env.reset(seed=0)
