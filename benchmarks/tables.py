@@ -1,6 +1,6 @@
 """The results as Markdown, for the terminal and for the documentation.
 
-python benchmarks/tables.py [speed|compile|memory|first_step|learning|planning]
+python benchmarks/tables.py [speed|compile|memory|first_step|learning|planning|estimators|tabular|tabular_compile]
 """
 
 import statistics
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from common import RESULTS, read_results
 
 from bellgrad.report.tables import format_duration, format_number, markdown_table
@@ -16,7 +17,8 @@ from bellgrad.report.tables import format_duration, format_number, markdown_tabl
 def speed_table(results: Mapping[str, Any]) -> str:
     """One line a ratio: both medians in environment steps a second, the ratio, its bar."""
     return markdown_table(
-        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"])} for row in results.values()),
+        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"]) if row["peer"] else f"{row['bar']:,.0f} steps/s"}
+         for row in results.values()),
         {"title": "work", "engine": "engine", "ours_steps_per_second": "Bellgrad, steps/s", "peer": "peer",
          "peer_setting": "peer's setting", "peer_steps_per_second": "peer, steps/s", "ratio": "ratio", "bar": "bar",
          "met": "met"},
@@ -87,6 +89,18 @@ def planning_table(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def estimators_table(results: Mapping[str, Any]) -> str:
+    """One line an estimator of the policy gradient: how far its mean is from the computed one, its bias and its variance."""
+    lines, exact = [], np.array(results["corridor"]["exact"])
+    for name, row in results["corridor"]["estimators"].items():
+        mean, expected, error = (np.array(row[key]) for key in ("mean", "expected", "standard_error"))
+        off = np.abs(mean - expected)[error > 0] / error[error > 0]
+        bias = np.linalg.norm(expected - exact).round(9)  # what is below comes from rounding
+        lines.append({"phi": name, "off": off.max(), "bias": bias, "variance": row["variance"]})
+    return markdown_table(lines, {"phi": "Phi", "off": "mean off by, standard errors", "bias": "exact bias",
+                                  "variance": "variance, an episode"})  # fmt: skip
+
+
 def caption(provenance: Mapping[str, Any]) -> str:
     """One sentence on how a result was made."""
     m = provenance["machine"]
@@ -104,6 +118,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "first_step": ("memory.json", first_step_table),
     "learning": ("learning.json", learning_table),
     "planning": ("planning.json", planning_table),
+    "estimators": ("estimators.json", estimators_table),
     "tabular": ("tabular.json", speed_table),
     "tabular_compile": ("tabular.json", compile_table),
 }

@@ -1,4 +1,4 @@
-"""Fill the generated blocks of README.md and docs/, draw its figures: what code and stored results say is typed nowhere by hand.
+"""Fill the blocks of README.md and docs/ and draw the figures: what the code and stored results say is typed nowhere by hand.
 
     python docs/generate.py            write them
     python docs/generate.py --check    fail where one is out of date or missing, and name it

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range, unknown
+from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.mdp.gradient import softmax_policy
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import advantage, induced_chain, q_from_value, value_from_q
@@ -25,8 +25,7 @@ from bellgrad.mdp.trajectories import Trajectories
 from bellgrad.ops.policy_gradient import all_actions_loss, discount_weight, keep, score_function_loss, total_return
 from bellgrad.ops.returns import discounted_returns, gae, td_residual
 
-PHIS = ("return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions")
-STATE_WEIGHTS = ("none", "discount", "geometric")
+Phi = Literal["return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions"]
 NEEDS = {"value": ("baseline", "advantage", "td_residual", "gae"), "q": ("q", "advantage", "all_actions")}
 
 
@@ -48,7 +47,7 @@ class Estimator:
         UsageError: an unknown name, a number out of range, `return` with a weight, or what `phi` needs is missing.
     """
 
-    phi: Literal["return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions"]
+    phi: Phi
     gamma: float
     state_weight: Literal["none", "discount", "geometric"] = "none"
     value: Floats | None = None
@@ -56,10 +55,8 @@ class Estimator:
     lambda_: float = 0.95
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range(self, gamma=(0, 1), lambda_=(0, 1))
-        for name, known in (("phi", PHIS), ("state_weight", STATE_WEIGHTS)):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
         for critic, phis in NEEDS.items():
             if self.phi in phis and getattr(self, critic) is None:
                 raise UsageError(f"phi={self.phi!r} needs a critic: give {critic}")
@@ -90,7 +87,8 @@ def episode_gradients(
     age = torch.arange(steps, dtype=torch.float64)[:, None].expand(steps, columns)
     weight = None
     if estimator.state_weight == "geometric":
-        noise = torch.from_numpy(np.random.default_rng(seed).random(mask.shape))
+        (rng,) = np.random.default_rng(seed).spawn(1)  # unlike the stream of episodes that were drawn with the same seed
+        noise = torch.from_numpy(rng.random(mask.shape))
         mask = mask & keep(age, estimator.gamma, noise)
     elif estimator.state_weight == "discount":
         weight = discount_weight(age, estimator.gamma)
