@@ -27,10 +27,13 @@ def build(s: dict) -> Any:
     if "fields" in s:
         return find_algorithm(s["algorithm"])(**s["fields"])
     shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"]}
-    if s["algorithm"] == "ppo":
-        minibatches = s["rollout_steps"] * s["num_envs"] // s["batch_size"]
-        return bg.PPO(rollout_steps=s["rollout_steps"], epochs=s["epochs"], minibatches=minibatches, lambda_=s["lambda"],
-                      learning_rate_decay="constant", network=bg.MLP(tuple(s["hidden"]), "tanh"), **shared)  # fmt: skip
+    if s["algorithm"] in ("ppo", "a2c", "vpg"):
+        shared |= {"rollout_steps": s["rollout_steps"], "lambda_": s["lambda"], "learning_rate_decay": "constant",
+                   "network": bg.MLP(tuple(s["hidden"]), "tanh")}  # fmt: skip
+        if s["algorithm"] == "a2c":
+            return bg.A2C(**shared)
+        parts = {"epochs": s["epochs"], "minibatches": s["rollout_steps"] * s["num_envs"] // s["batch_size"]}
+        return bg.PPO(**parts, **shared) if s["algorithm"] == "ppo" else bg.VPG(**parts, **shared)
     shared |= {name: s[name] for name in ("batch_size", "buffer_size", "learning_starts")}
     shared["network"] = bg.MLP(tuple(s["hidden"]), "relu", "torch")
     if s["algorithm"] == "sac":

@@ -4,10 +4,10 @@
 
 The sides of a row alternate (A B A B ...), and the figures are medians over the repeats. End to end: environment, acting, replay
 or rollout, updates, bookkeeping. Imports, construction, warm-up and compiling are outside the clock. Every side gets the same
-settings and its own natural way of running: Stable-Baselines3 its `DummyVecEnv` on Gymnasium's environments, measured with
-torch's default threads and with one thread, and the faster of the two counts; RLtools its own C++ pendulum with MKL; Bellgrad its
-own native environment and the threads that its engine chooses. Bellgrad's first repeat compiles into an empty cache, the others
-read it.
+settings and its own natural way of running: Stable-Baselines3 and Tianshou their dummy vector environments over Gymnasium's,
+measured with torch's default threads and with one thread, and the faster of the two counts; RLtools its own C++ pendulum with
+MKL; Bellgrad its own native environment and the threads that its engine chooses. Bellgrad's first repeat compiles into an empty
+cache, the others read it.
 """
 
 import argparse
@@ -30,6 +30,11 @@ DQN = {"algorithm": "dqn", "env": "CartPole-v1", "num_envs": 1, "learning_rate":
        "target_period": 500, "buffer_size": 100_000, "learning_starts": 1_000, "seed": 0}  # fmt: skip
 PPO = {"algorithm": "ppo", "env": "CartPole-v1", "learning_rate": 1e-3, "gamma": 0.98, "lambda": 0.8, "hidden": [64, 64],
        "rollout_steps": 32, "seed": 0}  # fmt: skip
+A2C = {"algorithm": "a2c", "env": "CartPole-v1", "num_envs": 8, "learning_rate": 7e-4, "gamma": 0.99, "lambda": 1.0,
+       "hidden": [64, 64], "rollout_steps": 5, "epochs": 1, "batch_size": 40, "seed": 0}  # fmt: skip
+# One step of the policy and one of the value to a rollout: Stable-Baselines3's and Tianshou's A2C do that work in one step.
+VPG = A2C | {"algorithm": "vpg", "learning_rate": 1e-3, "lambda": 0.97, "rollout_steps": 256, "batch_size": 2_048}
+ES = {"algorithm": "open_ai_es", "env": "CartPole-v1", "num_envs": 256, "fields": {"population": 256}, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,22 @@ WORKS = {
     "dqn-64": Work(DQN | {"hidden": [64, 64], "batch_size": 64}, 1_500, {"sb3": 8_000, "compiled": 40_000, "eager": 8_000}),
     "ppo-8": Work(PPO | {"num_envs": 8, "epochs": 20, "batch_size": 256}, 10 * 256,
                   {"sb3": 200 * 256, "compiled": 1_000 * 256, "eager": 300 * 256}),
+    "ppo-4": Work(PPO | {"num_envs": 4, "rollout_steps": 128, "epochs": 4, "batch_size": 128}, 10 * 512,
+                  {"sb3": 100 * 512, "tianshou": 40 * 512, "compiled": 1_000 * 512}),
+    "a2c-8": Work(A2C, 4_000, {"sb3": 60_000, "tianshou": 12_000, "compiled": 1_000_000}),
+    "vpg-8": Work(VPG, 4_096, {"sb3": 40 * 2_048, "tianshou": 10 * 2_048, "compiled": 400 * 2_048}),
+    "es-256": Work(ES, 256 * 500, {"compiled": 100 * 256 * 500}),
     "ppo-1024": Work(PPO | {"num_envs": 1_024, "epochs": 4, "batch_size": 8_192}, 3 * 32_768, {"compiled": 60 * 32_768}),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A ratio and its bar. A side is a work and who does it."""
+    """A ratio and its bar. A side is a work and who does it; without a peer the bar is in environment steps a second."""
 
     title: str
     ours: tuple[str, str]
-    peer: tuple[str, str]
+    peer: tuple[str, str] | None
     bar: float
 
 
@@ -79,18 +89,27 @@ ROWS = {
     "dqn-64-eager": Row("DQN CartPole 64-64, batch 64, eager", ("dqn-64", "eager"), ("dqn-64", "sb3"), 0.9),
     "ppo-8": Row("PPO CartPole, 8 environments x 32, 20 epochs, batch 256", ("ppo-8", "compiled"), _SB3_PPO, 4.0),
     "ppo-8-eager": Row("PPO CartPole, 8 environments x 32, 20 epochs, batch 256, eager", ("ppo-8", "eager"), _SB3_PPO, 1.5),
+    "ppo-4": Row("PPO CartPole, 4 environments x 128, 4 x 4", ("ppo-4", "compiled"), ("ppo-4", "sb3"), 4.0),
+    "ppo-4-tianshou": Row("PPO CartPole, 4 environments x 128, 4 x 4", ("ppo-4", "compiled"), ("ppo-4", "tianshou"), 4.0),
+    "a2c-8": Row("A2C CartPole, 8 environments x 5", ("a2c-8", "compiled"), ("a2c-8", "sb3"), 5.0),
+    "a2c-8-tianshou": Row("A2C CartPole, 8 environments x 5", ("a2c-8", "compiled"), ("a2c-8", "tianshou"), 5.0),
+    "vpg-8": Row("VPG CartPole, 8 environments x 256, against A2C with as long rollouts",
+                 ("vpg-8", "compiled"), ("vpg-8", "sb3"), 4.0),
+    "vpg-8-tianshou": Row("VPG CartPole, 8 environments x 256, against A2C with as long rollouts",
+                          ("vpg-8", "compiled"), ("vpg-8", "tianshou"), 4.0),
+    "es-256": Row("OpenAI-ES CartPole, population 256", ("es-256", "compiled"), None, 1e6),
     "ppo-1024": Row("PPO CartPole, 1,024 environments x 32, 4 x 4, against 8 x 32", ("ppo-1024", "compiled"), _SB3_PPO, 35.0),
 }  # fmt: skip
-PEERS = {"sb3": "Stable-Baselines3", "rltools": "RLtools"}
+PEERS = {"sb3": "Stable-Baselines3", "tianshou": "Tianshou", "rltools": "RLtools"}
 
 
 def commands(side: tuple[str, str], peers_python: str, quick: bool) -> dict[str, list[str]]:
-    """The processes that measure a side, by name. Stable-Baselines3 has two: a user would keep the faster setting."""
+    """The processes that measure a side, by name. Libraries on torch have two: a user would keep the faster setting."""
     work, who = WORKS[side[0]], side[1]
     steps = max(work.steps[who] // 10, 1) if quick else work.steps[who]
     rest = ["--settings", json.dumps(work.settings), "--warm", str(work.warm), "--steps", str(steps)]
-    if who == "sb3":
-        command = [peers_python, "benchmarks/peers/sb3.py", *rest]
+    if who in ("sb3", "tianshou"):
+        command = [peers_python, f"benchmarks/peers/{who}_side.py", *rest]
         return {"default threads": command, "1 thread": [*command, "--threads", "1"]}
     if who == "rltools":
         return {"own pendulum, MKL": [peers_python, "benchmarks/peers/rltools_sac.py", *rest]}
@@ -141,25 +160,32 @@ def best(side: dict) -> tuple[str, float] | None:
 
 def judge(row: Row, found: dict[tuple[str, str], dict]) -> dict:
     """A row of the results: both medians, their ratio, and everything that was measured."""
-    ours, peer = best(found[row.ours]), best(found[row.peer])
-    record = {"title": row.title, "peer": PEERS[row.peer[1]], "bar": row.bar, "engine": row.ours[1]}
+    ours, peer = best(found[row.ours]), best(found[row.peer]) if row.peer else None
+    record = {"title": row.title, "peer": PEERS[row.peer[1]] if row.peer else None, "bar": row.bar, "engine": row.ours[1]}
     record |= {
         "ours_steps_per_second": ours and ours[1],
         "peer_steps_per_second": peer and peer[1],
         "peer_setting": peer and peer[0],
     }
     record["ratio"] = ours[1] / peer[1] if ours and peer else None
-    record["met"] = record["ratio"] >= row.bar if record["ratio"] is not None else None
+    figure = record["ratio"] if row.peer else record["ours_steps_per_second"]
+    record["met"] = figure >= row.bar if figure is not None else None
     if ours and row.ours[1] == "compiled":
         calls = [r["first_learning_call_seconds"] for r in found[row.ours]["compiled"]["repeats"]]
         record |= {
             "compile_seconds_cold": calls[0],
             "compile_seconds_cached": statistics.median(calls[1:]) if calls[1:] else None,
         }
+    sides = {"ours": row.ours} | ({"peer": row.peer} if row.peer else {})
     return record | {
-        "settings": {"ours": WORKS[row.ours[0]].settings, "peer": WORKS[row.peer[0]].settings},
-        "measured": {"ours": found[row.ours], "peer": found[row.peer]},
+        "settings": {name: WORKS[side[0]].settings for name, side in sides.items()},
+        "measured": {name: found[side] for name, side in sides.items()},
     }
+
+
+def _group(row: Row) -> str:
+    """The work that its peer does, or its own where there is no peer."""
+    return (row.peer or row.ours)[0]
 
 
 def main() -> None:
@@ -183,9 +209,9 @@ def main() -> None:
     warn_if_busy()
     made, results = provenance(), read_results(out)
     with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as cache:
-        for group in dict.fromkeys(row.peer[0] for row in rows.values()):  # sides that are compared run close together
-            chosen = {name: row for name, row in rows.items() if row.peer[0] == group}
-            sides = list(dict.fromkeys(side for row in chosen.values() for side in (row.peer, row.ours)))
+        for group in dict.fromkeys(_group(row) for row in rows.values()):  # sides that are compared run close together
+            chosen = {name: row for name, row in rows.items() if _group(row) == group}
+            sides = list(dict.fromkeys(side for row in chosen.values() for side in (row.peer, row.ours) if side))
             found = measure(sides, args.repeats, args.peers_python, args.quick, cache)
             for name, row in chosen.items():
                 results[name] = judge(row, found) | {"provenance": made | {"repeats": args.repeats, "quick": args.quick}}

@@ -16,13 +16,11 @@ from stable_baselines3.common.env_util import make_vec_env
 
 def build(s: dict, env) -> "sb3.common.base_class.BaseAlgorithm":
     """The algorithm with the settings of a row; whatever a row does not name is the library's default."""
-    shared = {
-        "learning_rate": s["learning_rate"],
-        "gamma": s["gamma"],
-        "batch_size": s["batch_size"],
-        "device": "cpu",
-        "seed": s["seed"],
-    }
+    shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"], "device": "cpu", "seed": s["seed"]}
+    if s["algorithm"] in ("a2c", "vpg"):
+        return sb3.A2C("MlpPolicy", env, n_steps=s["rollout_steps"], gae_lambda=s["lambda"],
+                       use_rms_prop=s["algorithm"] == "a2c", policy_kwargs={"net_arch": s["hidden"]}, **shared)  # fmt: skip
+    shared["batch_size"] = s["batch_size"]
     if s["algorithm"] == "ppo":
         return sb3.PPO("MlpPolicy", env, n_steps=s["rollout_steps"], n_epochs=s["epochs"], gae_lambda=s["lambda"],
                        policy_kwargs={"net_arch": s["hidden"]}, **shared)  # fmt: skip
