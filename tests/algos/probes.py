@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 OPTIMUM = 0.5  # of the continuous probes, in the learner's units; 3.0 in the environment's
 
@@ -84,6 +84,21 @@ class BestAction(Probe):
 
     def advance(self, physics, action, noise):
         reward = -((self.units(action) - OPTIMUM) ** 2) if self.continuous else action * 2.0 - 1.0
+        return physics, reward, torch.ones_like(reward, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class BestChoices(Probe):
+    """One step with three choices at once, of 3, 2 and 4 actions; each is worth 1 where it is the best one."""
+
+    best: ClassVar[tuple[int, ...]] = (2, 0, 1)
+
+    @property
+    def action_space(self):
+        return MultiDiscrete([3, 2, 4])
+
+    def advance(self, physics, action, noise):
+        reward = (action == torch.tensor(self.best)).sum(-1).float()
         return physics, reward, torch.ones_like(reward, dtype=torch.bool)
 
 

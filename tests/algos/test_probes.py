@@ -7,6 +7,7 @@ from probes import (
     Arrival,
     BestAction,
     BestActionByObservation,
+    BestChoices,
     ConstantValue,
     Endless,
     TwoSteps,
@@ -116,6 +117,14 @@ def test_ppo_finds_the_best_action():
     assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [1]
     assert learner.policy.distribution(state.params, torch.zeros(1, 1)).logprobs().exp()[0, 1] > 0.95
     close(learner.value(state, torch.zeros(1, 1)), [1.0], 0.02)
+
+
+def test_ppo_finds_the_best_of_several_choices_at_once():
+    learner, state = learn(ppo(), BestChoices(), 400)
+    assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [list(BestChoices.best)]
+    policy = learner.policy.distribution(state.params, torch.zeros(1, 1))
+    assert policy.logprob(torch.tensor([BestChoices.best])).exp() > 0.9
+    close(learner.value(state, torch.zeros(1, 1)), [3.0], 0.1)
 
 
 def test_ppo_finds_the_best_action_for_each_observation():

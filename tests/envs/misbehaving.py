@@ -121,6 +121,48 @@ class OldStyle(gymnasium.Env):
         return np.zeros(2, np.float32), 0.0, False, {}
 
 
+class Strict(gymnasium.Env):
+    """Forbids other actions at every step, and raises on them. Each choice is best with its last action that is allowed: the
+    reward is minus what was missed. From step `stuck` on nothing is allowed in the last dimension; it ends after 5 steps."""
+
+    def __init__(self, several: bool = False, stuck: int = 5):
+        self.action_space = spaces.MultiDiscrete([[3, 2]], start=[[1, 5]]) if several else spaces.Discrete(4, start=1)
+        self.sizes = [3, 2] if several else [4]
+        seen = {"observation": spaces.Box(-1, 1, (1,), np.float32), "action_mask": spaces.MultiBinary(sum(self.sizes))}
+        self.observation_space = spaces.Dict(seen)
+        self.stuck = stuck
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.obs(), {}
+
+    def obs(self):
+        self.masks = [self.np_random.integers(0, 2, n).astype(np.int8) for n in self.sizes]
+        for mask in self.masks:
+            mask[self.np_random.integers(len(mask))] = 1
+        if self.steps >= self.stuck:
+            self.masks[-1][:] = 0
+        return {"observation": np.zeros(1, np.float32), "action_mask": np.concatenate(self.masks)}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        missed = 0
+        for mask, choice in zip(self.masks, np.ravel(action - self.action_space.start), strict=True):
+            if not mask[choice]:
+                raise ValueError(f"{choice} is forbidden by {mask}")
+            missed += np.flatnonzero(mask)[-1] - choice
+        self.steps += 1
+        return self.obs(), -float(missed), self.steps == 5, False, {}
+
+
+class Several(Strict):
+    """Two choices at once."""
+
+    def __init__(self):
+        super().__init__(several=True)
+
+
 def make_counter(**kwargs):
     return Counter(**kwargs)
 

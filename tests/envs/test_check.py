@@ -2,16 +2,18 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from misbehaving import Counter, Crooked, Endless, Frames, OldStyle
+from misbehaving import Counter, Crooked, Endless, Frames, OldStyle, Several, Strict
 
 from bellgrad.envs.check import check_env
+from bellgrad.envs.mdp import to_gymnasium
+from bellgrad.mdp.model import FiniteMDP
 
 
 def said(report, level):
     return "\n".join(finding.what for finding in report.of(level))
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "Blackjack-v1", Counter])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "Blackjack-v1", Counter, Strict, Several])
 def test_a_good_environment_has_no_errors_and_no_warnings(env):
     report = check_env(env)
     assert report.ok and not report.of("warning"), str(report)
@@ -103,6 +105,22 @@ def test_missing_spaces_and_unsupported_spaces_are_errors_not_tracebacks():
 
     errors = said(check_env(Everything), "error")
     assert "reset(seed=0) raised KeyError" in errors and "close() raised OSError: no window" in errors
+
+
+def test_masks_that_do_not_fit_or_allow_nothing_are_errors():
+    assert "no action is allowed after 2 steps of episode 0" in said(check_env(Strict, env_kwargs={"stuck": 2}), "error")
+
+    class Short(Strict):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Discrete(7)
+
+    assert "'action_mask' has shape (4,)" in said(check_env(Short), "error")
+
+
+def test_illegal_actions_of_a_finite_problem_are_not_tried():
+    mdp = FiniteMDP.from_function(2, 2, lambda s, a: [] if (s, a) == (1, 0) else [(1.0, 1 - s, float(a), s == 1)], initial=0)
+    assert check_env(lambda: to_gymnasium(mdp)).ok
 
 
 def test_a_report_reads_as_lines():

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from misbehaving import Counter, Frames
+from misbehaving import Counter, Frames, Several, Strict
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.tree import leaves
@@ -71,6 +71,23 @@ def test_workers_give_the_same_bits_as_one_process_and_restore_each_others_snaps
         assert same(inside.step(action), step)
         assert same(outside.step(action), step)
     assert any(step.terminated.any() for step in ahead)
+
+
+def test_several_choices_and_their_masks_pass_through_workers_bit_for_bit(workers):
+    inside, outside = GymEnv(Several, 3), workers(Several, 3, workers=2)
+    assert same(inside.reset(4), outside.reset(4))
+    for _ in range(7):
+        action = torch.stack([part.argmax(-1) for part in inside.observe()["action_mask"].split([3, 2], -1)], -1)
+        assert same(inside.step(action), outside.step(action))
+    saved = outside.snapshot()
+    assert same(saved, inside.snapshot()) and saved["action"].shape == (6, 1, 2)
+    assert same(outside.restore(saved), inside.observe())
+
+
+def test_a_mask_that_allows_nothing_arrives_from_a_worker_in_words(workers):
+    env = workers(Strict, 2, env_kwargs={"stuck": 0})
+    with pytest.raises(EnvironmentFault, match="environment 0 allows no action"):
+        env.reset(0)
 
 
 def test_frames_come_through_shared_memory_as_private_copies(workers):

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from bellgrad import api
 from bellgrad.algos.dqn import DQN
@@ -78,6 +78,29 @@ class Cells(gymnasium.Env):
         return self.move(), reward, self.steps >= 5, False, {}
 
 
+class Levers(gymnasium.Env):
+    """Three levers, counted from 5; which positions are free changes at each step."""
+
+    def __init__(self):
+        seen = {"place": Discrete(5, start=4), "load": Box(-1, 1, (2,), np.float32), "action_mask": MultiBinary(7)}
+        self.observation_space, self.action_space = Dict(seen), MultiDiscrete([[2], [3], [2]], start=[[5], [5], [5]])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.move(), {}
+
+    def move(self):
+        rng = self.np_random
+        mask = np.ones(7, np.int8)
+        mask[[rng.integers(2), 2 + rng.integers(3), 5 + rng.integers(2)]] = 0
+        return {"place": int(rng.integers(4, 9)), "load": rng.uniform(-1, 1, 2).astype(np.float32), "action_mask": mask}
+
+    def step(self, action):
+        self.steps += 1
+        return self.move(), 0.0, self.steps >= 5, False, {}
+
+
 RUNS = {
     "discrete": (DQN_SMALL, "CartPole-v1", {}),
     "normalised": (PPO_SMALL, "CartPole-v1", {"normalise_obs": True, "normalise_reward": True, "num_envs": 4}),
@@ -86,6 +109,7 @@ RUNS = {
     "stacked": (DQN_SMALL, "CartPole-v1", {"frame_stack": 2}),
     "all at once": (PPO_SMALL, "Pendulum-v1", {"normalise_obs": True, "normalise_reward": True, "frame_stack": 2, "num_envs": 4}),
     "actions from -1": (PPO_SMALL, Shifted, {"normalise_obs": True, "num_envs": 2}),
+    "levers": (PPO_SMALL, Levers, {"num_envs": 2}),
     "cells from 4": (replace(DQN_SMALL, learning_rate=0.02, gamma=0.0), Cells, {}),
 }
 
@@ -192,7 +216,14 @@ def test_actions_have_the_environments_types(runs, tmp_path):
     agent = api.load(run)
     action = agent.act({"where": np.zeros(2, np.float32), "mode": 2})
     assert action.shape == (2, 1) and action.dtype == np.float32 and Compass().action_space.contains(action)
-    with pytest.raises(UsageError, match="only a policy over one Box or Discrete observation can be exported"):
+    action = api.load(runs("levers")).act(Levers().reset(seed=0)[0])
+    assert action.shape == (3, 1) and action.dtype == np.int64
+
+
+def test_observations_within_observations_cannot_be_exported(runs):
+    agent = api.load(runs("levers"))
+    agent.observation_space = Tuple([agent.observation_space])
+    with pytest.raises(UsageError, match="only a policy over an array or a Dict of arrays can be exported"):
         agent.as_module()
 
 
@@ -214,6 +245,18 @@ def test_the_agent_reads_a_folder_and_a_step(runs):
     same = [torch.equal(a, b) for a, b in zip(trained.state.params.values(), first.state.params.values(), strict=True)]
     assert not any(same)
     assert int(trained.state.steps) == 256 and int(first.state.steps) == 0
+
+
+def test_a_policy_over_a_dictionary_is_exported_with_an_input_a_key_and_respects_its_mask(runs, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(api.export(runs("levers"), tmp_path / "policy.onnx"))
+    seen, taken, _ = zip(*walk(runs("levers"), 40), strict=True)
+    assert {given.name for given in session.get_inputs()} == {"place", "load", "action_mask"}
+    dtypes = {"place": np.int64, "load": np.float32, "action_mask": np.float32}
+    (action,) = session.run(["action"], {key: np.stack([obs[key] for obs in seen]).astype(t) for key, t in dtypes.items()})
+    assert action.tolist() == np.stack(taken)[..., 0].tolist()
+    mask, choice = np.stack([obs["action_mask"] for obs in seen]), action - 5 + [0, 2, 5]
+    assert np.take_along_axis(mask, choice, 1).all() and len(np.unique(action, axis=0)) > 2
 
 
 @pytest.mark.parametrize("name", ["normalised", "scaled", "scaled, normalised", "all at once", "actions from -1", "cells from 4"])

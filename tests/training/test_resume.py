@@ -75,6 +75,27 @@ class Mixed(gymnasium.Env):
         return self._draw(), -float(np.square(action).sum()), self.np_random.random() < 0.1, False, {}
 
 
+class Levers(gymnasium.Env):
+    """Two choices at once; one action of each is forbidden, another one at each step."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict({"load": spaces.Box(-1, 1, (2,), np.float32), "action_mask": spaces.MultiBinary(5)})
+        self.action_space = spaces.MultiDiscrete([2, 3], start=[0, 4])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._draw(), {}
+
+    def _draw(self):
+        self.mask = np.ones(5, np.int8)
+        self.mask[[self.np_random.integers(2), 2 + self.np_random.integers(3)]] = 0
+        return {"load": self.np_random.uniform(-1, 1, 2).astype(np.float32), "action_mask": self.mask}
+
+    def step(self, action):
+        assert self.mask[action[0]] and self.mask[2 + action[1] - 4]
+        return self._draw(), float(action.sum()), self.np_random.random() < 0.1, False, {}
+
+
 class LeavesTraces(gymnasium.Env):
     """Two steps an episode; the reward counts the episodes that this object has seen, as no seed can change."""
 
@@ -174,12 +195,13 @@ def assert_same_end(folder, other):
         (TINY_PPO, "CartPole-v1", 1536, (1000,), {"backend": "gymnasium", "normalise_obs": True, "normalise_reward": True}),
         (PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=4, target_kl=1e-4), "CartPole-v1", 1536, (900,), {}),
         (TINY_PPO, Mixed, 768, (500,), {"normalise_reward": True}),
+        (TINY_PPO, Levers, 384, (200,), {"num_envs": 2}),
         (TINY_SAC, "Pendulum-v1", 500, (8, 352), {}),
         (TINY_SAC, "Pendulum-v1", 500, (352,), {"backend": "gymnasium", "normalise_reward": True, "frame_stack": 2}),
     ],
     ids=[
         "dqn-native", "dqn-native-normalised", "dqn-gymnasium-stacked", "dqn-frames", "ppo-native-wrapped", "ppo-gymnasium",
-        "ppo-target-kl", "ppo-dictionary", "sac-native", "sac-gymnasium-wrapped",
+        "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "sac-native", "sac-gymnasium-wrapped",
     ],
 )  # fmt: skip
 def test_trap_resume_ends_with_the_bits_of_the_run_that_never_stopped(

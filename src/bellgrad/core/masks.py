@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
 
@@ -35,3 +36,10 @@ def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Sp
     if shape != (sum(sizes),):
         raise UsageError(f"the observation's {KEY!r} has shape {shape}; the actions {action_space} need ({sum(sizes)},)")
     return True
+
+
+def nothing_allowed(mask: NDArray[Any], sizes: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether masks `[B, sum(sizes)]` leave no choice at all in some dimension: `[B]`."""
+    starts = np.cumsum((0, *sizes[:-1]))
+    allowed: NDArray[np.bool_] = np.logical_or.reduceat(mask != 0, starts, axis=1).all(axis=1)
+    return ~allowed

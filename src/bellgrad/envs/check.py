@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from bellgrad.core.errors import BellgradError, UsageError
+from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.envs.gym import gym_spec
 from bellgrad.envs.make import EnvLike, env_name, make_single
 from bellgrad.envs.rows import check_action_space, describe, flatten_obs, obs_leaves, short
@@ -137,9 +138,9 @@ def _check_spaces(env: gymnasium.Env, notes: _Notes) -> bool:
         notes.error("observation_space", str(error), "describe the observation by arrays of fixed shape")
     space = env.action_space
     try:
-        check_action_space(space)
+        check_action_space(space, env.observation_space)
     except UsageError as error:
-        notes.error("action_space", str(error), "flatten the choices into one Discrete, or use a Box of float32")
+        notes.error("action_space", str(error), "use Discrete, MultiDiscrete or a Box of float32, and a mask of its length")
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         notes.error("bounds", f"the action space {short(space)} has infinite bounds", "give each dimension a finite low and high")
     if notes.findings:
@@ -199,14 +200,18 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
         trail: list[_Step] = []
         past.append(trail)
         while len(trail) < MAX_STEPS and seconds < MAX_SECONDS:
-            action = extremes.pop() if extremes else space.sample()
+            allowed = _allowed(env, previous)
+            if allowed is not None and nothing_allowed(allowed[None], choices(space))[0]:
+                notes.error("mask", f"no action is allowed after {len(trail)} steps of episode {k}", "terminate such an episode")
+                break
+            action = extremes.pop() if extremes and allowed is None else _sample(space, allowed)
             given = np.array(action)
             started = time.perf_counter()
             try:
                 result = env.step(action)
             except Exception as error:
                 what = f"step({short(given)}) raised {describe(error)}"
-                notes.error("step raised", what, "every action of the action space must work")
+                notes.error("step raised", what, "every action must work that no mask forbids")
                 break
             steps, seconds = steps + 1, seconds + time.perf_counter() - started
             if not np.array_equal(given, action):
@@ -224,10 +229,29 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
 
 
 def _extremes(space: spaces.Space) -> list[Any]:
-    """The first few categories, or both ends of a Box."""
+    """The first few categories, or both ends of each dimension."""
     if isinstance(space, spaces.Discrete):
         return [np.int64(space.start + k) for k in range(min(int(space.n), 20))]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [space.start.copy(), (space.start + space.nvec - 1).astype(space.dtype)]
     return [space.low.copy(), space.high.copy()]
+
+
+def _allowed(env: gymnasium.Env, obs: Any) -> np.ndarray | None:
+    """The mask of the actions that an observation allows, those of all dimensions in one row; None where all are."""
+    if has_mask(env.observation_space, env.action_space):
+        return np.asarray(obs[KEY])
+    legal = gym_spec(env).legal
+    return None if legal is None else legal[obs]
+
+
+def _sample(space: spaces.Space, allowed: np.ndarray | None) -> Any:
+    """A random action that is allowed."""
+    if allowed is None:
+        return space.sample()
+    parts = np.split(allowed, np.cumsum(choices(space))[:-1])
+    chosen = [space.np_random.choice(np.flatnonzero(part)) for part in parts]
+    return (np.reshape(chosen, space.shape) + space.start).astype(space.dtype)
 
 
 def _check_step(env: gymnasium.Env, action: Any, result: Any, previous: Any, where: str, notes: _Notes) -> _Step | None:

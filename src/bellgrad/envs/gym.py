@@ -18,9 +18,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
+from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.records import EnvSpec, Episode, Step
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
+from bellgrad.envs.mdp import FiniteMDPEnv
 from bellgrad.envs.rows import MAX_SEED, Batch, Broken, Rows, check_action_space, flatten_obs, make_rows, nest_obs, obs_leaves
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
@@ -53,7 +55,10 @@ def obs_to_tensor(space: spaces.Space, observations: list[Any], device: torch.de
 
 
 def gym_spec(env: gymnasium.Env) -> EnvSpec:
-    """What an algorithm must know of a Gymnasium environment; its limit is the shortest `TimeLimit` around it."""
+    """What an algorithm must know of a Gymnasium environment; its limit is the shortest `TimeLimit` around it.
+
+    What is illegal in the states of a finite MDP is known where they are what is observed.
+    """
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     limits = []
     layer = env
@@ -61,7 +66,9 @@ def gym_spec(env: gymnasium.Env) -> EnvSpec:
         if isinstance(layer, gymnasium.wrappers.TimeLimit):
             limits.append(layer._max_episode_steps)
         layer = layer.env
-    return EnvSpec(name, env.observation_space, env.action_space, min(limits, default=None))
+    legal = layer.mdp.legal if isinstance(layer, FiniteMDPEnv) and env.observation_space == layer.observation_space else None
+    legal = None if legal is None or legal.all() else legal
+    return EnvSpec(name, env.observation_space, env.action_space, min(limits, default=None), legal)
 
 
 class SeededEnvs:
@@ -85,8 +92,11 @@ class SeededEnvs:
         self._on_cpu = self.device.type == "cpu"  # a needless `.to` costs more than the rest of a small step
         self._rows = rows
         self._leaves = obs_leaves(observation_space)
-        self._discrete = isinstance(action_space, spaces.Discrete)
-        self._action_shape = (self.num_envs,) if self._discrete else (self.num_envs, math.prod(action_space.shape))
+        self._choices = choices(action_space)
+        one_number = isinstance(action_space, spaces.Discrete)
+        self._action_shape = (self.num_envs,) if one_number else (self.num_envs, math.prod(action_space.shape))
+        paths = [leaf.path for leaf in self._leaves]
+        self._mask = paths.index(f"observation[{KEY!r}]") if has_mask(observation_space, action_space) else None
         self._begin(-1)
 
     def _begin(self, seed: int) -> None:
@@ -115,7 +125,7 @@ class SeededEnvs:
         nothing = self._rows.action[:0]
         try:
             self._replay([self._episode_seed(i) for i in range(self.num_envs)], [nothing] * self.num_envs)
-            self._check_finite(self._rows.obs)
+            self._check_obs(self._rows.obs)
         except Broken as broken:
             raise self._fault(broken) from broken.__cause__
         self._set_next_seeds()
@@ -125,7 +135,7 @@ class SeededEnvs:
         """Act in every environment; those that end start their next episode at once.
 
         Args:
-            action: `[B]` int64 counted from 0, or `[B, D]` float32 in the environment's units, flattened.
+            action: `[B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32 in the environment's units; flattened.
             active: `[B]` bool, False for environments that are not stepped; None where all are.
 
         Raises:
@@ -136,11 +146,11 @@ class SeededEnvs:
         rows.active[:] = True if active is None else active.numpy(force=True)
         try:
             self._advance()
-            self._check_finite(rows.next_obs)
             ended = rows.terminated | rows.truncated
+            self._check_obs(rows.next_obs, ended)
             any_ended = bool(ended.any())
             if any_ended:
-                self._check_finite(rows.obs)
+                self._check_obs(rows.obs)
             self._check_reward()
         except Broken as broken:
             raise self._fault(broken) from broken.__cause__
@@ -244,11 +254,11 @@ class SeededEnvs:
     def _put_action(self, action: Tensor) -> None:
         self._need_reset()
         array = action.numpy(force=True)
-        if array.shape != self._action_shape or (array.dtype.kind == "i") != self._discrete:
-            wanted = "int64" if self._discrete else "float32"
+        if array.shape != self._action_shape or (array.dtype.kind == "i") != (self._choices is not None):
+            wanted = "int64" if self._choices else "float32"
             raise UsageError(f"the action is {array.dtype} {list(array.shape)}, expected {wanted} {list(self._action_shape)}")
-        if self._discrete:
-            self._rows.action[:] = array + self.action_space.start
+        if self._choices:
+            self._rows.action[...] = array.reshape(self._rows.action.shape) + self.action_space.start
         else:
             if not np.isfinite(array).all():
                 raise BellgradError(f"the learner chose an action that is not finite: {array.tolist()}; it has diverged")
@@ -260,11 +270,17 @@ class SeededEnvs:
         if self._seed < 0:
             raise UsageError("the environment must be reset first")
 
-    def _check_finite(self, arrays: tuple[np.ndarray, ...]) -> None:
+    def _check_obs(self, arrays: tuple[np.ndarray, ...], ended: np.ndarray | bool = False) -> None:
+        """Numbers are finite, and there is something to do; but not where an episode ended, since nobody acts there."""
         for leaf, array in zip(self._leaves, arrays, strict=True):
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 env, *place = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
                 raise Broken(env, f"returned an {leaf.path} with the value {array[(env, *place)]} at {place}")
+
+        if self._mask is not None:
+            stuck = nothing_allowed(arrays[self._mask], self._choices) & np.logical_not(ended)
+            if stuck.any():
+                raise Broken(int(stuck.argmax()), f"allows no action in its observation's {KEY!r}")
 
     def _check_reward(self) -> None:
         reward = self._rows.reward
@@ -306,12 +322,12 @@ class GymEnv(SeededEnvs):
         for env in self.envs[1:]:
             if env.observation_space != observation_space or env.action_space != action_space:
                 raise UsageError("the environments of one batch must have the same spaces")
-        check_action_space(action_space)
+        check_action_space(action_space, observation_space)
         rows = make_rows(observation_space, action_space, num_envs)
         super().__init__(rows, gym_spec(self.envs[0]), device)
         self._batch = Batch(self.envs, rows)
         self._discrete_obs = isinstance(observation_space, spaces.Discrete)
-        self._first_action = int(action_space.start) if self._discrete else 0
+        self._first_action = int(action_space.start) if isinstance(action_space, spaces.Discrete) else 0
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
@@ -349,7 +365,7 @@ class GymEnv(SeededEnvs):
             obs, reward, terminated, truncated = self._batch.step(0, given)
             self._batch.write(rows.obs, 0, obs)
             if not self._discrete_obs:
-                self._check_finite(rows.obs)
+                self._check_obs(rows.obs)
             if not abs(reward) <= LARGEST_REWARD:
                 raise Broken(0, f"returned the reward {reward}")
         except Broken as broken:
@@ -366,7 +382,7 @@ class GymEnv(SeededEnvs):
         try:
             self._batch.write(self._rows.obs, 0, self._batch.reset(0, int(self._rows.seed[0])))
             if not self._discrete_obs:
-                self._check_finite(self._rows.obs)
+                self._check_obs(self._rows.obs)
         except Broken as broken:
             raise self._fault(broken) from broken.__cause__
         self._start_anew(0)

@@ -43,6 +43,10 @@ IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.
 NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
 
 
+# Modules of Bellgrad's own with environments that a saved run may name.
+OWN_MODULES = ("bellgrad.envs.masks",)
+
+
 class NewEachEpisode(gymnasium.Wrapper):
     """Makes the environment anew at each reset, so that an episode depends on its seed and actions alone.
 
@@ -206,9 +210,9 @@ def requires_import(env_id: str) -> bool:
     module, colon, path = env_id.partition(":")
     if not colon:
         return False
-    if module not in sys.modules:
+    if module not in sys.modules and module not in OWN_MODULES:
         return True
-    found = sys.modules[module]
+    found = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part, None)
     if found is None:

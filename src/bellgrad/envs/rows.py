@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.masks import choices, has_mask
 
 MAX_SEED = 2**31 - 1
 
@@ -138,14 +139,15 @@ def nest_obs(space: spaces.Space, values: Iterator[Any]) -> Any:
     return next(values)
 
 
-def check_action_space(space: spaces.Space) -> None:
+def check_action_space(space: spaces.Space, obs_space: spaces.Space) -> None:
     """Refuse what no learner here can act in.
 
     Raises:
-        UsageError: neither a Discrete nor a Box of floats.
+        UsageError: neither Discrete, MultiDiscrete nor a Box of floats; or the observations bring a mask that does not fit.
     """
-    if not (isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and space.dtype.kind == "f")):
-        raise UsageError(f"the action space {space} is not supported: it must be Discrete, or a Box of floats")
+    if choices(space) is None and not (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
+        raise UsageError(f"the action space {space} is not supported: it must be Discrete, MultiDiscrete, or a Box of floats")
+    has_mask(obs_space, space)
 
 
 class Rows(NamedTuple):

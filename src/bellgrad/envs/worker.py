@@ -104,7 +104,7 @@ class SubprocessEnv(SeededEnvs):
         }
         sample = make_single(task["env"], max_episode_steps, task["env_kwargs"])  # for its spaces only
         spec = gym_spec(sample)
-        check_action_space(spec.action_space)
+        check_action_space(spec.action_space, spec.observation_space)
         sample.close()
 
         self.timeout = timeout

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 _LARGEST = 2**31 - 1  # bytes: a protobuf's limit, and weights are kept inside the file
 
 
-def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor", out: Path) -> Path:
+def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tensor]", out: Path) -> Path:
     """Write `policy` with everything inside it (normaliser, network, action scaling) to one file.
 
-    The graph has one input `obs [B, *O]` and one output `action`, both with a free batch axis. Modules are exported in evaluation
+    The graph has the input `obs [B, *O]`, or one for each key of a dictionary under the key's name, and the output `action`, all
+    with a free batch axis. Modules are exported in evaluation
     mode and put back as they were. Nothing is printed.
 
     Args:
         policy: maps raw observations to the environment's own actions.
-        example_obs: `[B, *O]` of the dtype that will be fed later (float32, or uint8 images); the values do not matter.
+        example_obs: `[B, *O]`, or a dictionary of such, of the dtype that will be fed later (float32, int64, or uint8 for
+            images); the values do not matter.
         out: a path that ends in `.onnx`.
 
     Returns:
@@ -45,24 +47,25 @@ def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor", out: Path) -> 
             raise missing_extra(package, "onnx") from error
     import torch
 
+    from bellgrad.core.tree import map_tree
+
     tensors = [*policy.parameters(), *policy.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _LARGEST:
         raise UsageError("the policy is larger than 2 GB, which is more than one ONNX file can hold")
-    if len(example_obs) < 2:
-        example_obs = torch.cat([example_obs, example_obs])  # a batch of one would be taken for a constant
+    example_obs = map_tree(lambda x: torch.cat([x, x]) if len(x) < 2 else x, example_obs)  # one would be taken for a constant
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     try:
         with replacing(out) as temporary, _quiet(), torch.no_grad():
             torch.onnx.export(
                 policy,
-                (example_obs,),
+                (example_obs, {}),  # a dictionary that comes last would be taken for keyword arguments
                 temporary,
                 dynamo=True,
                 verbose=False,
-                input_names=["obs"],
+                input_names=list(example_obs) if isinstance(example_obs, dict) else ["obs"],
                 output_names=["action"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=(map_tree(lambda _: {0: torch.export.Dim("batch")}, example_obs),),
                 external_data=False,
             )
     except torch.onnx.OnnxExporterError as error:

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.records import Episode, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
@@ -51,23 +52,30 @@ class Agent:
             deterministic: the greedy action, or a sample of the policy.
 
         Returns:
-            An int for Discrete actions, else a float32 array of the action space's shape.
+            An int for Discrete actions, else an array of the action space's shape: of its integers for MultiDiscrete, float32 for
+            a Box.
 
         Raises:
-            UsageError: the observation does not fit the environment's observation space.
+            UsageError: the observation does not fit the environment's observation space, or its mask allows no action.
         """
         space = self.observation_space
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
+        raw = obs_to_tensor(space, [obs], self.state.steps.device)
+        if has_mask(space, self.action_space) and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]:
+            raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
-            seen = self._see(obs_to_tensor(space, [obs], self.state.steps.device))
+            seen = self._see(raw)
             noise = draw(self.learner.act_noise(1), self._generator)
             acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
             self._carry = acted.carry
             action = self._outward(acted.action)[0].cpu().numpy()
         if isinstance(self.action_space, Discrete):
             return int(action) + int(self.action_space.start)
-        return action.reshape(self.action_space.shape)
+        action = action.reshape(self.action_space.shape)
+        if isinstance(self.action_space, MultiDiscrete):
+            return (action + self.action_space.start).astype(self.action_space.dtype)
+        return action
 
     def _see(self, obs: Tree) -> Tree:
         """The observation through the frozen wrappers."""
@@ -91,38 +99,36 @@ class Agent:
             action = transform.action(state, action)
         return action
 
-    def as_module(self) -> tuple[nn.Module, Tensor]:
+    def as_module(self) -> tuple[nn.Module, Tree]:
         """The greedy policy as a module from raw observations to the environment's actions, and an example input.
 
         With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n, *O]`.
 
         Raises:
-            UsageError: the observations are not one Box or Discrete.
+            UsageError: the observations are neither an array nor a Dict of arrays.
         """
         space = self.observation_space
-        if not isinstance(space, Box | Discrete):
-            raise UsageError(f"only a policy over one Box or Discrete observation can be exported, not over {space}")
+        parts = space.spaces.values() if isinstance(space, Dict) else [space]
+        if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in parts):
+            raise UsageError(f"only a policy over an array or a Dict of arrays can be exported, not over {space}")
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
         example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
-        if isinstance(space, Discrete):
-            example = example + int(space.start)  # raw, as the environment counts
         stacks = [t.n for t in self._transforms if isinstance(t, FrameStack)]
         return GreedyPolicy(self), torch.stack([example] * stacks[0], 1) if stacks else example
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *O]` to the environment's actions `[B]` int64 or `[B, D]` float32."""
+    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]` float32."""
 
     def __init__(self, agent: Agent):
         super().__init__()
         self._agent = agent
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tree) -> Tensor:
         """Normalise, stack, act greedily, scale."""
         agent = self._agent
-        if isinstance(agent.observation_space, Discrete):
-            obs = obs - int(agent.observation_space.start)
+        obs = _from_zero(agent.observation_space, obs)
         stacked = any(isinstance(t, FrameStack) for t in agent._transforms)
         for transform, state in zip(agent._transforms, agent._saved, strict=True):
             if isinstance(transform, FrameStack):
@@ -132,4 +138,12 @@ class GreedyPolicy(nn.Module):
             else:
                 obs = transform.observe(state, obs)
         action = agent._outward(agent.learner.act(agent.state, None, obs, None, explore=False).action)
-        return action + int(agent.action_space.start) if isinstance(agent.action_space, Discrete) else action
+        choice = isinstance(agent.action_space, Discrete | MultiDiscrete)
+        return action + torch.as_tensor(agent.action_space.start).flatten() if choice else action
+
+
+def _from_zero(space: Space, obs: Tree) -> Tree:
+    """A raw observation with its categories counted from 0, as a learner sees them."""
+    if isinstance(space, Dict):
+        return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}
+    return obs - torch.as_tensor(space.start) if isinstance(space, Discrete | MultiDiscrete) else obs
