@@ -38,6 +38,8 @@ _HOMES = {
     "RMax": "bellgrad.tabular.r_max",
     "MLP": "bellgrad.nets.specs",
     "CNN": "bellgrad.nets.specs",
+    "LSTM": "bellgrad.nets.specs",
+    "GRU": "bellgrad.nets.specs",
     "Adam": "bellgrad.ops.optim",
     "AdamW": "bellgrad.ops.optim",
     "RMSprop": "bellgrad.ops.optim",
