@@ -34,7 +34,7 @@ A2C = {"algorithm": "a2c", "env": "CartPole-v1", "num_envs": 8, "learning_rate":
        "hidden": [64, 64], "rollout_steps": 5, "epochs": 1, "batch_size": 40, "seed": 0}  # fmt: skip
 # One step of the policy and one of the value to a rollout: Stable-Baselines3's and Tianshou's A2C do that work in one step.
 VPG = A2C | {"algorithm": "vpg", "learning_rate": 1e-3, "lambda": 0.97, "rollout_steps": 256, "batch_size": 2_048}
-ES = {"algorithm": "open_ai_es", "env": "CartPole-v1", "num_envs": 256, "fields": {"population": 256}, "seed": 0}
+ES = {"algorithm": "openai_es", "env": "CartPole-v1", "num_envs": 256, "fields": {"population": 256}, "seed": 0}
 
 
 @dataclass(frozen=True)

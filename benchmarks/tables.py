@@ -25,6 +25,16 @@ def speed_table(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def solve_table(results: Mapping[str, Any]) -> str:
+    """One line a row: the median seconds of training until solved, ours and the peer's."""
+    return markdown_table(
+        ({**row, "ratio": _times(row["ratio"]), "bar": f"{row['bar']:g} s, {_times(row['ratio_bar'])}"}
+         for row in results.values()),
+        {"title": "task", "algorithm": "algorithm", "ours_seconds": "Bellgrad, s", "ours_steps": "steps", "peer": "peer",
+         "peer_seconds": "peer, s", "peer_steps": "its steps", "ratio": "ratio", "seeds": "seeds", "bar": "bar", "met": "met"},
+    )  # fmt: skip
+
+
 def compile_table(results: Mapping[str, Any]) -> str:
     """What compiling took, in the first call and again from the cache on disk."""
     rows = [row for row in results.values() if row.get("compile_seconds_cold") is not None]
