@@ -41,5 +41,5 @@ def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Sp
 def nothing_allowed(mask: NDArray[Any], sizes: tuple[int, ...]) -> NDArray[np.bool_]:
     """Whether masks `[B, sum(sizes)]` leave no choice at all in some dimension: `[B]`."""
     starts = np.cumsum((0, *sizes[:-1]))
-    allowed: NDArray[np.bool_] = np.logical_or.reduceat(mask != 0, starts, axis=1).all(axis=1)
-    return ~allowed
+    allowed = np.logical_or.reduceat(mask != 0, starts, axis=1)  # [B, D]
+    return np.asarray(~allowed.all(axis=1), np.bool_)
