@@ -24,6 +24,7 @@ from bellgrad.core.errors import check_range
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec, Minibatch, Rollout
 from bellgrad.core.tree import flat
+from bellgrad.nets.policy import Distribution
 from bellgrad.nets.specs import check_spec
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import normalise_advantage, surrogate
@@ -91,14 +92,20 @@ class TRPOLearner(ActorCriticLearner):
         old = self.policy.distribution(state.params, batch.obs)
         old_logprob = old.logprob(batch.action)
 
+        def distribution(vector: Tensor) -> Distribution:
+            return self.policy.distribution(unravel(vector), batch.obs)
+
+        def kl_to(policy: Distribution) -> Tensor:
+            return old.kl(policy).mean()
+
         def judged(vector: Tensor) -> tuple[Tensor, Tensor]:
             """The objective and the mean KL divergence from the old policy."""
-            policy = self.policy.distribution(unravel(vector), batch.obs)
+            policy = distribution(vector)
             bonus = c.entropy_coef * policy.entropy().mean()
-            return surrogate(policy.logprob(batch.action), old_logprob, advantage) + bonus, old.kl(policy).mean()
+            return surrogate(policy.logprob(batch.action), old_logprob, advantage) + bonus, kl_to(policy)
 
         (objective, _), gradient = value_and_grad(judged, has_aux=True)(params)
-        product = fisher_product(lambda vector: judged(vector)[1], params, c.damping)
+        product = fisher_product(distribution, kl_to, params, c.damping)
         step = natural_step(product, gradient, c.target_kl, c.conjugate_steps)
 
         def good(vector: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jvp, vjp, vmap
 
+from bellgrad.core.tree import Tree
 from bellgrad.ops.checks import same_shape
 from bellgrad.ops.grads import Params
 
@@ -26,23 +27,31 @@ def ravel(params: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
     return torch.cat([param.flatten() for param in params.values()]), unravel
 
 
-def fisher_product(kl: Callable[[Tensor], Tensor], params: Tensor, damping: float) -> Product:
-    """The function `v -> (F + damping * I) v`, with F the Hessian of `kl` at `params`: the Fisher information of the old policy.
+def fisher_product(
+    distribution: Callable[[Tensor], Tree], kl: Callable[[Tree], Tensor], params: Tensor, damping: float
+) -> Product:
+    """The function `v -> (F + damping * I) v`, with `F = J^T M J` the Fisher information of the old policy.
+
+    J is how the distributions' parameters follow the policy's, M the Hessian of the KL divergence in the former. Where the KL
+    divergence is least, F is its Hessian in the policy's parameters too, but takes half the work.
 
     Args:
-        kl: `[n]` to `[]`, the mean KL divergence from the fixed old policy to that of the parameters; least at `params`.
+        distribution: `[n]` to distributions, any tree of tensors.
+        kl: such distributions to `[]`, the mean KL divergence to them from those of `params`.
         params: `[n]` of the old policy.
         damping: 0 or more; it bounds the step where the KL divergence hardly depends on the parameters.
 
     Returns:
         A function of `[n]` to `[n]`.
 
-    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.1; Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.1.
     """
 
     def product(v: Tensor) -> Tensor:
         same_shape(params=params, v=v)
-        curvature: Tensor = jvp(grad(kl), (params,), (v,))[1]
+        old, change = jvp(distribution, (params,), (v,))  # type: ignore[misc]  # torch types a third that only has_aux gives
+        _, pull_back = vjp(distribution, params)  # type: ignore[misc]  # as above
+        curvature: Tensor = pull_back(jvp(grad(kl), (old,), (change,))[1])[0]
         return curvature + damping * v
 
     return product
