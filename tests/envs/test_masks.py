@@ -120,6 +120,13 @@ def test_ppo_learns_where_a_forbidden_action_raises(env, tmp_path):
         assert result.return_mean > -0.5  # 0 is the best; allowed actions at random miss 4.8 and 4.2 in an episode
 
 
+@pytest.mark.parametrize("env", [Strict, Several])
+@pytest.mark.parametrize("algorithm", [bg.A2C, bg.VPG, bg.TRPO, bg.REINFORCE, bg.PPO], ids=lambda cls: cls.__name__)
+def test_no_algorithm_with_a_policy_steps_on_a_forbidden_action(algorithm, env, tmp_path):
+    network = bg.GRU(8, (8,)) if algorithm is bg.PPO else MLP((8,))
+    bg.train(algorithm(network=network), env, 512, out=tmp_path / "run", **OPTIONS)  # it would raise
+
+
 def test_ppo_trains_on_taxi_with_its_masks(tmp_path):
     env = "bellgrad.envs.masks:WithActionMask"
     run = bg.train(SHORT, env, 1_024, out=tmp_path / "run", env_kwargs={"env": "Taxi-v4"}, **OPTIONS)
