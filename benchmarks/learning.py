@@ -2,8 +2,8 @@
 
     python benchmarks/learning.py [--rows PATTERN ...] [--seeds 0 1 ...] [--jobs 2] [--again]
 
-Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the greedy policy of the
-*last* checkpoint, over fresh episodes; never the best over training. A row's figure is the interquartile mean over its seeds (the
+Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the greedy policy (the
+policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes; never the best over training. A row's figure is the interquartile mean over its seeds (the
 mean where there are three), with a 95% bootstrap interval. A finished seed is written to benchmarks/results/learning.json at
 once, and is not run again while its settings stay the same (`--again` does); a seed that was interrupted goes on from its last
 checkpoint, if the commit is the same.
@@ -43,6 +43,8 @@ class Row:
         preset: a preset's name, or None for the defaults.
         seeds: how many, from 0.
         episodes: of the evaluation.
+        deterministic: evaluate the greedy policy, or the policy as it is where its randomness is the point.
+        at_most: the bar is a ceiling: what must not be reached, since something is missing on purpose.
     """
 
     algorithm: str
@@ -53,24 +55,44 @@ class Row:
     preset: str | None = None
     seeds: int = 5
     episodes: int = 100
+    deterministic: bool = True
+    at_most: bool = False
 
 
 _ZOO = "RL Baselines3 Zoo, benchmark.md (one run)"
 _SOLVED = "Gymnasium's reward threshold"
-_TASKS = {
-    "cartpole-dqn": Row("dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k; CleanRL: 489 at 500k"),
-    "cartpole-ppo": Row("ppo", "CartPole-v1", 100_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k; CleanRL: 490 at 500k"),
-    "pendulum-sac": Row("sac", "Pendulum-v1", 20_000, -165, f"{_ZOO}: -157 at 20k"),
-    "lunarlander-ppo": Row("ppo", "LunarLander-v3", 1_000_000, 200, f"{_SOLVED}; {_ZOO}: 242 at 1M"),
-    "halfcheetah-sac": Row(
-        "sac", "HalfCheetah-v5", 100_000, 4_500, "Dopamine (5 seeds): training return 5470 at 100k", seeds=3, episodes=10
-    ),
-}
+_DOPAMINE = "Dopamine (5 seeds): training return 5470 at 100k"
+_CLASSIC = {"ppo": 100_000, "trpo": 100_000, "vpg": 200_000, "reinforce": 300_000, "a2c": 500_000, "hill_climbing": 300_000,
+            "simulated_annealing": 300_000, "cem": 300_000, "cma_es": 300_000, "openai_es": 300_000}  # fmt: skip
+_SPEEDLESS = "bellgrad/VelocityFreeCartPole-v1"
 ROWS = {
-    name + suffix: replace(task, preset=preset)
-    for name, task in _TASKS.items()
-    for suffix, preset in (("", None), ("-preset", task.env))
-}
+    "cartpole-dqn": Row("dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k; CleanRL: 489 at 500k"),
+    "cartpole-dqn-preset": Row("dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k", preset="CartPole-v1"),
+    "cartpole-ppo-preset": Row("ppo", "CartPole-v1", 100_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k", preset="CartPole-v1"),
+} | {
+    f"cartpole-{name}": Row(name, "CartPole-v1", steps, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k (PPO, TRPO) and 500k (A2C)")
+    for name, steps in _CLASSIC.items()
+} | {
+    "pendulum-sac": Row("sac", "Pendulum-v1", 20_000, -165, f"{_ZOO}: -157 at 20k"),
+    "pendulum-ppo-preset": Row("ppo", "Pendulum-v1", 100_000, -200, f"{_ZOO}: -172 at 100k", preset="Pendulum-v1"),
+    "lunarlander-ppo": Row("ppo", "LunarLander-v3", 1_000_000, 200, f"{_SOLVED}; {_ZOO}: 242 at 1M"),
+    "lunarlander-ppo-preset": Row("ppo", "LunarLander-v3", 1_000_000, 240, f"{_ZOO}: 242 at 1M", preset="LunarLander-v3"),
+    "halfcheetah-sac": Row("sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, seeds=3, episodes=10),
+    "halfcheetah-sac-preset": Row("sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, "HalfCheetah-v5", seeds=3, episodes=10),
+    "halfcheetah-ppo-preset": Row("ppo", "HalfCheetah-v5", 1_000_000, 5_000, f"{_ZOO}: 5819 at 1M", "HalfCheetah-v5", seeds=3,
+                                  episodes=10),
+    "halfcheetah-trpo-preset": Row("trpo", "HalfCheetah-v5", 1_000_000, 1_800, f"{_ZOO}: 1785 at 1M", "HalfCheetah-v5", seeds=3,
+                                   episodes=10),
+    "velocity-free-cartpole-ppo-preset": Row("ppo", _SPEEDLESS, 200_000, 475, "what CartPole-v1 is solved at, with a memory",
+                                             preset=_SPEEDLESS),
+    "velocity-free-cartpole-ppo": Row("ppo", _SPEEDLESS, 200_000, 200, "must be missed: without a memory no policy balances long",
+                                      at_most=True),
+    "vacuum-world-reinforce-preset": Row("reinforce", "bellgrad/VacuumWorld-v0", 100_000, 0.95, "success; the best deterministic "
+                                         "policy without a memory has 0.5", preset="bellgrad/VacuumWorld-v0", episodes=1_000,
+                                         deterministic=False),
+    "pixelcopter-reinforce-preset": Row("reinforce", "bellgrad/PixelCopter-v0", 5_000_000, 20, "the bar of a course's final "
+                                        "exercise", preset="bellgrad/PixelCopter-v0"),
+}  # fmt: skip
 
 
 def quick(row: Row) -> Row:
@@ -98,6 +120,7 @@ def settings_of(row: Row) -> dict[str, Any]:
     record = Settings(algorithm, row.env, row.steps, **options).to_json(row.env)
     kept = ("algorithm", "env", "steps", "num_envs", "normalise_obs", "normalise_reward", "frame_stack")
     settings = {name: record[name] for name in kept} | {"evaluation_episodes": row.episodes, "evaluation_seed": EVALUATION_SEED}
+    settings |= {} if row.deterministic else {"evaluation": "stochastic"}
     return json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
 
 
@@ -114,7 +137,7 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
         api.train(algorithm, row.env, row.steps, seed=seed, out=folder, progress="off", eval_episodes=0, device="cpu", **options)
     elif not api.is_finished(folder):
         api.resume(folder, progress="off")
-    result = api.evaluate(folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=True, checkpoint="last")
+    result = api.evaluate(folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=row.deterministic, checkpoint="last")
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "steps_per_second" in line]
     every = max(1, len(lines) // CURVE_POINTS)
     return {
@@ -144,6 +167,7 @@ def summarise(row: Row, settings: dict[str, Any], seeds: dict[str, Any]) -> dict
         "settings": settings,
         "source": row.source,
         "bar": row.bar,
+        "at_most": row.at_most,
         "seeds_planned": row.seeds,
         "statistic": "mean" if row.seeds < 4 else "interquartile mean",
         "value": None,
@@ -157,7 +181,7 @@ def summarise(row: Row, settings: dict[str, Any], seeds: dict[str, Any]) -> dict
         low, high = bootstrap_interval(scores, statistic)
         record |= {"value": float(statistic(scores)), "low": float(low), "high": float(high)}
         if len(seeds) >= row.seeds:
-            record["met"] = record["value"] >= row.bar
+            record["met"] = record["value"] <= row.bar if row.at_most else record["value"] >= row.bar
     return record
 
 

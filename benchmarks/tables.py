@@ -75,7 +75,7 @@ def learning_table(results: Mapping[str, Any]) -> str:
             "value": format_number(row["value"]) if known else None,
             "interval": f"{format_number(row['low'])} to {format_number(row['high'])}" if known else None,
             "seeds": len(row["seeds"]),
-            "bar": f"at least {format_number(row['bar'])}",
+            "bar": f"{'at most' if row.get('at_most') else 'at least'} {format_number(row['bar'])}",
             "met": row["met"],
             "time": format_duration(statistics.mean(s["seconds"] for s in row["seeds"].values())) if row["seeds"] else None,
         })  # fmt: skip
