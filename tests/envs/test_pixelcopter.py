@@ -83,7 +83,7 @@ def test_after_48_columns_a_new_stretch_begins_at_the_edge_of_the_screen():
     assert game.column_y[0, -1] == np.floor(24 + 6 * np.sin((4.5 / 48 + 0.01) * 50))
 
 
-# With nothing done y grows by 0.057. The ceiling at 12 kills within 2.4 pixels, the floor at 36 when the copter's middle is there.
+# With nothing done y grows by 0.057. The ceiling at 12 kills within 2.4 pixels, the floor at 36 at the middle.
 # A block of 4 x 9 pixels around (15, 20) and the copter, 2 x 2, meet while 16 <= y < 26, in whole pixels.
 CRASHES = {
     "ceiling": (True, {"y": 14.3}),
