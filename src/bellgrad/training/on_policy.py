@@ -39,7 +39,8 @@ class OnPolicy(Driver):
                 f"{c.minibatches} equal minibatches; {largest_divisor(self._rows, c.minibatches)} would do"
             )
         self._unroll = largest_divisor(c.rollout_steps, UNROLL)
-        self._updates_per_call = largest_divisor(c.epochs * c.minibatches, engine.updates_per_call)
+        per_call = max(1, engine.updates_per_call // learner.sequence)  # an update of sequences is unrolled itself
+        self._updates_per_call = largest_divisor(c.epochs * c.minibatches, per_call)
         self._fused = self.native and c.epochs * c.minibatches == 1 and self._unroll == c.rollout_steps
         self._rollouts = max(1, UNROLL // c.rollout_steps) if self._fused else 1
         self.steps_per_call = self._rollouts * self._rollout
