@@ -3,10 +3,10 @@
     python benchmarks/learning.py [--rows PATTERN ...] [--seeds 0 1 ...] [--jobs 2] [--again]
 
 Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the greedy policy (the
-policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes; never the best over training. A row's figure is the interquartile mean over its seeds (the
-mean where there are three), with a 95% bootstrap interval. A finished seed is written to benchmarks/results/learning.json at
-once, and is not run again while its settings stay the same (`--again` does); a seed that was interrupted goes on from its last
-checkpoint, if the commit is the same.
+policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes; never the best over training. A row's
+figure is the interquartile mean over its seeds (the mean where there are three), with a 95% bootstrap interval. A finished seed
+is written to benchmarks/results/learning.json at once, and is not run again while its settings stay the same (`--again` does); a
+seed that was interrupted goes on from its last checkpoint, if the commit is the same.
 """
 
 import argparse
