@@ -127,6 +127,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "memory": ("memory.json", memory_table),
     "first_step": ("memory.json", first_step_table),
     "learning": ("learning.json", learning_table),
+    "solve_time": ("solve_time.json", solve_table),
     "planning": ("planning.json", planning_table),
     "estimators": ("estimators.json", estimators_table),
     "tabular": ("tabular.json", speed_table),

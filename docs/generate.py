@@ -279,6 +279,7 @@ def rooms() -> str:
 # --------------------------------------------------------------------------------------------- from the stored results
 MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
            "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py",
+           "solve_time": ".venv/bin/python benchmarks/solve_time.py",
            "planning": ".venv/bin/python benchmarks/planning.py", "tabular": ".venv/bin/python benchmarks/tabular.py",
            "tabular_compile": ".venv/bin/python benchmarks/tabular.py",
            "estimators": ".venv/bin/python benchmarks/estimators.py"}  # fmt: skip
