@@ -2,12 +2,13 @@
 
     theta_0 = theta,   theta_i = theta + noise * e_i,   e_i ~ N(0, I)         i = 1 .. P - 1
     theta <- the fittest of theta_0 .. theta_{P-1}
-    noise <- noise / factor if it is a new one, else noise * factor           within its bounds
+    noise <- noise * factor  if more than one in five neighbours are no worse than theta_0,  else noise / factor
 
-A better neighbour says that the direction is right, so the next steps are small; a failure asks for a wider look. The present
-policy plays again in every generation, as one of the candidates, so that a lucky episode makes nothing unbeatable for long.
+Where many steps succeed they are too small. On a plateau all do, so that the search looks further and further. The present policy
+plays again in every generation, as one of the candidates, so that a lucky episode makes nothing unbeatable for long.
 
-Source: steepest-ascent hill climbing as in Russell and Norvig 2021, section 4.1.1, over neighbours drawn at random.
+Source: steepest-ascent hill climbing as in Russell and Norvig 2021, section 4.1.1, over neighbours drawn at random; the one-fifth
+rule: Rechenberg 1973, "Evolutionsstrategie".
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 
+SUCCESSES = 0.2  # share of the neighbours
+
 
 @dataclass(frozen=True)
 class HillClimbing(Search):
@@ -32,7 +35,7 @@ class HillClimbing(Search):
     Attributes:
         population: candidates in a generation: the present policy and its neighbours (P), 2 or more.
         noise: standard deviation of the neighbours' parameters about the present ones at first, above 0.
-        noise_factor: by which it shrinks after an improvement and grows without one, 1 or more; 1 keeps it.
+        noise_factor: by which it grows or shrinks in a generation, 1 or more; 1 keeps it.
         noise_min: it shrinks no further, above 0.
         noise_max: it grows no further, at least `noise_min`.
     """
@@ -40,7 +43,7 @@ class HillClimbing(Search):
     population: int = 16
     episodes: int = 4
     noise: float = 0.1
-    noise_factor: float = 2.0
+    noise_factor: float = 1.5
     noise_min: float = 1e-3
     noise_max: float = 2.0
 
@@ -85,7 +88,8 @@ class HillClimbingLearner(SearchLearner):
         """Go to the fittest; stay where none is fitter."""
         c = self.config
         best = fitness.argmax(0, keepdim=True)  # the first of several, which is the present one
-        moved = best[0] > 0
-        spread = torch.where(moved, state.noise / c.noise_factor, state.noise * c.noise_factor).clamp(c.noise_min, c.noise_max)
+        succeeded = (fitness[1:] >= fitness[0]).float().mean()
+        spread = torch.where(succeeded > SUCCESSES, state.noise * c.noise_factor, state.noise / c.noise_factor)
+        spread = spread.clamp(c.noise_min, c.noise_max)
         state = state._replace(params=candidates[best][0], noise=spread, updates=state.updates + 1)
-        return state, described(fitness) | {"improved": moved.float(), "noise": spread}
+        return state, described(fitness) | {"succeeded": succeeded, "noise": spread}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.errors import check_range, check_types
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.rng import Noise
@@ -56,9 +56,6 @@ class SearchLearner:
 
     Attributes:
         size: n.
-
-    Raises:
-        UsageError: a network with a memory, which no search here resets.
     """
 
     driver = "population"
@@ -66,8 +63,6 @@ class SearchLearner:
     def __init__(self, config: Any, spec: EnvSpec):
         self.config = config
         self.policy = Policy(config.network, spec)
-        if self.policy.remembers:
-            raise UsageError(f"{type(config).__name__} searches policies without a memory; give it an MLP or a CNN")
         # It acts greedily, so that the spread of a Gaussian is no part of what is searched.
         example = self.policy.init(torch.Generator())
         self._shapes = {name: tensor.shape for name, tensor in example.items() if not name.startswith("log_std")}

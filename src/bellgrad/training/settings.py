@@ -70,13 +70,8 @@ ALGORITHMS: dict[str, type] = {
     "r_max": RMax,
 }
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-DEFAULT_NUM_ENVS = {
-    "ppo": 8,
-    "reinforce": 8,
-    "a2c": 8,
-    "vpg": 8,
-    "trpo": 8,
-}  # others say it themselves, or begin with one
+# Every other algorithm says it itself by `default_num_envs`, or begins with one environment.
+DEFAULT_NUM_ENVS = {"ppo": 8, "reinforce": 8, "a2c": 8, "vpg": 8, "trpo": 8}
 
 
 def algorithm_name(algorithm: Any) -> str:
