@@ -12,9 +12,12 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal, TanhTransform, TransformedDistribution
 
+from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.trpo import TRPO
+from bellgrad.algos.vpg import VPG
 from bellgrad.core.docs import field_notes
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import Batch, EnvSpec, Minibatch, Rollout
@@ -69,6 +72,10 @@ CASES = {
     "dqn": Case(DQN(gamma=GAMMA, batch_size=12, network=SMALL), DISCRETE, transitions),
     "ppo": Case(PPO(gamma=GAMMA, network=SMALL), DISCRETE, rollout_rows),
     "ppo-continuous": Case(PPO(gamma=GAMMA, network=SMALL), CONTINUOUS, rollout_rows),
+    "ppo-kl": Case(PPO(gamma=GAMMA, network=SMALL, objective="kl"), DISCRETE, rollout_rows),
+    "a2c": Case(A2C(gamma=GAMMA, network=SMALL), DISCRETE, rollout_rows),
+    "vpg": Case(VPG(gamma=GAMMA, network=SMALL), CONTINUOUS, rollout_rows),
+    "trpo": Case(TRPO(gamma=GAMMA, network=SMALL), DISCRETE, rollout_rows),
     "sac": Case(SAC(gamma=GAMMA, batch_size=12, network=SMALL), CONTINUOUS, transitions),
 }
 
@@ -457,6 +464,13 @@ OUT_OF_RANGE = [
     *((PPO, {name: 0}) for name in ("rollout_steps", "epochs", "minibatches", "clip_epsilon")),
     *((PPO, {name: -0.1}) for name in ("lambda_", "entropy_coef", "value_coef")),
     (PPO, {"lambda_": 1.1}),
+    *((PPO, {name: 0.0}) for name in ("kl_target", "initial_kl_coef")),
+    *((cls, {name: 0}) for cls in (VPG, TRPO) for name in ("epochs", "minibatches")),
+    *((A2C, {name: -0.1}) for name in ("value_coef", "entropy_coef")),
+    (VPG, {"value_learning_rate": 0.0}),
+    *((TRPO, {name: 0}) for name in ("target_kl", "conjugate_steps", "line_search_steps")),
+    *((TRPO, {"line_search_decay": value}) for value in (0.0, 1.0)),
+    (TRPO, {"damping": -0.1}),
     (SAC, {"temperature": 0.0}),
 ]
 
@@ -468,7 +482,7 @@ def test_a_field_out_of_range_is_named_when_the_algorithm_is_made(cls, change):
         cls(**change)
 
 
-@pytest.mark.parametrize("cls", [DQN, PPO, SAC])
+@pytest.mark.parametrize("cls", [DQN, PPO, A2C, VPG, TRPO, SAC])
 def test_every_field_is_documented(cls):
     notes = field_notes(cls)
     assert all(notes[f.name] for f in fields(cls))

@@ -14,15 +14,18 @@ from probes import (
     ValueByObservation,
 )
 
+from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
+from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.trpo import TRPO
+from bellgrad.algos.vpg import VPG
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.training.engine import Engine
-from bellgrad.training.off_policy import OffPolicy
-from bellgrad.training.on_policy import OnPolicy
+from bellgrad.training.session import DRIVERS
 
 EAGER = Engine("eager", 1, 4, "")
 NETWORK = MLP((16, 16))
@@ -41,6 +44,38 @@ def ppo(gamma=0.5, **fields):
     return PPO(gamma=gamma, **(COMMON | own | fields))
 
 
+def a2c(gamma=0.5, **fields):
+    own = {"rollout_steps": 8, "learning_rate": 2e-2, "learning_rate_decay": "constant"}
+    return A2C(gamma=gamma, **(COMMON | own | fields))
+
+
+def vpg(gamma=0.5, **fields):
+    own = {"rollout_steps": 16, "epochs": 1, "minibatches": 4, "learning_rate_decay": "constant", "value_learning_rate": 1e-2}
+    return VPG(gamma=gamma, **(COMMON | own | fields))
+
+
+def trpo(gamma=0.5, **fields):
+    own = {"rollout_steps": 16, "epochs": 2, "minibatches": 4, "learning_rate_decay": "constant"}
+    return TRPO(gamma=gamma, conjugate_steps=3, line_search_steps=4, **(COMMON | own | fields))
+
+
+def ppo_kl(gamma=0.5, **fields):
+    return ppo(gamma, objective="kl", **fields)
+
+
+def reinforce(gamma=0.5, **fields):
+    own = {"learning_rate": 3e-2, "critic_learning_rate": 2e-2, "critic_steps": 5, "episodes": 16, "network": NETWORK}
+    return REINFORCE(gamma=gamma, **(own | fields))
+
+
+EVERY_PHI = {
+    "return": {"phi": "return", "truncation": "horizon"},
+    "reward_to_go": {"phi": "reward_to_go", "truncation": "horizon"},
+    **{phi: {"phi": phi} for phi in ("baseline", "q", "advantage", "td_residual", "gae")},
+    "q of all actions": {"phi": "q", "form": "all_actions"},
+}
+
+
 def sac(gamma=0.5, temperature=1e-6, **fields):
     own = {"batch_size": 64, "buffer_size": 2048, "tau": 0.1, "learn_temperature": False}
     return SAC(gamma=gamma, temperature=temperature, **(REPLAY | own | fields))
@@ -52,7 +87,7 @@ def learn(algorithm, dynamics, updates):
     if dynamics.continuous:
         env = TransformedEnv(env, [RescaleAction()])
     learner = algorithm.build(env.spec)
-    driver = (OnPolicy if isinstance(algorithm, PPO) else OffPolicy)(learner, env, EAGER, 0, torch.device("cpu"))
+    driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
     while driver.updates < updates:
         driver.advance()
     return learner, driver.loop.state
@@ -89,6 +124,14 @@ def test_ppo_knows_values(probe, continuous):
     close(learner.value(state, torch.tensor(observed)[:, None]), values, 1e-2 * max(values))
 
 
+@pytest.mark.parametrize("probe", [ValueByObservation, Arrival])
+@pytest.mark.parametrize("make", [a2c, vpg, trpo])
+def test_the_other_actor_critics_know_values(make, probe):
+    observed, values, gamma = VALUES[probe]
+    learner, state = learn(make(gamma), probe(), 400)
+    close(learner.value(state, torch.tensor(observed)[:, None]), values, 0.03 * max(values))
+
+
 @pytest.mark.parametrize("probe", VALUES)
 def test_sac_knows_values(probe):
     observed, values, gamma = VALUES[probe]
@@ -96,6 +139,15 @@ def test_sac_knows_values(probe):
     obs = torch.tensor(observed)[:, None]
     q = learner.q(state.critic, obs, learner.policy(state.actor, obs).mode())
     close(q, [values, values], 0.05 * max(values))
+
+
+@pytest.mark.parametrize(("phi", "probe"), [*(("baseline", probe) for probe in VALUES), ("advantage", Arrival)])
+def test_reinforce_knows_values(phi, probe):
+    observed, values, gamma = VALUES[probe]
+    far = {"critic_lambda": 0.0} if probe is Endless else {}  # what lies beyond the cut is all that is left to learn by then
+    learner, state = learn(reinforce(gamma, phi=phi, **far), probe(), 120 if probe is Endless else 70)
+    value = learner.critic.predict(state.critic, torch.tensor(observed)[:, None])
+    close(value, values if phi == "baseline" else [[v, v] for v in values], 0.01 * max(values))
 
 
 @pytest.mark.parametrize("loss", ["huber", "squared"])
@@ -127,8 +179,9 @@ def test_ppo_finds_the_best_of_several_choices_at_once():
     close(learner.value(state, torch.zeros(1, 1)), [3.0], 0.1)
 
 
-def test_ppo_finds_the_best_action_for_each_observation():
-    learner, state = learn(ppo(), BestActionByObservation(), 400)
+@pytest.mark.parametrize(("make", "updates"), [(ppo, 400), (ppo_kl, 400), (a2c, 400), (vpg, 400), (trpo, 200)])
+def test_actor_critics_find_the_best_action_for_each_observation(make, updates):
+    learner, state = learn(make(), BestActionByObservation(), updates)
     obs = torch.tensor([[-1.0], [1.0]])
     assert learner.act(state, None, obs, None, explore=False).action.tolist() == [0, 1]
     assert learner.policy.distribution(state.params, obs).logprobs().exp().amax(-1).min() > 0.95
@@ -142,10 +195,26 @@ def test_ppo_finds_the_optimum_of_a_continuous_action():
     close(learner.value(state, torch.zeros(1, 1)), [0.0], 0.05)
 
 
-def test_ppo_finds_the_optimum_for_each_observation():
-    learner, state = learn(ppo(), BestActionByObservation(continuous=True), 800)
+@pytest.mark.parametrize(("make", "updates"), [(ppo, 800), (ppo_kl, 800), (a2c, 600), (vpg, 800), (trpo, 400)])
+def test_actor_critics_find_the_optimum_for_each_observation(make, updates):
+    learner, state = learn(make(), BestActionByObservation(continuous=True), updates)
     obs = torch.tensor([[-1.0], [1.0]])
     close(learner.act(state, None, obs, None, explore=False).action, [[-OPTIMUM], [OPTIMUM]], 0.05)
+
+
+@pytest.mark.parametrize("fields", EVERY_PHI.values(), ids=EVERY_PHI)
+def test_reinforce_finds_the_best_action_for_each_observation_by_every_phi(fields):
+    learner, state = learn(reinforce(**fields), BestActionByObservation(), 50)
+    obs = torch.tensor([[-1.0], [1.0]])
+    assert learner.act(state, None, obs, None, explore=False).action.tolist() == [0, 1]
+    assert learner.policy.distribution(state.params, obs).logprobs().exp().amax(-1).min() > 0.95
+
+
+@pytest.mark.parametrize("phi", ["reward_to_go", "gae"])
+def test_reinforce_finds_the_optimum_for_each_observation(phi):
+    learner, state = learn(reinforce(**EVERY_PHI[phi], learning_rate=1e-2), BestActionByObservation(continuous=True), 250)
+    obs = torch.tensor([[-1.0], [1.0]])
+    close(learner.act(state, None, obs, None, explore=False).action, [[-OPTIMUM], [OPTIMUM]], 0.1)
 
 
 def test_sac_finds_the_optimum_of_a_continuous_action():

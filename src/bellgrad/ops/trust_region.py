@@ -46,11 +46,11 @@ def fisher_product(
 
     Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.1.
     """
+    old, pull_back = vjp(distribution, params)  # type: ignore[misc]  # torch types a third that only has_aux gives
 
     def product(v: Tensor) -> Tensor:
         same_shape(params=params, v=v)
-        old, change = jvp(distribution, (params,), (v,))  # type: ignore[misc]  # torch types a third that only has_aux gives
-        _, pull_back = vjp(distribution, params)  # type: ignore[misc]  # as above
+        _, change = jvp(distribution, (params,), (v,))  # type: ignore[misc]  # as above
         curvature: Tensor = pull_back(jvp(grad(kl), (old,), (change,))[1])[0]
         return curvature + damping * v
 
