@@ -31,9 +31,10 @@ class Preset:
 
 def presets(algorithm: str) -> dict[str, Preset]:
     """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none."""
-    from bellgrad.presets import dqn, ppo, sac
+    from bellgrad.presets import a2c, dqn, ppo, sac, trpo, vpg
 
-    return {"dqn": dqn.PRESETS, "ppo": ppo.PRESETS, "sac": sac.PRESETS}.get(algorithm, {})
+    tuned = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "sac": sac, "trpo": trpo, "vpg": vpg}
+    return tuned[algorithm].PRESETS if algorithm in tuned else {}
 
 
 def find_preset(algorithm: str, name: str) -> Preset:

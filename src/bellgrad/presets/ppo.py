@@ -1,6 +1,7 @@
 """Tuned settings for PPO."""
 
 from bellgrad.algos.ppo import PPO
+from bellgrad.nets.specs import MLP
 from bellgrad.presets import Preset
 
 _ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
@@ -29,5 +30,11 @@ PRESETS = {
         PPO(learning_rate=1e-3, learning_rate_decay="constant",
             rollout_steps=1024, minibatches=64, gamma=0.9, lambda_=0.95, epochs=10),
         num_envs=4, steps=100_000, source=_ZOO + " (without its state-dependent noise)",
+    ),
+    "HalfCheetah-v5": Preset(
+        PPO(learning_rate=2.0633e-5, learning_rate_decay="constant", rollout_steps=512, minibatches=8, gamma=0.98, lambda_=0.92,
+            epochs=20, clip_epsilon=0.1, entropy_coef=0.000401762, value_coef=0.58096, max_grad_norm=0.8, initial_log_std=-2.0,
+            network=MLP((256, 256), activation="relu", initialisation="torch")),
+        num_envs=1, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
     ),
 }  # fmt: skip
