@@ -17,9 +17,12 @@ import torch
 from gymnasium import spaces
 
 from bellgrad import api
+from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.trpo import TRPO
+from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.training import session as session_module
@@ -196,12 +199,18 @@ def assert_same_end(folder, other):
         (PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=4, target_kl=1e-4), "CartPole-v1", 1536, (900,), {}),
         (TINY_PPO, Mixed, 768, (500,), {"normalise_reward": True}),
         (TINY_PPO, Levers, 384, (200,), {"num_envs": 2}),
+        (PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=2, objective="kl"), "CartPole-v1", 768, (500,), {}),
+        (A2C(network=SMALL, state_weight="geometric"), "CartPole-v1", 480, (300,), {}),
+        (A2C(network=SMALL), "Pendulum-v1", 480, (300,), {"backend": "gymnasium", "normalise_obs": True}),
+        (VPG(network=SMALL, rollout_steps=16, epochs=2, state_weight="geometric"), "Pendulum-v1", 768, (500,), {}),
+        (TRPO(network=SMALL, rollout_steps=16, epochs=2, conjugate_steps=2), "CartPole-v1", 768, (500,), {}),
         (TINY_SAC, "Pendulum-v1", 500, (8, 352), {}),
         (TINY_SAC, "Pendulum-v1", 500, (352,), {"backend": "gymnasium", "normalise_reward": True, "frame_stack": 2}),
     ],
     ids=[
         "dqn-native", "dqn-native-normalised", "dqn-gymnasium-stacked", "dqn-frames", "ppo-native-wrapped", "ppo-gymnasium",
-        "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "sac-native", "sac-gymnasium-wrapped",
+        "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "ppo-kl", "a2c-native", "a2c-gymnasium", "vpg", "trpo",
+        "sac-native", "sac-gymnasium-wrapped",
     ],
 )  # fmt: skip
 def test_trap_resume_ends_with_the_bits_of_the_run_that_never_stopped(
