@@ -62,7 +62,7 @@ def test_trap_action_scaling_the_learner_acts_in_minus_one_to_one(backend):
     assert env.action_space == spaces.Box(-1.0, 1.0, (1,), np.float32) == env.spec.action_space
     seen = []
     inner_step = env.env.step
-    env.env.step = lambda action: seen.append(action) or inner_step(action)
+    env.env.step = lambda action, active: seen.append(action) or inner_step(action, active)
     env.reset(0)
     env.step(torch.tensor([[0.5]]))
     assert seen[0].tolist() == [[1.0]]  # half of Pendulum's 2 N m
