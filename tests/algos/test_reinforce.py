@@ -11,7 +11,7 @@ from bellgrad.algos.reinforce import REINFORCE, Values
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec, Episodes
 from bellgrad.core.rng import draw
-from bellgrad.core.tree import map_tree
+from bellgrad.core.tree import leaves, map_tree, stack
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.gradient import softmax_gradient
@@ -177,6 +177,26 @@ def test_the_critic_moves_towards_the_returns_and_only_after_the_policy():
     torch.testing.assert_close(value[:, 0], torch.tensor([3.0, 4.0, 4.0]), atol=1e-3, rtol=0)
     once, _ = replace(learner.config, critic_steps=1).build(TABLE).update(state, episode("terminated"), None)
     torch.testing.assert_close(once.params, after.params)  # the policy's step saw the critic of before
+
+
+# ---------------------------------------------------------------------------------------------------- pure functions
+@pytest.mark.parametrize("fields", EVERY, ids=NAMES)
+def test_an_update_changes_nothing_it_was_given_and_returns_no_graph(fields):
+    learner, e = learner_of(**fields), several()
+    state = learner.init(torch.Generator().manual_seed(0))
+    given = map_tree(torch.clone, (state, e))
+    updated = learner.update(state, e, draw(learner.update_noise(6, 5), torch.Generator().manual_seed(0)))
+    torch.testing.assert_close((state, e), given, rtol=0, atol=0)
+    assert not any(leaf.requires_grad for leaf in leaves(updated))
+    assert [leaf.shape for leaf in leaves(updated[0])] == [leaf.shape for leaf in leaves(state)]
+
+
+def test_many_seeds_update_at_once_under_vmap():
+    learner, e = learner_of(phi="gae"), several()
+    seeds = [learner.init(torch.Generator().manual_seed(seed)) for seed in range(3)]
+    together, _ = torch.vmap(lambda state: learner.update(state, e, None))(stack(seeds))
+    for i, state in enumerate(seeds):
+        torch.testing.assert_close(map_tree(lambda x, i=i: x[i], together), learner.update(state, e, None)[0])
 
 
 # ----------------------------------------------------------------------------------------- against the exact gradient

@@ -90,6 +90,17 @@ def test_running_moments_equal_numpys_over_all_the_data(sizes, seed, shape):
     np.testing.assert_allclose(moments.normalise(torch.from_numpy(everything), clip=1.5), expected, atol=1e-6)
 
 
+def test_items_outside_the_mask_count_for_nothing():
+    rng = torch.Generator().manual_seed(0)
+    moments = masked = RunningMoments.init((2,))
+    for inside in (torch.tensor([True, False, True]), torch.zeros(3, dtype=torch.bool), torch.tensor([False, True, True])):
+        batch = torch.randn(3, 2, generator=rng)
+        moments = moments.update(batch[inside]) if inside.any() else moments
+        masked = masked.update(torch.where(inside[:, None], batch, 1e6), inside)
+    torch.testing.assert_close(masked, moments)
+    assert RunningMoments.init(()).update(torch.ones(2), torch.zeros(2, dtype=torch.bool)).std() == 1  # nothing seen yet
+
+
 def test_update_is_pure_and_float32_data_are_summed_in_float64():
     moments = RunningMoments.init(())
     after = moments.update(torch.tensor([1e8, 1e8 + 8], dtype=torch.float32))

@@ -161,6 +161,16 @@ def test_advantage_normalisation_by_hand():
     assert normalise_advantage(torch.full((4,), 7.0)).tolist() == [0, 0, 0, 0]  # no spread, no NaN
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
+def test_advantage_normalisation_takes_its_moments_from_the_items_inside_the_mask(shape):
+    rng = torch.Generator().manual_seed(0)
+    advantage, mask = torch.randn(shape, generator=rng), torch.rand((3, 4), generator=rng) < 0.6
+    advantage[~mask] = 1e6
+    torch.testing.assert_close(normalise_advantage(advantage, mask)[mask], normalise_advantage(advantage[mask]))
+    one = torch.tensor([True, False])
+    assert normalise_advantage(tensor([3.0, 9.0]), one)[0] == 3
+
+
 def test_sac_losses_by_hand():
     logprob, q = tensor([1.0, 3.0]), tensor([[1.0, 9.0], [2.0, 5.0]])
     assert sac_actor_loss(logprob, q, 0.5).item() == pytest.approx(((0.5 - 1) + (1.5 - 5)) / 2)
