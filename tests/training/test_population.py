@@ -17,6 +17,7 @@ from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import NormaliseObs, RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
+from bellgrad.training import population
 from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.population import Population
@@ -71,13 +72,13 @@ def driver(num_envs=24, algorithm=SEARCH, dynamics=None, seed=0, mode="eager", t
     env = TransformedEnv(NativeEnv(dynamics or Walk(), num_envs), transforms)
     made = Population(algorithm.build(env.spec, steps=10_000), env, Engine(mode, 1, 4, ""), seed, CPU)
     made.told = []
-    tell = made._tell
+    tell = made.learner.tell
 
     def watched(state, candidates, fitness, noise):
         made.told.append((candidates, fitness))
         return tell(state, candidates, fitness, noise)
 
-    made._tell = watched
+    made.learner.tell = watched
     return made
 
 
@@ -170,14 +171,15 @@ def test_a_normalised_reward_needs_a_discount():
 
 def test_a_search_learns_cartpole_whatever_the_number_of_steps_in_a_generation(tmp_path):
     algorithm = OpenAIES(population=32, network=LINEAR)
-    run = api.train(algorithm, "CartPole-v1", 40_000, out=tmp_path / "run", max_episode_steps=100, checkpoints=4,
-                    engine="eager", progress="off", target_return=95.0)  # fmt: skip
+    run = api.train(algorithm, "CartPole-v1", 30_000, out=tmp_path / "run", max_episode_steps=80, checkpoints=6,
+                    engine="eager", progress="off", target_return=75.0)  # fmt: skip
     assert run.status == "finished"
-    assert api.evaluate(run, 20).return_mean > 95
+    assert api.evaluate(run, 16).return_mean > 75  # a random policy has about 20
 
 
 @pytest.mark.compiled
-def test_a_compiled_generation_equals_an_eager_one_within_rounding():
+def test_a_compiled_generation_equals_an_eager_one_within_rounding(monkeypatch):
+    monkeypatch.setattr(population, "UNROLL", 2)  # compiles sooner
     # Rewards and ends of Pendulum do not depend on which side of a threshold a rounding falls.
     algorithm = replace(SEARCH, optimizer=SGD(), network=MLP((8,)))
     eager, compiled = (

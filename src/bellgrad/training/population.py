@@ -15,7 +15,7 @@ from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
 
-UNROLL = 8  # environment steps in one compiled call
+UNROLL = 4  # environment steps in one compiled call: compiling takes more than in proportion to them
 
 
 class Game(NamedTuple):
@@ -52,7 +52,6 @@ class Population(Driver):
         self._unroll = UNROLL if self.native else 1  # where nothing is compiled, stop as soon as all have finished
         state = learner.init(self.streams["init"])
         self.loop = Loop(state, env.state if self.native else None, obs=None, carry=None)
-        self._ask, self._tell = engine.compile(learner.ask), engine.compile(learner.tell)
         self._collect = engine.compile(self._run_steps) if self.native else self._run_steps
         self._play = learner.play if self.native else engine.compile(learner.play)
 
@@ -69,21 +68,26 @@ class Population(Driver):
     def advance(self) -> Report:
         """Play a generation, then learn from it."""
         learner, state = self.learner, self.loop.state
-        candidates = self._ask(state, draw(learner.ask_noise(), self.streams["update"]))
-        params, e, b = candidates.to(torch.float32), learner.config.episodes, self.env.num_envs
-        with torch.no_grad():
-            games = []
-            for group in range(self._total // b):
-                first = group * b // e
-                games.append(self._play_episodes(params[first : first + max(1, b // e)], group))
-        return_, length = (torch.cat(parts) for parts in zip(*games, strict=True))
+        with torch.no_grad():  # asking and telling are not compiled: hundreds of steps lie between them
+            candidates = learner.ask(state, draw(learner.ask_noise(), self.streams["update"]))
+            return_, length = self._play_generation(candidates.to(torch.float32))
+            fitness = return_.view(-1, learner.config.episodes).mean(1)
+            state, metrics = learner.tell(state, candidates, fitness, draw(learner.tell_noise(), self.streams["update"]))
         taken = int(length.sum())
-        noise = draw(learner.tell_noise(), self.streams["update"])
-        state, metrics = self._tell(state, candidates, return_.view(-1, e).mean(1), noise)
         self.loop = self.loop._replace(state=state._replace(steps=state.steps + taken))
         self.steps += taken
         self.updates += 1
         return Report(Ended(torch.ones_like(length, dtype=torch.bool), return_, length), metrics)
+
+    def _play_generation(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns and lengths `[P * E]` of the episodes of `params [P, n]`, a candidate's beside each other."""
+        e, b = self.learner.config.episodes, self.env.num_envs
+        games = []
+        for group in range(self._total // b):
+            first = group * b // e
+            games.append(self._play_episodes(params[first : first + max(1, b // e)], group))
+        return_, length = (torch.cat(parts) for parts in zip(*games, strict=True))
+        return return_, length
 
     def _play_episodes(self, params: Tensor, group: int) -> tuple[Tensor, Tensor]:
         """Returns and lengths `[B]` of an episode in each environment; `params [P', n]` of the candidates of this group."""
