@@ -20,6 +20,7 @@ from bellgrad import api
 from bellgrad.algos.a2c import A2C
 from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
+from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
@@ -36,6 +37,7 @@ from bellgrad.training.session import Session
 SMALL = MLP((16, 16))
 TINY_DQN = DQN(network=SMALL, learning_starts=50, batch_size=8, update_period=4, buffer_size=300)
 TINY_SAC = SAC(network=SMALL, learning_starts=50, batch_size=8, update_period=4, buffer_size=300)
+TINY_REINFORCE = REINFORCE(network=SMALL, episodes=4, state_weight="geometric")
 TINY_PPO = PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=2)
 
 
@@ -204,12 +206,15 @@ def assert_same_end(folder, other):
         (A2C(network=SMALL), "Pendulum-v1", 480, (300,), {"backend": "gymnasium", "normalise_obs": True}),
         (VPG(network=SMALL, rollout_steps=16, epochs=2, state_weight="geometric"), "Pendulum-v1", 768, (500,), {}),
         (TRPO(network=SMALL, rollout_steps=16, epochs=2, conjugate_steps=2), "CartPole-v1", 768, (500,), {}),
+        (TINY_REINFORCE, "CartPole-v1", 600, (4, 300), {"num_envs": 2, "normalise_obs": True, "normalise_reward": True}),
+        (TINY_REINFORCE, Mixed, 500, (300,), {"num_envs": 1}),
         (TINY_SAC, "Pendulum-v1", 500, (8, 352), {}),
         (TINY_SAC, "Pendulum-v1", 500, (352,), {"backend": "gymnasium", "normalise_reward": True, "frame_stack": 2}),
     ],
     ids=[
         "dqn-native", "dqn-native-normalised", "dqn-gymnasium-stacked", "dqn-frames", "ppo-native-wrapped", "ppo-gymnasium",
         "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "ppo-kl", "a2c-native", "a2c-gymnasium", "vpg", "trpo",
+        "reinforce-native-normalised", "reinforce-dictionary",
         "sac-native", "sac-gymnasium-wrapped",
     ],
 )  # fmt: skip
