@@ -339,7 +339,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in ALGORITHMS.items()}
 NETWORKED = [name for name, cls in ALGORITHMS.items() if not issubclass(cls, Tabular)]
-BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in NETWORKED}
+BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in NETWORKED if presets(name)}
 BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in NETWORKED}
 BLOCKS |= {f"solver-{name}": partial(prose, solver.module, name) for name, solver in SOLVERS.items()}
 BLOCKS["solver-evaluate_policy"] = partial(prose, "evaluation", "evaluate_policy")

@@ -31,9 +31,10 @@ class Preset:
 
 def presets(algorithm: str) -> dict[str, Preset]:
     """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none."""
-    from bellgrad.presets import a2c, dqn, ppo, reinforce, sac, trpo, vpg
+    from bellgrad.presets import a2c, cma_es, dqn, openai_es, ppo, reinforce, sac, trpo, vpg
 
-    tuned = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "reinforce": reinforce, "sac": sac, "trpo": trpo, "vpg": vpg}
+    tuned = {"a2c": a2c, "cma_es": cma_es, "dqn": dqn, "openai_es": openai_es, "ppo": ppo, "reinforce": reinforce, "sac": sac,
+             "trpo": trpo, "vpg": vpg}  # fmt: skip
     return tuned[algorithm].PRESETS if algorithm in tuned else {}
 
 
