@@ -464,7 +464,7 @@ OUT_OF_RANGE = [
     *((PPO, {name: 0}) for name in ("rollout_steps", "epochs", "minibatches", "clip_epsilon")),
     *((PPO, {name: -0.1}) for name in ("lambda_", "entropy_coef", "value_coef")),
     (PPO, {"lambda_": 1.1}),
-    *((PPO, {name: 0.0}) for name in ("kl_target", "initial_kl_coef")),
+    *((PPO, {name: 0.0}) for name in ("penalty_target", "initial_penalty")),
     *((cls, {name: 0}) for cls in (VPG, TRPO) for name in ("epochs", "minibatches")),
     *((A2C, {name: -0.1}) for name in ("value_coef", "entropy_coef")),
     (VPG, {"value_learning_rate": 0.0}),

@@ -261,7 +261,7 @@ def test_a_policy_step_from_the_whole_rollout_knows_no_memory(cls):
 # -------------------------------------------------------------------------------------------------------------- PPO
 @both
 def test_ppos_penalised_updates_equal_plain_torch(kind):
-    algorithm = PPO(objective="kl", initial_kl_coef=2.0, learning_rate=1e-2, max_grad_norm=None, **FIELDS)
+    algorithm = PPO(objective="kl", initial_penalty=2.0, learning_rate=1e-2, max_grad_norm=None, **FIELDS)
     learner, state, rollout = begun(algorithm, kind)
     plain = Plain(state.params, kind)
     parameters = [*plain.policy_parameters(), *plain.critic.parameters()]
@@ -285,7 +285,7 @@ def test_ppos_penalised_updates_equal_plain_torch(kind):
 
 
 def test_ppos_penalty_adapts_once_a_rollout_to_how_far_the_policy_moved():
-    learner, state, rollout = begun(PPO(objective="kl", kl_target=0.02, **FIELDS))
+    learner, state, rollout = begun(PPO(objective="kl", penalty_target=0.02, **FIELDS))
     coefs = []
     for kl in (0.02, 0.031, 0.05, 0.02, 0.01):  # thresholds 0.0133 and 0.03
         state = state._replace(penalty=state.penalty | {"kl": torch.tensor(kl)})

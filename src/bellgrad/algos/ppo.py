@@ -6,8 +6,8 @@
 
 with ratio = pi(a | s) / pi_old(a | s), advantages A by generalised advantage estimation, and the value loss against the
 lambda-return A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the epochs stop once the policy has
-moved that far. Between rollouts beta is doubled where the policy moved more than 1.5 `kl_target`, and halved where less than
-`kl_target` / 1.5.
+moved that far. Between rollouts beta is doubled where the policy moved more than 1.5 `penalty_target`, and halved where less than
+`penalty_target` / 1.5.
 
 Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 to 9; GAE: Schulman et al. 2016, arXiv 1506.02438, equation 16.
 Actor and critic are separate networks; advantages are normalised per minibatch, as in the authors' code. The KL divergence is
@@ -47,8 +47,8 @@ class PPO(ActorCritic):
         minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
         objective: what keeps the policy near the one that acted: `clip` the ratio, or penalise the `kl` divergence.
         clip_epsilon: how far the ratio may usefully move from 1, above 0; of `clip`.
-        kl_target: how far a rollout's epochs should move the policy, nats, above 0; of `kl`, the middle of the paper's three.
-        initial_kl_coef: beta at the start, above 0; of `kl`.
+        penalty_target: how far a rollout's epochs should move the policy, nats, above 0; of `kl`, one of the paper's three.
+        initial_penalty: beta at the start, above 0; of `kl`.
         value_clip: how far the value prediction may usefully move from the old one, in its own unit; None does not clip.
         value_coef: weight of the value loss.
         target_kl: stop the epochs of a rollout once the mean KL divergence exceeds this; None never stops.
@@ -58,8 +58,8 @@ class PPO(ActorCritic):
     minibatches: int = 32
     objective: Literal["clip", "kl"] = "clip"
     clip_epsilon: float = 0.2
-    kl_target: float = 0.01
-    initial_kl_coef: float = 1.0
+    penalty_target: float = 0.01
+    initial_penalty: float = 1.0
     value_clip: float | None = None
     value_coef: float = 0.5
     target_kl: float | None = None
@@ -68,7 +68,7 @@ class PPO(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), kl_target=(1e-12, 1e9), initial_kl_coef=(1e-9, 1e9))
+        check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), penalty_target=(1e-12, 1e9), initial_penalty=(1e-9, 1e9))
         check_range(self, clip_epsilon=(1e-6, 100), value_clip=(0, 1e9), value_coef=(0, 1e6), target_kl=(0, 1e9))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> PPOLearner:
@@ -98,7 +98,7 @@ class PPOLearner(ActorCriticLearner):
         """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
         c, begun, penalty = self.config, super().init(rng), {}
         if c.objective == "kl":  # the KL divergence begins at its target, so that the coefficient begins as it is
-            penalty = {"coef": torch.tensor(c.initial_kl_coef), "kl": torch.tensor(c.kl_target)}
+            penalty = {"coef": torch.tensor(c.initial_penalty), "kl": torch.tensor(c.penalty_target)}
         penalty = to_device(penalty, rng.device)
         return PPOState(begun.params, begun.optimizer, begun.learning_rate, penalty, begun.updates, begun.steps)
 
@@ -106,7 +106,7 @@ class PPOLearner(ActorCriticLearner):
         """Advantages and value targets, `[T, B]`; and the coefficient of the penalty."""
         state, whole, metrics = super().prepare(state, rollout)
         if state.penalty:
-            coef = adapted_kl_coef(state.penalty["coef"], state.penalty["kl"], self.config.kl_target)
+            coef = adapted_kl_coef(state.penalty["coef"], state.penalty["kl"], self.config.penalty_target)
             state, metrics = state._replace(penalty=state.penalty | {"coef": coef}), {"kl_coef": coef}
         return state, whole, metrics
 

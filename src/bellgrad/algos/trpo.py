@@ -25,7 +25,6 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec, Minibatch, Rollout
 from bellgrad.core.tree import flat
 from bellgrad.nets.policy import Distribution
-from bellgrad.nets.specs import check_spec
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import normalise_advantage, surrogate
 from bellgrad.ops.trust_region import fisher_product, line_search, natural_step, ravel
@@ -63,7 +62,6 @@ class TRPO(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_spec(self.network)
         check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), target_kl=(1e-12, 1e9), damping=(0, 1e9))
         check_range(self, conjugate_steps=(1, 1000), line_search_steps=(1, 1000), line_search_decay=(1e-6, 1 - 1e-6))
 

@@ -24,7 +24,6 @@ from bellgrad.core.errors import check_range
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec, Minibatch, Rollout
 from bellgrad.core.tree import Tree, flat
-from bellgrad.nets.specs import check_spec
 from bellgrad.ops.grads import value_and_grad
 
 
@@ -51,7 +50,6 @@ class VPG(PolicyGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_spec(self.network)
         check_range(self, value_learning_rate=(1e-12, 10), epochs=(1, 1e4), minibatches=(1, 1e6))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> VPGLearner:
