@@ -9,7 +9,7 @@ from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import leaves, named_leaves, nest
-from bellgrad.envs.gym import GymEnv, gym_spec, obs_to_tensor
+from bellgrad.envs.gym import Alone, GymEnv, gym_spec, obs_to_tensor
 
 
 def play(env, steps, seed=0):
@@ -277,6 +277,46 @@ def test_an_environment_that_ignores_its_seed_cannot_be_resumed_exactly_but_can_
     with pytest.raises(EnvironmentFault, match="exact resume is impossible for this environment: environment 0 gave another"):
         env.restore(saved)
     assert env.reset(1).shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "CartPole-v1"])
+def test_steps_in_plain_numbers_are_those_in_tensors_and_leave_the_same_books(name):
+    plain, other = (GymEnv(lambda: gymnasium.make(name)) for _ in range(2))
+    actions = torch.randint(2, (100,), generator=torch.Generator().manual_seed(0)).tolist()
+    see = None if name == "FrozenLake-v1" else lambda arrays: arrays[0][0].tolist()
+    assert torch.equal(plain.reset(5), other.reset(5))
+    for part in (actions[:1], actions[1:60], actions[60:]):  # blocks that end within an episode
+        with Alone(plain, see) as env:
+            for action in part:
+                obs, reward, terminated, truncated = env.step(action)
+                step = other.step(torch.tensor([action]))
+                assert (obs, reward, terminated, truncated) == tuple(x[0].tolist() for x in (step.next_obs, *step[1:4]))
+                assert (env.return_, env.length) == tuple(x.item() for x in step.episode)
+                if terminated or truncated:
+                    assert env.restart() == env.obs == step.obs[0].tolist()
+        ours, theirs = named_leaves(plain.snapshot()), named_leaves(other.snapshot())
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert plain.snapshot()["episode"] > 2
+    assert same_step(plain.step(torch.tensor([1])), other.step(torch.tensor([1])))
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan", "reward"])
+def test_a_fault_in_plain_numbers_is_the_one_in_tensors(fault):
+    words = []
+    for alone in (True, False):
+        env = GymEnv(lambda: Counter(length=3))
+        play(env, 3)
+        env.envs[0].fault = fault
+        with pytest.raises(EnvironmentFault, match=r"at step 6 \(step 3 of episode 1\)") as caught:
+            if alone:
+                with Alone(env, lambda arrays: arrays[0]) as one:
+                    for _ in range(3):
+                        one.step(0)
+            else:
+                for _ in range(3):
+                    env.step(torch.zeros(1, dtype=torch.int64))
+        words.append(str(caught.value).replace("np.int64(1)", "1"))
+    assert words[0] == words[1]
 
 
 def test_a_snapshot_of_another_batch_is_refused():

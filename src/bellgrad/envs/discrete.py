@@ -14,7 +14,7 @@ from numba import njit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import EnvSpec
+from bellgrad.core.records import EnvSpec, Step
 from bellgrad.core.tree import Tree, leaves
 from bellgrad.envs.transforms import Transform
 from bellgrad.mdp.model import FiniteMDP
@@ -87,7 +87,7 @@ class DiscreteStates(Transform):
         shift = np.outer(np.arange(self.tilings), 2 * np.arange(len(bins)) + 1) % self.tilings / self.tilings
         return Grid(low, bins / (high - low), bins + (self.tilings > 1), shift)
 
-    def step(self, state: Tree, step, frozen: bool):
+    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
         """Both observations as whole numbers."""
         return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs))
 

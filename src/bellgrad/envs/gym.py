@@ -7,9 +7,8 @@ environment that is deterministic given its seed, with no copy of its insides.
 """
 
 import math
-import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
@@ -326,8 +325,6 @@ class GymEnv(SeededEnvs):
         rows = make_rows(observation_space, action_space, num_envs)
         super().__init__(rows, gym_spec(self.envs[0]), device)
         self._batch = Batch(self.envs, rows)
-        self._discrete_obs = isinstance(observation_space, spaces.Discrete)
-        self._first_action = int(action_space.start) if isinstance(action_space, spaces.Discrete) else 0
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
@@ -336,57 +333,6 @@ class GymEnv(SeededEnvs):
     def _replay(self, seeds: list[int], actions: list[np.ndarray]) -> None:
         for _ in self._batch.replay(seeds, actions):
             pass
-
-    @property
-    def present(self) -> tuple[np.ndarray, ...]:
-        """The arrays `[B, ...]` of what is acted on next, in the order of the space's leaves; overwritten at each step."""
-        return self._rows.obs
-
-    def observe(self) -> Tree:
-        """The present observation `[B, *O]`."""
-        return self._obs(self._rows.obs)
-
-    def step_one(self, action: int) -> tuple[float, bool, bool]:
-        """`step` of an only environment with Discrete actions, in plain numbers: tensors would take longer than the step.
-
-        What it led to is in `present`; where the episode ended, `restart_one` must follow.
-
-        Args:
-            action: counted from 0.
-
-        Returns:
-            reward, terminated, truncated.
-
-        Raises:
-            EnvironmentFault: as `step`.
-        """
-        rows, given = self._rows, action + self._first_action
-        try:
-            obs, reward, terminated, truncated = self._batch.step(0, given)
-            self._batch.write(rows.obs, 0, obs)
-            if not self._discrete_obs:
-                self._check_obs(rows.obs)
-            if not abs(reward) <= LARGEST_REWARD:
-                raise Broken(0, f"returned the reward {reward}")
-        except Broken as broken:
-            raise self._fault(broken) from broken.__cause__
-        self._steps += 1
-        self._return[0] += reward
-        self._length[0] += 1
-        self._history[0] += given.to_bytes(8, sys.byteorder)
-        return reward, terminated, truncated and not terminated
-
-    def restart_one(self) -> tuple[float, int]:
-        """Start the next episode of an only environment; returns the return and the length of the one before."""
-        totals = float(self._return[0]), int(self._length[0])
-        try:
-            self._batch.write(self._rows.obs, 0, self._batch.reset(0, int(self._rows.seed[0])))
-            if not self._discrete_obs:
-                self._check_obs(self._rows.obs)
-        except Broken as broken:
-            raise self._fault(broken) from broken.__cause__
-        self._start_anew(0)
-        return totals
 
     def frames(self) -> list[np.ndarray]:
         """A picture of every environment, `[H, W, 3]` uint8; they must have been made with `render_mode="rgb_array"`.
@@ -407,3 +353,96 @@ class GymEnv(SeededEnvs):
         envs, self.envs = self.envs, []
         for env in envs:
             env.close()
+
+
+class Alone:
+    """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take longer than the step.
+
+    It is used in a `with` block, at whose end the environment's own books are right again.
+
+    Args:
+        env: the environment, already reset.
+        see: what is observed, made of the environment's arrays `[1, ...]`; of a Discrete observation it is the number.
+
+    Attributes:
+        obs: what is acted on next.
+        return_: of the episode under way.
+        length: of the episode under way, environment steps.
+    """
+
+    def __init__(self, env: GymEnv, see: Callable[[tuple[np.ndarray, ...]], Any] | None):
+        self._env, self._see, self._act = env, see, env._batch.step
+        self._read = env._leaves[0].category if see is None else self._read_arrays
+        self._first = int(env.action_space.start)
+        self.obs = int(env._rows.obs[0][0]) if see is None else see(env._rows.obs)
+        self.return_, self.length = float(env._return[0]), int(env._length[0])
+        self._episode, self._before = int(env._episode[0]), env._steps - self.length
+        self._past: list[int] = []  # actions that are not in the environment's history yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._settle()
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool]:
+        """Act; where the episode ended, `restart` must follow.
+
+        Args:
+            action: counted from 0.
+
+        Returns:
+            obs, reward, terminated, truncated.
+
+        Raises:
+            EnvironmentFault: as `GymEnv.step`.
+        """
+        given = action + self._first
+        try:
+            obs, reward, terminated, truncated = self._act(0, given)
+            self.obs = obs = self._read(obs)
+            if not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
+                raise Broken(0, f"returned the reward {reward}")
+        except (Broken, ValueError) as error:
+            raise self._fault(error) from error.__cause__
+        self.return_ += reward
+        self.length += 1
+        self._past.append(given)
+        return obs, reward, terminated, truncated and not terminated
+
+    def restart(self) -> Any:
+        """Start the next episode; returns its first observation.
+
+        Raises:
+            EnvironmentFault: as `GymEnv.step`.
+        """
+        env = self._env
+        try:
+            self.obs = self._read(env._batch.reset(0, derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED))
+        except (Broken, ValueError) as error:
+            raise self._fault(error) from error.__cause__
+        self._episode, self._before = self._episode + 1, self._before + self.length
+        self.return_, self.length = 0.0, 0
+        self._past.clear()
+        env._history[0].clear()
+        return self.obs
+
+    def _read_arrays(self, obs: Any) -> Any:
+        env = self._env
+        env._batch.write(env._rows.obs, 0, obs)
+        env._check_obs(env._rows.obs)
+        return self._see(env._rows.obs)
+
+    def _settle(self) -> None:
+        env = self._env
+        env._steps, env._episode[0] = self._before + self.length, self._episode
+        env._return[0], env._length[0] = self.return_, self.length
+        env._history[0] += np.array(self._past, np.int64).tobytes()
+        self._past.clear()
+        if self._see is None:
+            env._rows.obs[0][0] = self.obs
+        env._set_next_seeds()
+
+    def _fault(self, error: Broken | ValueError) -> EnvironmentFault:
+        self._settle()
+        return self._env._fault(error if isinstance(error, Broken) else Broken(0, str(error)))

@@ -153,7 +153,8 @@ def make_single(env: EnvLike, max_episode_steps: int | None = None, env_kwargs: 
     target = resolve(env)
     try:
         if isinstance(target, str):
-            make = partial(gymnasium.make, target, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+            spec = replace(gymnasium.spec(target), order_enforce=False)  # who resets first need not be watched at every step
+            make = partial(gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
             leaves_traces = str(gymnasium.registry[target].entry_point).partition(":")[0] in NEW_EACH_EPISODE
             with _quiet():
                 return NewEachEpisode(make) if leaves_traces else make()

@@ -51,13 +51,7 @@ class Leaf:
             ValueError: a wrong type, dtype, shape, or a category out of range.
         """
         if self.categories is not None:
-            if not isinstance(value, int | np.integer):
-                value = np.asarray(value)
-                if value.shape != () or value.dtype.kind not in "iu":
-                    raise ValueError(f"returned the {self.path} {short(value)}, its space {self.space} wants one integer")
-            if int(value) not in self.categories:
-                raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
-            array[row] = int(value) - self.categories.start
+            array[row] = self.category(value)
             return
         if type(value) is not np.ndarray or value.dtype != self.source or value.shape != self.shape:
             value = self._coerce(value)
@@ -66,6 +60,21 @@ class Leaf:
             if ((value < 0) | (value >= self.space.nvec)).any():
                 raise ValueError(f"returned the {self.path} {short(value + self.space.start)}, outside its space {self.space}")
         array[row] = value
+
+    def category(self, value: Any) -> int:
+        """Check one environment's category of a Discrete space; returns it counted from 0.
+
+        Raises:
+            ValueError: not one integer, or out of range.
+        """
+        if type(value) is not int:
+            given = np.asarray(value)
+            if given.shape != () or given.dtype.kind not in "biu":
+                raise ValueError(f"returned the {self.path} {short(value)}, its space {self.space} wants one integer")
+            value = int(given)
+        if value not in self.categories:
+            raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
+        return value - self.categories.start
 
     def _coerce(self, value: Any) -> np.ndarray:
         try:

@@ -1,7 +1,5 @@
 """The driver of tabular learners: a sampler of known dynamics, or any environment with Discrete observations and actions."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import Tensor
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.rng import Streams, derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
-from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.gym import Alone, GymEnv
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.tabular.common import OUTGREW, Noise, TabularLearner
@@ -156,39 +154,39 @@ class SteppedStretch:
                 "a tabular learner acts in one environment of this process: num_envs must be 1, and backend not subprocess"
             )
         self._configs = np.array([learner.numbers.item()], dtype=learner.numbers.dtype)
-        present = self._env.present
-        one_number = isinstance(self._env.observation_space, Discrete)
-        self._seen: Callable[[], Any] = present[0].item if one_number else partial(env.transforms[0].observe_one, present)
+        self._see = None if isinstance(self._env.observation_space, Discrete) else env.transforms[0].observe_one
         self.begin(seed)
         if engine.mode == "eager":
             self._step = plain(make_step, learner.begin, learner.learn)
         else:
-            arguments = (self._configs, table, noise, self._obs, 0, 0.0, self._obs, False, False)
+            obs = Alone(self._env, self._see).obs
+            arguments = (self._configs, table, noise, obs, 0, 0.0, obs, False, False)
             self._step = machine_code(compiled(make_step, learner.begin, learner.learn), *arguments)
 
     def begin(self, seed: int) -> None:
         """Start the environment anew."""
         self._env.reset(seed)
-        self._obs, self.action = self._seen(), -1
+        self.action = -1
 
     def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
-        env, configs, step, seen = self._env, self._configs, self._step, self._seen
-        obs, action, ended, taken = self._obs, self.action, 0, 0
+        configs, step, action, ended, taken = self._configs, self._step, self.action, 0, 0
         most = min(steps, (len(noise.uniform) - int(noise.taken[0])) // draws)
-        while taken < most:
-            if action < 0:
-                action = step(configs, table, noise, obs, -1, 0.0, obs, False, False)
-            reward, terminated, truncated = env.step_one(action)
-            next_obs, taken = seen(), taken + 1
-            action = step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated)
-            obs = next_obs
-            if action == OUTGREW:
-                break
-            if terminated or truncated:
-                returns[ended], lengths[ended] = env.restart_one()
-                obs, action, ended = seen(), -1, ended + 1
-        self._obs, self.action = obs, action
+        with Alone(self._env, self._see) as env:
+            obs, act = env.obs, env.step
+            while taken < most:
+                if action < 0:
+                    action = step(configs, table, noise, obs, -1, 0.0, obs, False, False)
+                next_obs, reward, terminated, truncated = act(action)
+                taken += 1
+                action = step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated)
+                obs = next_obs
+                if action == OUTGREW:
+                    break
+                if terminated or truncated:
+                    returns[ended], lengths[ended] = env.return_, env.length
+                    obs, action, ended = env.restart(), -1, ended + 1
+        self.action = action
         return taken, ended
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -199,4 +197,4 @@ class SteppedStretch:
         """Repeat that past."""
         names = [name for name in checkpoint.names() if name.startswith("env/")]
         self._env.restore(nest({name.removeprefix("env/"): checkpoint.read(name) for name in names}))
-        self._obs, self.action = self._seen(), int(checkpoint.read("place/action"))
+        self.action = int(checkpoint.read("place/action"))
