@@ -18,10 +18,13 @@ from gymnasium import spaces
 
 from bellgrad import api
 from bellgrad.algos.a2c import A2C
+from bellgrad.algos.cma_es import CMAES
 from bellgrad.algos.dqn import DQN
+from bellgrad.algos.openai_es import OpenAIES
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
+from bellgrad.algos.simulated_annealing import SimulatedAnnealing
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import CheckpointError, UsageError
@@ -208,6 +211,9 @@ def assert_same_end(folder, other):
         (TRPO(network=SMALL, rollout_steps=16, epochs=2, conjugate_steps=2), "CartPole-v1", 768, (500,), {}),
         (TINY_REINFORCE, "CartPole-v1", 600, (4, 300), {"num_envs": 2, "normalise_obs": True, "normalise_reward": True}),
         (TINY_REINFORCE, Mixed, 500, (300,), {"num_envs": 1}),
+        (OpenAIES(population=6, episodes=2), "CartPole-v1", 900, (1, 500), {"normalise_obs": True, "frame_stack": 2}),
+        (CMAES(population=6), "Pendulum-v1", 960, (500,), {"backend": "gymnasium"}),
+        (SimulatedAnnealing(population=4, episodes=2), Mixed, 300, (200,), {"num_envs": 4}),
         (TINY_SAC, "Pendulum-v1", 500, (8, 352), {}),
         (TINY_SAC, "Pendulum-v1", 500, (352,), {"backend": "gymnasium", "normalise_reward": True, "frame_stack": 2}),
     ],
@@ -215,6 +221,7 @@ def assert_same_end(folder, other):
         "dqn-native", "dqn-native-normalised", "dqn-gymnasium-stacked", "dqn-frames", "ppo-native-wrapped", "ppo-gymnasium",
         "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "ppo-kl", "a2c-native", "a2c-gymnasium", "vpg", "trpo",
         "reinforce-native-normalised", "reinforce-dictionary",
+        "openai-es-native-wrapped", "cma-es-gymnasium", "annealing-dictionary-in-groups",
         "sac-native", "sac-gymnasium-wrapped",
     ],
 )  # fmt: skip

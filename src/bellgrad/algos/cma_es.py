@@ -110,6 +110,7 @@ class CMAESLearner(SearchLearner):
         covariance = kept * s.covariance + r.c_1 * torch.outer(path_c, path_c) + r.c_mu * (y.T * active) @ y  # 47
 
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
+        basis = basis.contiguous()  # as a checkpoint gives it back: products round by how their factors lie in memory
         scale = variances.clamp(min=1e-20).sqrt()
         metrics = described(fitness) | {"sigma": sigma, "axis_ratio": scale.max() / scale.min()}
         return CMAESState(mean, sigma, covariance, basis, scale, path_sigma, path_c, s.updates + 1, s.steps), metrics

@@ -42,7 +42,7 @@ class HillClimbing(Search):
 
     population: int = 16
     episodes: int = 4
-    noise: float = 0.1
+    noise: float = 0.5
     noise_factor: float = 1.5
     noise_min: float = 1e-3
     noise_max: float = 2.0
