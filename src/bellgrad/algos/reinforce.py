@@ -35,7 +35,7 @@ from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Acted, EnvSpec, Episodes
 from bellgrad.core.rng import Noise
-from bellgrad.core.tree import Tree, concat, map_tree
+from bellgrad.core.tree import Tree, concat, flat
 from bellgrad.nets.layers import Params
 from bellgrad.nets.policy import Head, LogStd, Policy
 from bellgrad.nets.specs import MLP, Spec, check_spec
@@ -190,7 +190,7 @@ class REINFORCELearner:
         t, b = e.mask.shape
         if self.critic is None:
             return Values(torch.zeros_like(e.reward), torch.zeros_like(e.reward), None)
-        seen = concat([_flat(e.obs), e.last_obs])
+        seen = concat([flat(e.obs), e.last_obs])
         value, q = self.critic.predict(state.critic, seen), None
         if self.by_action:
             q = value
@@ -227,11 +227,11 @@ class REINFORCELearner:
             mask = mask & keep(age, c.gamma, noise)
 
         def loss(params: Params) -> tuple[Tensor, Metrics]:
-            policy = self.policy.distribution(params, _flat(e.obs))
+            policy = self.policy.distribution(params, flat(e.obs))
             if c.form == "all_actions":
                 actor = all_actions_loss(policy.logprobs().exp().view(phi.shape), phi, weight, mask, n)
             else:
-                actor = score_function_loss(policy.logprob(_flat(e.action)).view(mask.shape), phi, weight, mask, n)
+                actor = score_function_loss(policy.logprob(flat(e.action)).view(mask.shape), phi, weight, mask, n)
             entropy = torch.where(mask, policy.entropy().view(mask.shape), 0.0).sum()
             metrics = {"policy_loss": actor, "entropy": entropy / mask.sum().clamp(min=1)}
             return actor - (c.entropy_coef * entropy / n if c.entropy_coef else 0.0), metrics
@@ -246,9 +246,9 @@ class REINFORCELearner:
         target = lambda_returns(e.reward, e.terminated, e.truncated, next_value, c.gamma, c.critic_lambda)
 
         def loss(params: Params) -> Tensor:
-            value = self.critic.predict(params, _flat(e.obs))
+            value = self.critic.predict(params, flat(e.obs))
             if self.by_action:
-                value = take(value, _flat(e.action))
+                value = take(value, flat(e.action))
             error = torch.where(e.mask, value.view(target.shape) - target, 0.0)
             return 0.5 * squared_error(error).sum() / e.mask.sum().clamp(min=1)
 
@@ -264,8 +264,3 @@ class Values(NamedTuple):
     value: Tensor  # [T, B] V of each step
     next_value: Tensor  # [T, B] V of what it led to
     q: Tensor | None  # [T, B, A], where Q is learned
-
-
-def _flat(tree: Tree) -> Tree:
-    """Time and episodes as one axis."""
-    return map_tree(lambda x: x.flatten(0, 1), tree)

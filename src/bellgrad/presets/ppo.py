@@ -37,9 +37,10 @@ PRESETS = {
         source="tuned here on single seeds; with rewards as they are, it did not hold what it learned",
     ),
     "HalfCheetah-v5": Preset(
-        PPO(learning_rate=2.0633e-5, learning_rate_decay="constant", rollout_steps=512, minibatches=8, gamma=0.98, lambda_=0.92,
-            epochs=20, clip_epsilon=0.1, entropy_coef=0.000401762, value_coef=0.58096, max_grad_norm=0.8, initial_log_std=-2.0,
+        PPO(learning_rate=2.0633e-5, rollout_steps=512, minibatches=8, gamma=0.98, lambda_=0.92, epochs=20,
+            clip_epsilon=0.1, entropy_coef=0.000401762, value_coef=0.58096, max_grad_norm=0.8, initial_log_std=-2.0,
             network=MLP((256, 256), activation="relu", initialisation="torch")),
-        num_envs=1, steps=1_000_000, source=_ZOO, normalise_obs=True, normalise_reward=True,
+        num_envs=1, steps=1_000_000, source=_ZOO + " (with a learning rate that falls)", normalise_obs=True,
+        normalise_reward=True,
     ),
 }  # fmt: skip

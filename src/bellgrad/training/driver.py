@@ -14,6 +14,8 @@ from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
 
+UNROLL = 8  # environment steps in one compiled call
+
 
 class Loop(NamedTuple):
     """Everything that one step of interaction takes and gives."""

@@ -10,11 +10,9 @@ from bellgrad.core.protocols import BatchedEnv, EpisodesLearner
 from bellgrad.core.records import Episodes, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, concat, map_tree, stack
-from bellgrad.training.driver import Driver, Loop, Report, Workload, at, ended_of, largest_divisor
+from bellgrad.training.driver import UNROLL, Driver, Loop, Report, Workload, at, ended_of, largest_divisor
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
-
-UNROLL = 8  # environment steps in one compiled call
 
 
 class Taken(NamedTuple):

@@ -7,11 +7,9 @@ from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
 from bellgrad.core.records import Acted, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, flat, map_tree, stack
-from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.training.driver import UNROLL, Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
 from bellgrad.training.engine import Engine
 from bellgrad.training.settings import Settings
-
-UNROLL = 8  # environment steps in one compiled call
 
 
 class OnPolicy(Driver):
