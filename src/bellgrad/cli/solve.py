@@ -20,6 +20,7 @@ NAMED = {
     "garnet": "examples",
     "gridworld": "gridworld",
     "random_walk": "examples",
+    "vacuum_world": "examples",
     "windy_gridworld": "examples",
 }
 LISTED = 1_000  # states, up to which the values and the policy are in the JSON
