@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from bellgrad.core.errors import UsageError
+from bellgrad.envs.gym import obs_to_tensor
 from bellgrad.nets.build import init_params
 from bellgrad.nets.encoder import Encoder
 from bellgrad.nets.layers import apply
@@ -20,9 +21,8 @@ SMALL_CNN = CNN(channels=(3,), kernels=(3,), strides=(1,))
         (spaces.Box(-1, 1, ()), torch.tensor([0.5, 0.25]), [[0.5], [0.25]]),
         (spaces.Box(-1, 1, (1, 2)), torch.tensor([[[1.0, 2.0]]]), [[1.0, 2.0]]),
         (spaces.Box(0, 255, (2,), np.uint8), torch.tensor([[0, 255]], dtype=torch.uint8), [[0.0, 1.0]]),
-        (spaces.Discrete(3, start=5), torch.tensor([5, 7]), [[1, 0, 0], [0, 0, 1]]),
+        (spaces.Discrete(3), torch.tensor([0, 2]), [[1, 0, 0], [0, 0, 1]]),
         (spaces.MultiDiscrete([2, 3]), torch.tensor([[1, 0], [0, 2]]), [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
-        (spaces.MultiDiscrete([2, 2], start=[1, 4]), torch.tensor([[2, 4]]), [[0, 1, 1, 0]]),
         (spaces.MultiBinary(3), torch.tensor([[1, 0, 1]], dtype=torch.int8), [[1, 0, 1]]),
         (
             spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(1)])}),
@@ -37,6 +37,12 @@ def test_features_of_each_space(space, obs, features):
     assert got.dtype == torch.float32
     assert got.tolist() == features
     assert encoder.features == len(features[0])
+
+
+def test_categories_are_told_apart_wherever_an_environment_begins_to_count():
+    space = spaces.Tuple([spaces.Discrete(3, start=5), spaces.MultiDiscrete([[2, 2]], start=[[1, 4]])])
+    seen = obs_to_tensor(space, [(5, np.array([[2, 4]])), (7, np.array([[1, 5]]))])
+    assert Encoder(space)(seen).tolist() == [[1, 0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 0, 0, 1]]
 
 
 def test_a_plain_vector_is_handed_on_without_any_work():

@@ -180,11 +180,12 @@ def test_samples_and_densities_have_right_gradients():
 @pytest.mark.compiled
 def test_distributions_compile_whole_and_agree_with_eager():
     def all_of_them(logits, mean, log_std, uniform, noise):
-        categorical, gaussian = Categorical(logits), DiagonalGaussian(mean, log_std)
+        categorical, choices, gaussian = Categorical(logits), MultiCategorical.of(logits, (2, 3)), DiagonalGaussian(mean, log_std)
         action = categorical.sample(uniform)
         density = gaussian.logprob(gaussian.sample(noise))
         squashed = SquashedGaussian(mean, log_std).sample(noise)
-        return action, categorical.logprob(action), categorical.entropy(), density, *squashed
+        several = choices.entropy() + choices.logprob(choices.sample(uniform[:, None].expand(-1, 2)))
+        return action, categorical.logprob(action), categorical.entropy(), density, several, *squashed
 
     inputs = (LOGITS, MEAN, LOG_STD, torch.rand(B, generator=RNG, dtype=torch.float64), NOISE)
     torch.testing.assert_close(torch.compile(all_of_them, fullgraph=True)(*inputs), all_of_them(*inputs))

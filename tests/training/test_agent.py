@@ -233,6 +233,11 @@ def test_an_observation_of_a_wrong_shape_is_named(runs, obs):
         api.load(runs("discrete")).act(obs)
 
 
+def test_cells_that_are_not_counted_from_0_are_told_apart(runs):
+    agent = api.load(runs("cells from 4"))
+    assert [agent.act(cell) for cell in range(4, 9)] == [0, 1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("obs", [3, 9, "north", np.zeros(2)])
 def test_an_observation_outside_a_discrete_space_is_refused(runs, obs):
     with pytest.raises(UsageError, match="observation"):

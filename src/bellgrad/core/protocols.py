@@ -24,7 +24,7 @@ class BatchedEnv(Protocol):
         """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, *O]`."""
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
-        """Act in every environment; `action [B]` int64 or `[B, D]` float32.
+        """Act in every environment; `action [B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32.
 
         Where `active [B]` bool is given and False, the environment stands still: reward 0, no end, the observations as they were.
         """

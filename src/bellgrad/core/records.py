@@ -47,7 +47,7 @@ class Step(NamedTuple):
 class Acted(NamedTuple):
     """What a learner's `act` gives."""
 
-    action: Tensor  # [B] int64, or [B, D] float32 in [-1, 1]
+    action: Tensor  # [B] or [B, D] int64 counted from 0, or [B, D] float32 in [-1, 1]
     logprob: Tensor | None  # [B]
     carry: Tree  # the actor's own memory
 

@@ -183,5 +183,5 @@ def _sample(space: gymnasium.Space, batch: int) -> Tree:
         values = torch.rand(batch, *space.shape)
         return (values * 255).to(torch.uint8) if space.dtype == "uint8" else values
     if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
-        return torch.as_tensor(space.start).expand(batch, *space.shape).to(torch.int64)
+        return torch.zeros(batch, *space.shape, dtype=torch.int64)
     return torch.zeros(batch, *space.shape, dtype=torch.int8)

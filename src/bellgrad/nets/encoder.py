@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.masks import KEY
+from bellgrad.core.masks import KEY, choices
 from bellgrad.core.tree import Tree
 from bellgrad.nets.layers import Params, PureModule, initialise
 from bellgrad.nets.specs import ACTIVATIONS, CNN
@@ -21,6 +21,7 @@ class _Leaf(NamedTuple):
     path: tuple[str | int, ...]  # from the root of the observation
     space: gymnasium.Space
     image: int | None  # which of the encoder's convolution stacks, for an image
+    sizes: tuple[int, ...] | None  # categories in each dimension of a Discrete or MultiDiscrete space
 
 
 def _leaf_spaces(space: gymnasium.Space, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
@@ -56,10 +57,10 @@ def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]
 class Encoder(PureModule):
     """Observations of any space as features `[..., F]` float32, for any leading axes.
 
-    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete become one-hot,
-    MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order, without the mask that says which actions are
-    allowed. With a `cnn`, every Box of three dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last
-    axis is the shorter one.
+    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete (counted from 0,
+    whatever the space's `start`) become one-hot, MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order,
+    without the mask that says which actions are allowed. With a `cnn`, every Box of three dimensions goes through its
+    convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is the shorter one.
 
     Args:
         observation_space: a Gymnasium space.
@@ -76,19 +77,15 @@ class Encoder(PureModule):
         self.convolutions = nn.ModuleList()
         self.features = 0  # F
         for path, space in _leaf_spaces(observation_space):
-            image = None
+            image, sizes = None, choices(space)
             if cnn is not None and isinstance(space, spaces.Box) and len(space.shape) == 3:
                 image = len(self.convolutions)
                 layers, features = _convolutions(space.shape, cnn)
                 self.convolutions.append(layers)
                 self.features += features
-            elif isinstance(space, spaces.Discrete):
-                self.features += int(space.n)
-            elif isinstance(space, spaces.MultiDiscrete):
-                self.features += int(space.nvec.sum())
             else:
-                self.features += math.prod(space.shape)
-            self.leaves.append(_Leaf(path, space, image))
+                self.features += sum(sizes) if sizes else math.prod(space.shape)
+            self.leaves.append(_Leaf(path, space, image, sizes))
         if not self.leaves:
             raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
@@ -104,11 +101,10 @@ class Encoder(PureModule):
             obs = obs[key]
         space = leaf.space
         if isinstance(space, spaces.Discrete):
-            return _one_hot(obs - int(space.start), int(space.n))
-        if isinstance(space, spaces.MultiDiscrete):
-            sizes, starts = space.nvec.reshape(-1).tolist(), np.asarray(space.start).reshape(-1).tolist()
+            return _one_hot(obs, *leaf.sizes)
+        if leaf.sizes:
             columns = obs.flatten(-len(space.shape)).unbind(-1)
-            return torch.cat([_one_hot(c - low, n) for c, low, n in zip(columns, starts, sizes, strict=True)], -1)
+            return torch.cat([_one_hot(column, n) for column, n in zip(columns, leaf.sizes, strict=True)], -1)
         x = obs if obs.is_floating_point() else obs.float()
         if space.dtype == np.uint8 and isinstance(space, spaces.Box):
             x = x / 255
