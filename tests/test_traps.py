@@ -20,6 +20,10 @@ GUARDS = {
     "squashed Gaussian log-probability": ("test_trap_squashed_gaussian_log_probability",),
     "SAC's target": ("test_trap_sac_target",),
     "target entropy": ("test_trap_target_entropy",),
+    "TRPO's line search that fails": (
+        "test_trap_trpo_restores_every_bit_where_no_candidate_is_good",
+        "test_trap_trpo_restores_the_parameters_where_no_step_is_good",
+    ),
     "advantage normalisation of a minibatch of one": ("test_trap_advantage_normalisation",),
     "running normalisers": (
         "test_running_normaliser_takes_in_what_is_acted_on_and_normalises_terminal_observations_too",
