@@ -40,7 +40,7 @@ class SimulatedAnnealing(Search):
 
     population: int = 16
     episodes: int = 4
-    noise: float = 0.1
+    noise: float = 0.3
     initial_temperature: float = 10.0
     final_temperature: float = 0.1
 
