@@ -216,7 +216,7 @@ def test_seeds_are_ranges_and_lists():
         ("", "COMMAND"),
         ("list algo", "did you mean algos?"),
         ("train", "algo"),
-        ("train pop --env CartPole-v1 --steps 10", "did you mean ppo?"),
+        ("train dqm --env CartPole-v1 --steps 10", "did you mean dqn?"),
         ("train ppo --env CartPol-v1 --steps 10", "CartPole-v1"),
         ("train ppo --steps 10", "--env"),
         ("train ppo --env CartPole-v1", "--steps"),
