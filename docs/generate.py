@@ -319,7 +319,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "command-reference": command_reference,
     "settings": partial(fields_of, Settings),
-    "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN}),
+    "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN, "lstm": bg.LSTM, "gru": bg.GRU}),
     "optimisers": partial(specs, OPTIMIZERS),
     "native": native,
     "finite-mdp": partial(fields_of, bg.FiniteMDP),

@@ -61,7 +61,7 @@ def build_parser() -> Parser:
     p.add_argument("--num-envs", type=count, help="environments that step together")
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
-    p.add_argument("--network", metavar="KIND", help="mlp, cnn, or module:Class for your own torch.nn.Module")
+    p.add_argument("--network", metavar="KIND", help="mlp, cnn, lstm, gru, or module:Class for your own torch.nn.Module")
     p.add_argument(
         "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for the environment's constructor"
     )
