@@ -90,7 +90,7 @@ ROWS = {
     "vacuum-world-reinforce-preset": Row("reinforce", "bellgrad/VacuumWorld-v0", 100_000, 0.95, "success; the best deterministic "
                                          "policy without a memory has 0.5", preset="bellgrad/VacuumWorld-v0", episodes=1_000,
                                          deterministic=False),
-    "pixelcopter-reinforce-preset": Row("reinforce", "bellgrad/PixelCopter-v0", 5_000_000, 20, "the bar of a course's final "
+    "pixelcopter-reinforce-preset": Row("reinforce", "bellgrad/PixelCopter-v0", 1_500_000, 20, "the bar of a course's final "
                                         "exercise", preset="bellgrad/PixelCopter-v0"),
 }  # fmt: skip
 
