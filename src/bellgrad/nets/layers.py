@@ -118,7 +118,7 @@ class EnsemblePerceptron(PureModule):
             if weight.shape[-1] == 1:  # a matrix product with one column is slower than multiplying and adding up
                 x = (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
             else:
-                x = torch.baddbmm(bias, x, weight)
+                x = torch.bmm(x, weight) + bias  # `baddbmm` would copy the bias for every row first
             if i < last:
                 x = self.activation(x)
         return x

@@ -1,5 +1,6 @@
 """Optimisers as pure functions: `step(params, grads, state) -> (params, state)`, equal to `torch.optim` step for step."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -79,7 +80,7 @@ class Adam:
         if not tracing() and _uniform(params):
             return self._fused(params, grads, state, count, rate)
         time = count.to(torch.float64)  # 1 - 0.999^t loses four digits in float32
-        correct_mean, correct_square = 1 - self.beta1**time, 1 - self.beta2**time
+        correct_mean, correct_square = 1 - _decayed(self.beta1, time), 1 - _decayed(self.beta2, time)
         new, mean, square, max_square = {}, {}, {}, {}
         for name, param in params.items():
             grad = grads[name]
@@ -261,6 +262,11 @@ def _zeros(params: Params) -> Params:
 
 def _copy(group: Params) -> Params:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in group.items()}
+
+
+def _decayed(beta: float, time: Tensor) -> Tensor:
+    """`beta^time`. Inductor computes an `exp` with many readers once; it would repeat a `pow` for every few parameters."""
+    return torch.exp(time * (math.log(beta) if beta else -math.inf))
 
 
 def _like(number: float | Tensor, param: Tensor) -> float | Tensor:
