@@ -1,8 +1,9 @@
 """One measurement of Bellgrad: environment steps a second of learning, as one line of JSON.
 
 Everything that a run does between two checkpoints is on the clock: environment, acting, replay or rollout, updates, and the
-tracker that reads episodes and metrics for the log. The engine's own rule sets the threads. The clock starts after `--warm`
-environment steps, by which learning has begun; compiling happens in the first calls and is reported apart.
+tracker that reads episodes and metrics for the log. The engine is the one that its own rules give a run of a million steps; the
+clock ends it sooner. It starts after `--warm` environment steps, by which learning has begun; compiling happens in the first
+calls and is reported apart.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import bellgrad as bg
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
 from bellgrad.training.settings import Settings, find_algorithm
+
+LONG_RUN = 1_000_000  # environment steps
 
 
 def build(s: dict) -> Any:
@@ -51,8 +54,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="environment steps on the clock")
     args = parser.parse_args()
     s = args.settings
+    steps = max(LONG_RUN, args.warm + args.steps)
     settings = Settings(
-        build(s), s["env"], args.warm + args.steps, s["seed"], num_envs=s["num_envs"], engine=args.engine, device="cpu",
+        build(s), s["env"], steps, s["seed"], num_envs=s["num_envs"], engine=args.engine, device="cpu",
         backend=s.get("backend", "auto"),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

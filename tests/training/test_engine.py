@@ -9,6 +9,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.training import engine as engine_module
 from bellgrad.training.engine import (
     COMPILE_FROM_UPDATES,
+    LONG_RUN_UPDATES,
+    LONG_RUN_UPDATES_PER_CALL,
     THREADS_FROM_WORK,
     UPDATES_PER_CALL,
     Engine,
@@ -45,7 +47,11 @@ def test_auto_compiles_from_a_fixed_number_of_updates_and_says_so(compiler):
     assert (below.mode, at.mode) == ("eager", "compiled")
     assert below.reason == f"eager: {COMPILE_FROM_UPDATES - 1:,} updates planned, fewer than {COMPILE_FROM_UPDATES:,}"
     assert at.reason == f"compiled: {COMPILE_FROM_UPDATES:,} updates planned, at least {COMPILE_FROM_UPDATES:,}"
-    assert at.updates_per_call == UPDATES_PER_CALL
+
+
+def test_only_a_long_run_pays_for_a_bigger_graph(compiler):
+    below, at = choose(planned_updates=LONG_RUN_UPDATES - 1), choose(planned_updates=LONG_RUN_UPDATES)
+    assert (below.updates_per_call, at.updates_per_call) == (UPDATES_PER_CALL, LONG_RUN_UPDATES_PER_CALL)
 
 
 @pytest.mark.parametrize("requested", ["eager", "compiled"])
