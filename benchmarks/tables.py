@@ -12,6 +12,7 @@ import numpy as np
 from common import RESULTS, read_results
 
 from bellgrad.report.tables import format_duration, format_number, markdown_table
+from bellgrad.training.settings import find_algorithm
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
@@ -68,7 +69,7 @@ def learning_table(results: Mapping[str, Any]) -> str:
     for row in results.values():
         known = row["value"] is not None
         lines.append({
-            "title": f"{row['settings']['algorithm']['name'].upper()} on {row['settings']['env']}",
+            "title": f"{find_algorithm(row['settings']['algorithm']['name']).__name__} on {row['settings']['env']}",
             "settings_name": row["settings_name"],
             "steps": row["settings"]["steps"],
             "statistic": row["statistic"],

@@ -1,7 +1,8 @@
-"""Where chance beats every plan: a robot that cannot tell two cells apart, its best policies computed, and one learned."""
+"""Where chance beats every plan, and memory beats chance: a robot that cannot tell two cells apart."""
 
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -12,33 +13,68 @@ from bellgrad.presets import find_preset
 from bellgrad.report.figures import INK, figure_in_style, save
 
 HORIZON, ALIKE, EAST, WEST = 20, 1, 1, 3  # steps; what both cells beside the dust look like; actions
+EPSILON = 0.1  # how often Q-learning acts at random
+quiet = {"engine": "eager", "eval_episodes": 0}
 folder = Path("runs/examples/vacuum_world")
 folder.mkdir(parents=True, exist_ok=True)
 mdp = vacuum_world(hamster=0.0)  # a return is 1 or 0, and its mean the chance of success
 
-_, planned = best_deterministic_memoryless(mdp, VACUUM_LOOKS, HORIZON)
+plan, planned = best_deterministic_memoryless(mdp, VACUUM_LOOKS, HORIZON)
 mixed, chance = best_memoryless_with_one_mixture(mdp, VACUUM_LOOKS, HORIZON, ALIKE)
 print(f"the best of all policies with one action for each look succeeds with probability {planned:.3f}")
 print(f"the best that goes east with probability {mixed[ALIKE, EAST]:.3f} where it cannot know: {chance:.5f}")
 
 world = "bellgrad/VacuumWorld-v0"
 preset = find_preset("reinforce", world)
-run = bg.train(preset.algorithm, world, 20_000, num_envs=preset.num_envs, engine="eager", eval_episodes=0)
-agent = bg.load(run.folder)
+run = bg.train(preset.algorithm, world, 20_000, num_envs=preset.num_envs, **quiet)
+agent = bg.load(run)
 learned = agent.learner.policy.distribution(agent.state.params, torch.arange(4)).logprobs().exp().numpy()
-worth = float(memoryless_return(mdp, VACUUM_LOOKS, learned, HORIZON))
-print(f"REINFORCE goes east with probability {learned[ALIKE, EAST]:.3f}, west with {learned[ALIKE, WEST]:.3f}: {worth:.5f}")
+success = float(memoryless_return(mdp, VACUUM_LOOKS, learned, HORIZON))
+print(f"REINFORCE goes east with probability {learned[ALIKE, EAST]:.3f}, west with {learned[ALIKE, WEST]:.3f}: {success:.5f}")
+
+run = bg.train(bg.QLearning(alpha=0.1, epsilon_initial=EPSILON, epsilon_final=EPSILON, gamma=0.9), world, 20_000, eval_episodes=0)
+dithering = np.full((4, 4), EPSILON / 4)
+dithering[range(4), bg.load(run).state.q.argmax(-1)] += 1 - EPSILON
+worth = float(memoryless_return(mdp, VACUUM_LOOKS, dithering, HORIZON))
+print(f"Q-learning on what it sees, acting at random every tenth time, dawdles: {worth:.3f}")
+
+run = bg.train(bg.PPO(learning_rate=3e-3, gamma=0.9, rollout_steps=32, minibatches=2, epochs=6, network=bg.GRU()), world, 8_000,
+               num_envs=16, **quiet)  # fmt: skip
+agent, env, lengths = bg.load(run), gym.make(world), []
+for seed in range(200):
+    obs, _ = env.reset(seed=seed)
+    agent.reset()
+    steps, reward, ended = 0, 0.0, False
+    while not ended:
+        obs, reward, terminated, truncated, _ = env.step(agent.act(obs))
+        steps, ended = steps + 1, terminated or truncated
+    lengths.append(steps if reward == 1 else np.inf)
+lengths = np.array(lengths)
+print(f"PPO with a memory succeeds in {np.isfinite(lengths).mean():.0%} of its episodes, after {lengths.mean():.2f} steps")
 
 east = np.linspace(0, 1, 101)
 policies = np.repeat(mixed[None], len(east), axis=0)
 policies[:, ALIKE, EAST], policies[:, ALIKE, WEST] = east, 1 - east
-with figure_in_style((6.5, 3.4), "light") as figure:
-    axes = figure.subplots()
+horizons = np.arange(1, HORIZON + 1)
+within = {
+    "with a memory: PPO, GRU": [(lengths <= h).mean() for h in horizons],
+    "by a coin: REINFORCE": [memoryless_return(mdp, VACUUM_LOOKS, learned, h) for h in horizons],
+    f"{EPSILON:.0%} at random: Q-learning": [memoryless_return(mdp, VACUUM_LOOKS, dithering, h) for h in horizons],
+    "best plan without memory": [memoryless_return(mdp, VACUUM_LOOKS, plan, h) for h in horizons],
+}
+with figure_in_style((10, 3.6), "light") as figure:
+    left, right = figure.subplots(1, 2)
     lines = INK["light"].lines
-    axes.plot(east, memoryless_return(mdp, VACUUM_LOOKS, policies, HORIZON), color=lines[0], label="computed")
-    axes.plot(learned[ALIKE, EAST], worth, "o", color=lines[1], label="learned by REINFORCE")
-    axes.set_xlabel("probability of going east where both cells look alike")
-    axes.set_ylabel(f"success within {HORIZON} steps")
-    axes.legend()
+    left.plot(east, memoryless_return(mdp, VACUUM_LOOKS, policies, HORIZON), color=lines[0], label="computed")
+    left.plot(learned[ALIKE, EAST], success, "o", color=lines[1], label="learned by REINFORCE")
+    left.set_xlabel("probability of going east where both cells look alike")
+    left.set_ylabel(f"success within {HORIZON} steps")
+    left.legend()
+    for (name, shares), colour in zip(within.items(), lines, strict=False):
+        right.step(horizons, shares, where="post", color=colour, label=name)
+    right.set_xticks(range(0, HORIZON + 1, 5))
+    right.set_xlabel("steps")
+    right.set_ylabel("success within so many steps")
+    right.legend(loc="lower right")
     save(figure, folder / "chance.png")
 print(f"\nLook at {folder / 'chance.png'}")
