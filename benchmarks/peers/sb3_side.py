@@ -4,13 +4,10 @@ The environment is what `make_vec_env` makes: Gymnasium's, in a `DummyVecEnv`, w
 steps, by which learning has begun, and stops after `--steps` more; imports and construction are outside.
 """
 
-import argparse
-import json
 import time
-from importlib.metadata import version
 
 import stable_baselines3 as sb3
-import torch
+from side import arguments, tell
 from stable_baselines3.common.env_util import make_vec_env
 
 
@@ -34,28 +31,13 @@ def build(s: dict, env) -> "sb3.common.base_class.BaseAlgorithm":
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True, help="a row's settings (JSON)")
-    parser.add_argument("--warm", type=int, required=True, help="environment steps before the clock starts")
-    parser.add_argument("--steps", type=int, required=True, help="environment steps on the clock")
-    parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = arguments(__doc__)
     model = build(args.settings, make_vec_env(args.settings["env"], args.settings["num_envs"], seed=args.settings["seed"]))
     model.learn(args.warm)
     before, start = model.num_timesteps, time.perf_counter()
     model.learn(args.steps, reset_num_timesteps=False)
     seconds = time.perf_counter() - start
-    steps = model.num_timesteps - before
-    print(json.dumps({
-        "library": "stable-baselines3",
-        "steps_per_second": steps / seconds,
-        "steps": steps,
-        "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("stable-baselines3", "torch", "numpy", "gymnasium")},
-    }))  # fmt: skip
+    tell("stable-baselines3", model.num_timesteps - before, seconds)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ rollout, the algorithm learns from the buffer, the buffer begins anew. The clock
 `--steps` more.
 """
 
-import argparse
-import json
 import time
-from importlib.metadata import version
 
 import gymnasium
 import torch
+from side import arguments, tell
 from tianshou.algorithm import A2C, PPO
 from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory, RMSpropOptimizerFactory
@@ -41,14 +39,7 @@ def build(s: dict, env: gymnasium.Env) -> A2C | PPO:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True, help="a row's settings (JSON)")
-    parser.add_argument("--warm", type=int, required=True, help="environment steps before the clock starts")
-    parser.add_argument("--steps", type=int, required=True, help="environment steps on the clock")
-    parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = arguments(__doc__)
     s, b = args.settings, args.settings["num_envs"]
     torch.manual_seed(s["seed"])
     algorithm = build(s, gymnasium.make(s["env"]))
@@ -70,15 +61,7 @@ def main() -> None:
     learn(args.warm)
     start = time.perf_counter()
     steps = learn(args.steps)
-    seconds = time.perf_counter() - start
-    print(json.dumps({
-        "library": "tianshou",
-        "steps_per_second": steps / seconds,
-        "steps": steps,
-        "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("tianshou", "torch", "numpy", "gymnasium")},
-    }))  # fmt: skip
+    tell("tianshou", steps, time.perf_counter() - start)
 
 
 if __name__ == "__main__":
