@@ -299,6 +299,22 @@ def results(name: str, of: str = "") -> str:
     return f"{write({**stored, name: rows} if name in ('memory', 'first_step') else rows)}\n{' '.join(captions)}\n"
 
 
+HEADLINES = {
+    "learning": ("cartpole-ppo", "cartpole-dqn", "cartpole-openai_es", "pendulum-sac", "lunarlander-ppo-preset",
+                 "halfcheetah-sac-preset", "halfcheetah-ppo-preset", "halfcheetah-trpo-preset",
+                 "velocity-free-cartpole-ppo-preset", "pixelcopter-reinforce-preset"),
+    "speed": ("sac-64", "sac-64-rltools", "sac-256", "dqn-64", "ppo-4", "ppo-4-tianshou", "a2c-8", "ppo-1024"),
+    "planning": ("garnet-1m-mdpsolver", "grid-300-mdpsolver", "garnet-10k-quantecon"),
+}  # fmt: skip
+
+
+def headlines(name: str) -> str:
+    """A few rows of a table, in the order of the stored results."""
+    file, write = tables.TABLES[name]
+    stored = tables.read_results(tables.RESULTS / file)
+    return write({key: row for key, row in stored.items() if key in HEADLINES[name]})
+
+
 def _algorithm_of(key: str, row: Mapping[str, Any]) -> str:
     settings = row["settings"]
     return settings["algorithm"]["name"] if "algorithm" in settings else key.partition("-")[0]
@@ -347,6 +363,7 @@ BLOCKS |= {f"solver-{name}": partial(prose, solver.module, name) for name, solve
 BLOCKS["solver-evaluate_policy"] = partial(prose, "evaluation", "evaluate_policy")
 CALLS = ("train", "resume", "evaluate", "load", "record", "picture", "plot", "compare", "export", "write_report", "solve")
 BLOCKS |= {f"call-{name.replace('_', '-')}": partial(signature, name) for name in CALLS}
+BLOCKS |= {f"headlines-{name}": partial(headlines, name) for name in HEADLINES}
 BLOCKS |= {f"results-{name.replace('_', '-')}": partial(results, name) for name in MADE_BY}
 
 
