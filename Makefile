@@ -29,7 +29,7 @@ demo: $(STAMP)video
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)dev
 	$(BIN)/ruff check .
