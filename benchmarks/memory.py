@@ -30,7 +30,7 @@ FIRST_STEP_BAR = 5.0  # seconds
 
 @dataclass(frozen=True)
 class Case:
-    """A run to weigh. `fields` are the algorithm's; everything else is its default."""
+    """A run to weigh. `fields` are the algorithm's; everything else is its default. `long`: with the graph of a long run."""
 
     title: str
     algorithm: str
@@ -39,6 +39,7 @@ class Case:
     num_envs: int
     steps: int
     engine: str = "eager"
+    long: bool = False
 
 
 # Off-policy runs fill their replay with uniform actions in many environments, which is quick, and then learn for a while.
@@ -51,6 +52,7 @@ CASES = {
     "ppo": Case("PPO CartPole, 8 environments", "ppo", "CartPole-v1", {}, 8, 40_960),
     "dqn-compiled": Case("DQN CartPole, replay 100k", "dqn", "CartPole-v1", {"learning_starts": 99_200}, 16, 102_400, "compiled"),
     "sac-compiled": Case("SAC Pendulum 256-256, replay 1M", "sac", "Pendulum-v1", _SAC, 64, 1_001_280, "compiled"),
+    "sac-long": Case("SAC Pendulum 256-256, replay 1M, long", "sac", "Pendulum-v1", _SAC, 64, 1_001_280, "compiled", long=True),
     "ppo-compiled": Case("PPO CartPole, 8 environments", "ppo", "CartPole-v1", {}, 8, 40_960, "compiled"),
 }  # fmt: skip
 FIRST_STEPS = {
@@ -70,11 +72,14 @@ def peak_bytes() -> int:
 def run_case(name: str, quick: bool) -> dict:
     """Train, and weigh."""
     from bellgrad.core.tree import map_tree, named_leaves, tree_bytes
+    from bellgrad.training import engine
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session
     from bellgrad.training.settings import Settings, find_algorithm
 
     case = CASES[name]
+    if case.long:
+        engine.LONG_RUN_UPDATES = 0
     fields, steps = dict(case.fields), case.steps
     if quick and "learning_starts" in fields:
         fields |= {"learning_starts": 1_024, "buffer_size": 2_048}
