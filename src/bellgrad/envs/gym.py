@@ -23,6 +23,7 @@ from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
 from bellgrad.envs.mdp import FiniteMDPEnv
 from bellgrad.envs.rows import MAX_SEED, Batch, Broken, Rows, check_action_space, flatten_obs, make_rows, nest_obs, obs_leaves
+from bellgrad.envs.screen import without_screen
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
 
@@ -340,6 +341,7 @@ class GymEnv(SeededEnvs):
         Raises:
             UsageError: the environments draw no pictures.
         """
+        without_screen()
         try:
             pictures = [env.render() for env in self.envs]
         except gymnasium.error.DependencyNotInstalled:

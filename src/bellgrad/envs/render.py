@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import missing_extra
 from bellgrad.envs import pixelcopter, vacuum
+from bellgrad.envs.screen import without_screen
 
 PICTURES = {"bellgrad/PixelCopter-v0": pixelcopter.picture, "bellgrad/VacuumWorld-v0": vacuum.picture}
 SAME_PHYSICS = {"bellgrad/VelocityFreeCartPole-v1": "CartPole-v1", "bellgrad/VelocityFreePendulum-v1": "Pendulum-v1"}
@@ -38,6 +39,7 @@ class Renderer:
         if self._picture is not None:
             return self._picture(physics)
         if self._env is None:
+            without_screen()
             self._env = gymnasium.make(self._id, render_mode="rgb_array", disable_env_checker=True).unwrapped
             self._env.reset(seed=0)
         self._env.state = np.array(physics, dtype=np.float64)
