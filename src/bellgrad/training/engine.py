@@ -14,8 +14,8 @@ from bellgrad.core.errors import UsageError
 
 COMPILE_FROM_UPDATES = 20_000  # a cold compile costs about as much as this many eager updates of a small network
 THREADS_FROM_WORK = 8_000_000  # parameters times batch size from which a second thread pays for its synchronisation
-UPDATES_PER_CALL = 2  # of a run of ordinary length: unrolling costs compile time and the compiler's memory in proportion
-LONG_RUN_UPDATES = 400_000  # from here a tenth to a quarter more updates a second pays for twice the compile time
+UPDATES_PER_CALL = 2  # of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load
+LONG_RUN_UPDATES = 400_000  # from here a tenth to a quarter more updates a second (of DQN and SAC) is worth more than that
 LONG_RUN_UPDATES_PER_CALL = 4  # more gains little
 
 
