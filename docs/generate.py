@@ -309,10 +309,10 @@ HEADLINES = {
 
 
 def headlines(name: str) -> str:
-    """A few rows of a table, in the order of the stored results."""
+    """A few rows of a table."""
     file, write = tables.TABLES[name]
     stored = tables.read_results(tables.RESULTS / file)
-    return write({key: row for key, row in stored.items() if key in HEADLINES[name]})
+    return write({key: stored[key] for key in HEADLINES[name]})
 
 
 def _algorithm_of(key: str, row: Mapping[str, Any]) -> str:

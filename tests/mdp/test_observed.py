@@ -52,6 +52,21 @@ def test_the_chance_of_success_over_the_chance_of_going_east_is_the_polynomial_t
     np.testing.assert_allclose(memoryless_return(vacuum_world(), VACUUM_LOOKS, policies, HORIZON), expected, atol=1e-14)
 
 
+def test_the_best_coin_needs_four_and_a_half_steps_and_a_memory_of_the_wall_last_seen_needs_three():
+    mdp = vacuum_world(hamster=0.0)
+    late = [1 - float(memoryless_return(mdp, VACUUM_LOOKS, seeking(0.5), steps)) for steps in range(1, 200)]
+    assert 1 + sum(late) == pytest.approx(4.5, abs=1e-12)
+
+    def steps_from(cell: int) -> int:
+        heading, steps = EAST, 1  # the last step is south
+        while cell != 2:
+            heading = {0: EAST, 4: WEST}.get(cell, heading)
+            cell, steps = mdp.next_state.reshape(5, 4)[cell, heading], steps + 1
+        return steps
+
+    assert sum(mdp.initial[cell] * steps_from(cell) for cell in (0, 1, 3, 4)) == 3
+
+
 def test_on_random_mdps_the_searches_agree_with_plain_ones():
     for seed in range(5):
         mdp, rng = garnet(5, 3, 2, seed=seed), np.random.default_rng(seed)
