@@ -1,9 +1,9 @@
 """One measurement of Bellgrad: environment steps a second of learning, as one line of JSON.
 
-Everything that a run does between two checkpoints is on the clock: environment, acting, replay or rollout, updates, and the
-tracker that reads episodes and metrics for the log. The engine is the one that its own rules give a run of a million steps; the
-clock ends it sooner. It starts after `--warm` environment steps, by which learning has begun; compiling happens in the first
-calls and is reported apart.
+Everything that a run does between two checkpoints is on the clock: environment, acting, replay or rollout,
+updates, and the tracker that reads episodes and metrics for the log. The engine is the one that its own rules
+give a run of a million steps; the clock ends it sooner. It starts after `--warm` environment steps, by which
+learning has begun; compiling happens in the first calls and is reported apart.
 """
 
 import argparse
@@ -18,21 +18,26 @@ from typing import Any
 import torch
 
 import bellgrad as bg
+from bellgrad.runs.settings import Settings, find_algorithm
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
-from bellgrad.training.settings import Settings, find_algorithm
 
 LONG_RUN = 1_000_000  # environment steps
 
 
 def build(s: dict) -> Any:
-    """The algorithm with the settings of a row: its own fields, or Stable-Baselines3's and what else that does by default."""
+    """The algorithm with the settings of a row: its own fields, or Stable-Baselines3's and what else that
+    does by default."""
     if "fields" in s:
         return find_algorithm(s["algorithm"])(**s["fields"])
     shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"]}
     if s["algorithm"] in ("ppo", "a2c", "vpg"):
-        shared |= {"rollout_steps": s["rollout_steps"], "lambda_": s["lambda"], "learning_rate_decay": "constant",
-                   "network": bg.MLP(tuple(s["hidden"]), "tanh")}  # fmt: skip
+        shared |= {
+            "rollout_steps": s["rollout_steps"],
+            "lambda_": s["lambda"],
+            "learning_rate_decay": "constant",
+            "network": bg.MLP(tuple(s["hidden"]), "tanh"),
+        }
         if s["algorithm"] == "a2c":
             return bg.A2C(**shared)
         parts = {"epochs": s["epochs"], "minibatches": s["rollout_steps"] * s["num_envs"] // s["batch_size"]}
@@ -42,7 +47,11 @@ def build(s: dict) -> Any:
     if s["algorithm"] == "sac":
         return bg.SAC(tau=s["tau"], **shared)
     return bg.DQN(
-        double=False, target_period=s["target_period"], epsilon_initial=s["epsilon"], epsilon_final=s["epsilon"], **shared
+        double=False,
+        target_period=s["target_period"],
+        epsilon_initial=s["epsilon"],
+        epsilon_final=s["epsilon"],
+        **shared,
     )
 
 

@@ -1,4 +1,5 @@
-"""What the benchmark scripts share: where things are, what a result says about its making, children that answer in JSON."""
+"""What the benchmark scripts share: where things are, what a result says about its making, children that
+answer in JSON."""
 
 import json
 import os
@@ -14,7 +15,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-BUSY_LOAD = 0.5  # processes waiting to run, averaged over a minute, above which a measurement is not to be trusted
+BUSY_LOAD = (
+    0.5  # processes waiting to run, averaged over a minute, above which a measurement is not to be trusted
+)
 
 
 class ChildError(Exception):
@@ -22,13 +25,16 @@ class ChildError(Exception):
 
 
 def provenance() -> dict[str, Any]:
-    """What anyone needs to make the same measurement again: command, commit, versions, machine, load, time."""
+    """What anyone needs to make the same measurement again: command, commit, versions, machine, load,
+    time."""
     return {
         "command": shlex.join([_from_root(sys.executable), _from_root(sys.argv[0]), *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/peers")),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | versions("bellgrad", "torch", "numpy", "gymnasium"),
+        "versions": (
+            {"python": platform.python_version()} | versions("bellgrad", "torch", "numpy", "gymnasium")
+        ),
         "machine": machine(),
         "load_average": os.getloadavg()[0],
     }
@@ -52,16 +58,23 @@ def machine() -> dict[str, Any]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": models[0] if models else platform.processor(), "cores": cores, "memory_gib": round(memory / 2**30, 1),
-            "system": platform.system()}  # fmt: skip
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": cores,
+        "memory_gib": round(memory / 2**30, 1),
+        "system": platform.system(),
+    }
 
 
 def warn_if_busy() -> None:
     """Say so on standard error where other processes keep the machine busy."""
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
-        print(f"warning: the load average is {load:.2f} before the first measurement: other processes are running, and what "
-              "follows is not to be trusted", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: the load average is {load:.2f} before the first measurement: other processes are"
+            " running, and what follows is not to be trusted",
+            file=sys.stderr,
+        )
 
 
 def ask(command: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
     python benchmarks/estimators.py
 
-The corridor's five states, under a softmax policy that goes right three times in four. An estimator's mean over many episodes,
-with its standard error, stands beside the mean that the known probabilities give; then GAE with a critic that errs, lambda by
-lambda; then two ways to differentiate the mean of a quadratic. A minute; prints the table of the estimators.
+The corridor's five states, under a softmax policy that goes right three times in four. An estimator's mean
+over many episodes, with its standard error, stands beside the mean that the known probabilities give; then
+GAE with a critic that errs, lambda by lambda; then two ways to differentiate the mean of a quadratic. A
+minute; prints the table of the estimators.
 """
 
 import math
@@ -53,7 +54,8 @@ def estimators(value: np.ndarray, q: np.ndarray, wrong: np.ndarray) -> dict[str,
 
 
 def quadratic(m: float, sigma: float, dimensions: int) -> dict[str, dict[str, float]]:
-    """The variance of an estimate of d/dmean E|x|^2, x normal with mean m in each dimension: measured, and by the formula."""
+    """The variance of an estimate of d/dmean E|x|^2, x normal with mean m in each dimension: measured, and by
+    the formula."""
     noise = torch.randn(DRAWS, dimensions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     s2 = sigma**2
     others = (dimensions - 1) * (m**2 + s2)
@@ -111,7 +113,9 @@ def main() -> None:
         apart = gradients - episode_gradients(mdp, theta, episodes, unbiased)
         return {
             "bias_squared": float(((expected_gradient(mdp, theta, estimator, HORIZON) - exact) ** 2).sum()),
-            "measured_bias_squared": float((apart.mean(axis=0) ** 2).sum() - apart.var(axis=0, ddof=1).sum() / EPISODES),
+            "measured_bias_squared": float(
+                (apart.mean(axis=0) ** 2).sum() - apart.var(axis=0, ddof=1).sum() / EPISODES
+            ),
             "variance": float(gradients.var(axis=0, ddof=1).sum()),
         }
 
@@ -122,7 +126,8 @@ def main() -> None:
             "critic_error": CRITIC_ERROR,
             "exact": exact.tolist(),
             "estimators": {
-                name: look(one, seed) for seed, (name, one) in enumerate(estimators(solution.value, solution.q, wrong).items())
+                name: look(one, seed)
+                for seed, (name, one) in enumerate(estimators(solution.value, solution.q, wrong).items())
             },
             "lambdas": {str(x): bias(x) for x in LAMBDAS},
         },

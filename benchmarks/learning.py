@@ -1,12 +1,14 @@
-"""Learning against published figures: many seeds, evaluated after training on whole episodes that nobody has seen.
+"""Learning against published figures: many seeds, evaluated after training on whole episodes that nobody has
+seen.
 
     python benchmarks/learning.py [--rows PATTERN ...] [--seeds 0 1 ...] [--jobs 2] [--again]
 
-Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the greedy policy (the
-policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes; never the best over training. A row's
-figure is the interquartile mean over its seeds (the mean where there are three), with a 95% bootstrap interval. A finished seed
-is written to benchmarks/results/learning.json at once, and is not run again while its settings stay the same (`--again` does); a
-seed that was interrupted goes on from its last checkpoint, if the commit is the same.
+Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the
+greedy policy (the policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes;
+never the best over training. A row's figure is the interquartile mean over its seeds (the mean where there
+are three), with a 95% bootstrap interval. A finished seed is written to benchmarks/results/learning.json at
+once, and is not run again while its settings stay the same (`--again` does); a seed that was interrupted goes
+on from its last checkpoint, if the commit is the same.
 """
 
 import argparse
@@ -62,37 +64,101 @@ class Row:
 _ZOO = "RL Baselines3 Zoo, benchmark.md (one run)"
 _SOLVED = "Gymnasium's reward threshold"
 _DOPAMINE = "Dopamine (5 seeds): training return 5470 at 100k"
-_CLASSIC = {"ppo": 100_000, "trpo": 100_000, "vpg": 200_000, "reinforce": 300_000, "a2c": 500_000, "hill_climbing": 300_000,
-            "simulated_annealing": 300_000, "cem": 300_000, "cma_es": 300_000, "openai_es": 300_000}  # fmt: skip
+_CLASSIC = {
+    "ppo": 100_000,
+    "trpo": 100_000,
+    "vpg": 200_000,
+    "reinforce": 300_000,
+    "a2c": 500_000,
+    "hill_climbing": 300_000,
+    "simulated_annealing": 300_000,
+    "cem": 300_000,
+    "cma_es": 300_000,
+    "openai_es": 300_000,
+}
 _SPEEDLESS = "bellgrad/VelocityFreeCartPole-v1"
-ROWS = {
-    "cartpole-dqn": Row("dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k; CleanRL: 489 at 500k"),
-    "cartpole-dqn-preset": Row("dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k", preset="CartPole-v1"),
-    "cartpole-ppo-preset": Row("ppo", "CartPole-v1", 100_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k", preset="CartPole-v1"),
-} | {
-    f"cartpole-{name}": Row(name, "CartPole-v1", steps, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k (PPO, TRPO) and 500k (A2C)")
-    for name, steps in _CLASSIC.items()
-} | {
-    "pendulum-sac": Row("sac", "Pendulum-v1", 20_000, -165, f"{_ZOO}: -157 at 20k"),
-    "pendulum-ppo-preset": Row("ppo", "Pendulum-v1", 100_000, -200, f"{_ZOO}: -172 at 100k", preset="Pendulum-v1"),
-    "lunarlander-ppo": Row("ppo", "LunarLander-v3", 1_000_000, 200, f"{_SOLVED}; {_ZOO}: 242 at 1M"),
-    "lunarlander-ppo-preset": Row("ppo", "LunarLander-v3", 1_000_000, 240, f"{_ZOO}: 242 at 1M", preset="LunarLander-v3"),
-    "halfcheetah-sac": Row("sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, seeds=3, episodes=10),
-    "halfcheetah-sac-preset": Row("sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, "HalfCheetah-v5", seeds=3, episodes=10),
-    "halfcheetah-ppo-preset": Row("ppo", "HalfCheetah-v5", 1_000_000, 5_000, f"{_ZOO}: 5819 at 1M", "HalfCheetah-v5", seeds=3,
-                                  episodes=10),
-    "halfcheetah-trpo-preset": Row("trpo", "HalfCheetah-v5", 1_000_000, 1_800, f"{_ZOO}: 1785 at 1M", "HalfCheetah-v5", seeds=3,
-                                   episodes=10),
-    "velocity-free-cartpole-ppo-preset": Row("ppo", _SPEEDLESS, 200_000, 475, "what CartPole-v1 is solved at, with a memory",
-                                             preset=_SPEEDLESS),
-    "velocity-free-cartpole-ppo": Row("ppo", _SPEEDLESS, 200_000, 200, "must be missed: without a memory no policy balances long",
-                                      at_most=True),
-    "vacuum-world-reinforce-preset": Row("reinforce", "bellgrad/VacuumWorld-v0", 100_000, 0.95, "success; the best deterministic "
-                                         "policy without a memory has 0.5", preset="bellgrad/VacuumWorld-v0", episodes=1_000,
-                                         deterministic=False),
-    "pixelcopter-reinforce-preset": Row("reinforce", "bellgrad/PixelCopter-v0", 1_500_000, 20, "the bar of a course's final "
-                                        "exercise", preset="bellgrad/PixelCopter-v0"),
-}  # fmt: skip
+ROWS = (
+    {
+        "cartpole-dqn": Row(
+            "dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k; CleanRL: 489 at 500k"
+        ),
+        "cartpole-dqn-preset": Row(
+            "dqn", "CartPole-v1", 50_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 50k", preset="CartPole-v1"
+        ),
+        "cartpole-ppo-preset": Row(
+            "ppo", "CartPole-v1", 100_000, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k", preset="CartPole-v1"
+        ),
+    }
+    | {
+        f"cartpole-{name}": Row(
+            name, "CartPole-v1", steps, 475, f"{_SOLVED}; {_ZOO}: 500 at 100k (PPO, TRPO) and 500k (A2C)"
+        )
+        for name, steps in _CLASSIC.items()
+    }
+    | {
+        "pendulum-sac": Row("sac", "Pendulum-v1", 20_000, -165, f"{_ZOO}: -157 at 20k"),
+        "pendulum-ppo-preset": Row(
+            "ppo", "Pendulum-v1", 100_000, -200, f"{_ZOO}: -172 at 100k", preset="Pendulum-v1"
+        ),
+        "lunarlander-ppo": Row("ppo", "LunarLander-v3", 1_000_000, 200, f"{_SOLVED}; {_ZOO}: 242 at 1M"),
+        "lunarlander-ppo-preset": Row(
+            "ppo", "LunarLander-v3", 1_000_000, 240, f"{_ZOO}: 242 at 1M", preset="LunarLander-v3"
+        ),
+        "halfcheetah-sac": Row("sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, seeds=3, episodes=10),
+        "halfcheetah-sac-preset": Row(
+            "sac", "HalfCheetah-v5", 100_000, 4_500, _DOPAMINE, "HalfCheetah-v5", seeds=3, episodes=10
+        ),
+        "halfcheetah-ppo-preset": Row(
+            "ppo",
+            "HalfCheetah-v5",
+            1_000_000,
+            5_000,
+            f"{_ZOO}: 5819 at 1M",
+            "HalfCheetah-v5",
+            seeds=3,
+            episodes=10,
+        ),
+        "halfcheetah-trpo-preset": Row(
+            "trpo",
+            "HalfCheetah-v5",
+            1_000_000,
+            1_800,
+            f"{_ZOO}: 1785 at 1M",
+            "HalfCheetah-v5",
+            seeds=3,
+            episodes=10,
+        ),
+        "velocity-free-cartpole-ppo-preset": Row(
+            "ppo", _SPEEDLESS, 200_000, 475, "what CartPole-v1 is solved at, with a memory", preset=_SPEEDLESS
+        ),
+        "velocity-free-cartpole-ppo": Row(
+            "ppo",
+            _SPEEDLESS,
+            200_000,
+            200,
+            "must be missed: without a memory no policy balances long",
+            at_most=True,
+        ),
+        "vacuum-world-reinforce-preset": Row(
+            "reinforce",
+            "bellgrad/VacuumWorld-v0",
+            100_000,
+            0.95,
+            "success; the best deterministic policy without a memory has 0.5",
+            preset="bellgrad/VacuumWorld-v0",
+            episodes=1_000,
+            deterministic=False,
+        ),
+        "pixelcopter-reinforce-preset": Row(
+            "reinforce",
+            "bellgrad/PixelCopter-v0",
+            1_500_000,
+            20,
+            "the bar of a course's final exercise",
+            preset="bellgrad/PixelCopter-v0",
+        ),
+    }
+)
 
 
 def quick(row: Row) -> Row:
@@ -103,41 +169,56 @@ def quick(row: Row) -> Row:
 def configuration(row: Row) -> tuple[Any, dict[str, Any]]:
     """The algorithm of a row, and the options of `train` that go with it."""
     from bellgrad.presets import find_preset
-    from bellgrad.training.settings import find_algorithm
+    from bellgrad.runs.settings import find_algorithm
 
     if row.preset is None:
         return find_algorithm(row.algorithm)(), {}
     preset = find_preset(row.algorithm, row.preset)
-    names = ("num_envs", "normalise_obs", "normalise_reward", "frame_stack")
+    names = ("num_envs", "normalize_obs", "normalize_reward", "frame_stack")
     return preset.algorithm, {name: getattr(preset, name) for name in names}
 
 
 def settings_of(row: Row) -> dict[str, Any]:
     """Everything that a row's figure depends on, apart from the code; JSON-able."""
-    from bellgrad.training.settings import Settings
+    from bellgrad.runs.settings import Settings
 
     algorithm, options = configuration(row)
     record = Settings(algorithm, row.env, row.steps, **options).to_json(row.env)
-    kept = ("algorithm", "env", "steps", "num_envs", "normalise_obs", "normalise_reward", "frame_stack")
-    settings = {name: record[name] for name in kept} | {"evaluation_episodes": row.episodes, "evaluation_seed": EVALUATION_SEED}
+    kept = ("algorithm", "env", "steps", "num_envs", "normalize_obs", "normalize_reward", "frame_stack")
+    settings = {name: record[name] for name in kept} | {
+        "evaluation_episodes": row.episodes,
+        "evaluation_seed": EVALUATION_SEED,
+    }
     settings |= {} if row.deterministic else {"evaluation": "stochastic"}
     return json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
 
 
-# ------------------------------------------------------------------------------------------------ in a process of its own
+# ------------------------------------------------------------------------------------ in a process of its own
 def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, Any]:
     """Train and evaluate one seed; an unfinished run in `folder` goes on."""
     if core is not None:
         os.sched_setaffinity(0, {core})  # before torch counts the cores
     from bellgrad import api
-    from bellgrad.training.metrics import read_metrics
+    from bellgrad.runs.metrics import read_metrics
 
     algorithm, options = configuration(row)
     if not (folder / "run.json").exists():
-        api.train(algorithm, row.env, row.steps, seed=seed, out=folder, progress="off", eval_episodes=0, device="cpu", **options)
+        api.train(
+            algorithm,
+            row.env,
+            row.steps,
+            seed=seed,
+            out=folder,
+            progress="off",
+            eval_episodes=0,
+            device="cpu",
+            **options,
+        )
     elif not api.is_finished(folder):
         api.resume(folder, progress="off")
-    result = api.evaluate(folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=row.deterministic, checkpoint="last")
+    result = api.evaluate(
+        folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=row.deterministic, checkpoint="last"
+    )
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "steps_per_second" in line]
     every = max(1, len(lines) // CURVE_POINTS)
     return {
@@ -153,8 +234,8 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- the measurement
-def summarise(row: Row, settings: dict[str, Any], seeds: dict[str, Any]) -> dict[str, Any]:
+# -------------------------------------------------------------------------------------------- the measurement
+def summarize(row: Row, settings: dict[str, Any], seeds: dict[str, Any]) -> dict[str, Any]:
     """A row of the results: its figure over the seeds that there are."""
     import numpy as np
 
@@ -201,7 +282,7 @@ class Results:
         """Store a seed that has finished."""
         with self._lock:
             seeds = self.seeds(name, settings) | {str(seed): answer}
-            self._all[name] = summarise(self._rows[name], settings, seeds)
+            self._all[name] = summarize(self._rows[name], settings, seeds)
             self._all = {name: self._all[name] for name in ROWS if name in self._all}
             write_results(self._path, self._all)
 
@@ -213,15 +294,28 @@ class Results:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {', '.join(ROWS)}; * and ? stand for letters"
+        "--rows",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help=f"which of {', '.join(ROWS)}; * and ? stand for letters",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="which seeds (default: every one of the row)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each on a core of its own (default 1, on all cores)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at once, each on a core of its own (default 1, on all cores)",
+    )
     parser.add_argument("--again", action="store_true", help="forget what is finished, and run it again")
     parser.add_argument(
-        "--quick", action="store_true", help="a fiftieth of the steps, into learning-quick.json: to see that it works"
+        "--quick",
+        action="store_true",
+        help="a fiftieth of the steps, into learning-quick.json: to see that it works",
     )
     args = parser.parse_args()
     rows = {
@@ -260,10 +354,17 @@ def main() -> None:
             if core is not None:
                 cores.put(core)
         results.add(name, settings[name], seed, answer | {"provenance": made | {"jobs": args.jobs}})
-        print(f"  {name} seed {seed}: {answer['return_mean']:.1f} in {answer['seconds']:.0f} s of training", file=sys.stderr)
+        print(
+            f"  {name} seed {seed}: {answer['return_mean']:.1f} in {answer['seconds']:.0f} s of training",
+            file=sys.stderr,
+        )
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        tasks = [(name, seed) for name in rows for seed in (args.seeds if args.seeds is not None else range(rows[name].seeds))]
+        tasks = [
+            (name, seed)
+            for name in rows
+            for seed in (args.seeds if args.seeds is not None else range(rows[name].seeds))
+        ]
         try:
             list(pool.map(lambda task: one(*task), tasks))
         except KeyboardInterrupt:

@@ -2,12 +2,13 @@
 
     python benchmarks/memory.py [--rows PATTERN ...] [--quick]
 
-Memory: the peak resident size of a whole run in its own process, evaluations and checkpoints included, against the sum of what
-it must hold: the modules it imports (measured in a process that imports the same modules and does nothing), the bytes of its
-replay or rollout, and those of its networks and optimisers. The replays are full at the end. Compiler processes are children and
-not counted.
+Memory: the peak resident size of a whole run in its own process, evaluations and checkpoints included,
+against the sum of what it must hold: the modules it imports (measured in a process that imports the same
+modules and does nothing), the bytes of its replay or rollout, and those of its networks and optimizers. The
+replays are full at the end. Compiler processes are children and not counted.
 
-First step: seconds from starting `bellgrad train ...` (eager) until the environment has taken its first step, by the wall clock.
+First step: seconds from starting `bellgrad train ...` (eager) until the environment has taken its first step,
+by the wall clock.
 """
 
 import argparse
@@ -30,7 +31,8 @@ FIRST_STEP_BAR = 5.0  # seconds
 
 @dataclass(frozen=True)
 class Case:
-    """A run to weigh. `fields` are the algorithm's; everything else is its default. `long`: with the graph of a long run."""
+    """A run to weigh. `fields` are the algorithm's; everything else is its default. `long`: with the graph of
+    a long run."""
 
     title: str
     algorithm: str
@@ -42,19 +44,45 @@ class Case:
     long: bool = False
 
 
-# Off-policy runs fill their replay with uniform actions in many environments, which is quick, and then learn for a while.
+# Off-policy runs fill their replay with uniform actions in many environments, which is quick, and then learn
+# for a while.
 _SAC = {"buffer_size": 1_000_000, "learning_starts": 999_936}
 CASES = {
     "dqn": Case("DQN CartPole, replay 100k", "dqn", "CartPole-v1", {"learning_starts": 99_200}, 16, 102_400),
     "sac": Case("SAC Pendulum 256-256, replay 1M", "sac", "Pendulum-v1", _SAC, 64, 1_001_280),
-    "sac-10m": Case("SAC Pendulum 256-256, replay 10M", "sac", "Pendulum-v1",
-                    {"buffer_size": 10_000_000, "learning_starts": 9_999_360}, 64, 10_000_640),
+    "sac-10m": Case(
+        "SAC Pendulum 256-256, replay 10M",
+        "sac",
+        "Pendulum-v1",
+        {"buffer_size": 10_000_000, "learning_starts": 9_999_360},
+        64,
+        10_000_640,
+    ),
     "ppo": Case("PPO CartPole, 8 environments", "ppo", "CartPole-v1", {}, 8, 40_960),
-    "dqn-compiled": Case("DQN CartPole, replay 100k", "dqn", "CartPole-v1", {"learning_starts": 99_200}, 16, 102_400, "compiled"),
-    "sac-compiled": Case("SAC Pendulum 256-256, replay 1M", "sac", "Pendulum-v1", _SAC, 64, 1_001_280, "compiled"),
-    "sac-long": Case("SAC Pendulum 256-256, replay 1M, long", "sac", "Pendulum-v1", _SAC, 64, 1_001_280, "compiled", long=True),
+    "dqn-compiled": Case(
+        "DQN CartPole, replay 100k",
+        "dqn",
+        "CartPole-v1",
+        {"learning_starts": 99_200},
+        16,
+        102_400,
+        "compiled",
+    ),
+    "sac-compiled": Case(
+        "SAC Pendulum 256-256, replay 1M", "sac", "Pendulum-v1", _SAC, 64, 1_001_280, "compiled"
+    ),
+    "sac-long": Case(
+        "SAC Pendulum 256-256, replay 1M, long",
+        "sac",
+        "Pendulum-v1",
+        _SAC,
+        64,
+        1_001_280,
+        "compiled",
+        long=True,
+    ),
     "ppo-compiled": Case("PPO CartPole, 8 environments", "ppo", "CartPole-v1", {}, 8, 40_960, "compiled"),
-}  # fmt: skip
+}
 FIRST_STEPS = {
     "first-dqn": ["dqn", "--env", "CartPole-v1", "--steps", "50k"],
     "first-ppo": ["ppo", "--env", "CartPole-v1", "--steps", "100k"],
@@ -62,20 +90,22 @@ FIRST_STEPS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ in a process of its own
+# ------------------------------------------------------------------------------------ in a process of its own
 def peak_bytes() -> int:
     """The largest resident size of this process so far."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
 def run_case(name: str, quick: bool) -> dict:
     """Train, and weigh."""
     from bellgrad.core.tree import map_tree, named_leaves, tree_bytes
+    from bellgrad.runs.settings import Settings, find_algorithm
     from bellgrad.training import engine
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session
-    from bellgrad.training.settings import Settings, find_algorithm
 
     case = CASES[name]
     if case.long:
@@ -85,19 +115,23 @@ def run_case(name: str, quick: bool) -> dict:
         fields |= {"learning_starts": 1_024, "buffer_size": 2_048}
         steps = 2_048
     algorithm = find_algorithm(case.algorithm)(**fields)
-    settings = Settings(algorithm, case.env, steps, num_envs=case.num_envs, engine=case.engine, device="cpu", eval_episodes=2)
+    settings = Settings(
+        algorithm, case.env, steps, num_envs=case.num_envs, engine=case.engine, device="cpu", eval_episodes=2
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
         env = run.make_env(case.num_envs)
         session = Session(run, env, resumed=False, progress="off")
         session.run()
         env.close()
-        checkpoints = sum(file.stat().st_size for file in (run.folder / "checkpoints").rglob("*") if file.is_file())
+        checkpoints = sum(
+            file.stat().st_size for file in (run.folder / "checkpoints").rglob("*") if file.is_file()
+        )
     peak, driver = peak_bytes(), session.driver
     replay = getattr(driver, "replay", None)
     if replay is not None:
         held = tree_bytes(replay)
-    else:  # a rollout: observation, action, five numbers and two flags an environment step, and what `prepare` adds
+    else:  # a rollout: observation, action, five numbers and two flags per environment step, and `prepare`'s
         observation = tree_bytes(map_tree(lambda leaf: leaf[:1], driver.loop.obs))
         held = driver.steps_per_call * (observation + 8 + 4 * 6 + 2)
     return {
@@ -105,7 +139,9 @@ def run_case(name: str, quick: bool) -> dict:
         "peak_bytes": peak,
         "replay_bytes": held,
         "replay_full": replay is None or bool(replay.size == len(replay.reward)),
-        "network_bytes": sum(leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.loop.state).values()),
+        "network_bytes": sum(
+            leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.loop.state).values()
+        ),
         "kept_checkpoint_bytes": checkpoints,
         "modules": [module for module in sys.modules if module != "__main__"],
     }
@@ -117,7 +153,9 @@ def run_imports() -> dict:
     import importlib
 
     for module in json.load(sys.stdin):
-        with contextlib.suppress(Exception):  # some modules are made by others while those run, and cannot be imported by name
+        with contextlib.suppress(
+            Exception
+        ):  # some modules are made by others while those run, and cannot be imported by name
             importlib.import_module(module)
     return {"imports_bytes": peak_bytes()}
 
@@ -131,7 +169,9 @@ def run_to_first_step(started: float, words: list[str]) -> None:
     def timed(self, *args):
         follow(self, *args)
         seconds = time.time() - started
-        print(json.dumps({"seconds": seconds}), file=sys.__stdout__, flush=True)  # the command may have redirected its output
+        print(
+            json.dumps({"seconds": seconds}), file=sys.__stdout__, flush=True
+        )  # the command may have redirected its output
         os._exit(0)
 
     Driver.follow = timed
@@ -140,15 +180,23 @@ def run_to_first_step(started: float, words: list[str]) -> None:
     raise SystemExit(bellgrad(words))
 
 
-# ---------------------------------------------------------------------------------------------------------- the measurement
+# -------------------------------------------------------------------------------------------- the measurement
 def weigh(name: str, quick: bool) -> dict:
     """A row of the memory results."""
     script, case = str(HERE / "memory.py"), CASES[name]
-    with tempfile.TemporaryDirectory() as cache:  # an empty one: compiling from the beginning takes the most memory
+    with (
+        tempfile.TemporaryDirectory() as cache
+    ):  # an empty one: compiling from the beginning takes the most memory
         words = ["--child", "case", name, *(["--quick"] if quick else [])]
         answer = ask([sys.executable, script, *words], {"TORCHINDUCTOR_CACHE_DIR": cache})
-    imports = subprocess.run([sys.executable, script, "--child", "imports"], input=json.dumps(answer.pop("modules")),
-                             capture_output=True, text=True, check=True, cwd=ROOT)  # fmt: skip
+    imports = subprocess.run(
+        [sys.executable, script, "--child", "imports"],
+        input=json.dumps(answer.pop("modules")),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     answer |= json.loads(imports.stdout.splitlines()[-1])
     must = answer["imports_bytes"] + answer["replay_bytes"] + answer["network_bytes"]
     ratio = answer["peak_bytes"] / must
@@ -162,11 +210,24 @@ def time_first_step(name: str, repeats: int) -> dict:
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            child = [sys.executable, str(HERE / "memory.py"), "--child", "first-step", repr(time.time()), *words]
+            child = [
+                sys.executable,
+                str(HERE / "memory.py"),
+                "--child",
+                "first-step",
+                repr(time.time()),
+                *words,
+            ]
             seconds.append(ask([*child, "--out", f"{folder}/run"])["seconds"])
     median = statistics.median(seconds)
-    return {"title": " ".join(["bellgrad", *words]), "repeats": seconds, "seconds": median, "seconds_most": max(seconds),
-            "bar": FIRST_STEP_BAR, "met": median <= FIRST_STEP_BAR}  # fmt: skip
+    return {
+        "title": " ".join(["bellgrad", *words]),
+        "repeats": seconds,
+        "seconds": median,
+        "seconds_most": max(seconds),
+        "bar": FIRST_STEP_BAR,
+        "met": median <= FIRST_STEP_BAR,
+    }
 
 
 def child(words: list[str]) -> None:
@@ -183,13 +244,21 @@ def child(words: list[str]) -> None:
 def main() -> None:
     from tables import first_step_table, memory_table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     known = ", ".join([*CASES, *FIRST_STEPS])
     parser.add_argument(
-        "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {known}; * and ? stand for letters"
+        "--rows",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help=f"which of {known}; * and ? stand for letters",
     )
     parser.add_argument("--repeats", type=int, default=3, help="of each first step (default 3)")
-    parser.add_argument("--quick", action="store_true", help="tiny replays, into memory-quick.json: to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny replays, into memory-quick.json: to see that it works"
+    )
     args = parser.parse_args()
     out = RESULTS / ("memory-quick.json" if args.quick else "memory.json")
     warn_if_busy()
@@ -207,7 +276,8 @@ def main() -> None:
         results[kind][name] = row | {"provenance": made}
         write_results(out, results)
         print(
-            f"  {name:14s} {'peak / sum' if kind == 'memory' else 'seconds'} {row.get('ratio', row.get('seconds')):.2f}",
+            f"  {name:14s} {'peak / sum' if kind == 'memory' else 'seconds'}"
+            f" {row.get('ratio', row.get('seconds')):.2f}",
             file=sys.stderr,
         )
     print(memory_table(results) + "\n" + first_step_table(results))

@@ -1,15 +1,17 @@
-"""Exact planning beside other libraries: seconds to the same value, each side in its own process, all in one run.
+"""Exact planning beside other libraries: seconds to the same value, each side in its own process, all in one
+run.
 
     python benchmarks/planning.py [--rows PATTERN ...] [--repeats 3] [--limit 300] [--quick]
 
-The sides of a row alternate, and the figures are medians over the repeats. Making and converting the MDP, imports and compiling
-are outside the clock; what the solver derives from the MDP is inside. Every side is asked for values within 1e-6, and its values
-are compared with those of a solution ten times nearer. Of a library's methods whose values are right the fastest counts; one
-that takes longer than the limit is left out after its first try. Bellgrad's side is `solve(mdp, gamma=...)`, which picks its
-method.
+The sides of a row alternate, and the figures are medians over the repeats. Making and converting the MDP,
+imports and compiling are outside the clock; what the solver derives from the MDP is inside. Every side is
+asked for values within 1e-6, and its values are compared with those of a solution ten times nearer. Of a
+library's methods whose values are right the fastest counts; one that takes longer than the limit is left out
+after its first try. Bellgrad's side is `solve(mdp, gamma=...)`, which picks its method.
 
-Beside the time, Bellgrad's side tells the memory of the transition matrix and what solving adds, over that of the matrix; and
-what share of the machine's memory bandwidth a sweep over all actions reaches, where a copy between arrays that fit no cache is 1.
+Beside the time, Bellgrad's side tells the memory of the transition matrix and what solving adds, over that of
+the matrix; and what share of the machine's memory bandwidth a sweep over all actions reaches, where a copy
+between arrays that fit no cache is 1.
 """
 
 import argparse
@@ -81,11 +83,13 @@ ROWS = {
     "grid-300-mdpsolver": Row("slippery grid, 300 x 300, gamma 0.999", "grid-300", "mdpsolver", 2.0),
     "grid-1000": Row("slippery grid, 1000 x 1000, gamma 0.999", "grid-1000", None, 300.0),
     "garnet-10k-quantecon": Row("random, 10,000 states x 4 x 5, gamma 0.99", "garnet-10k", "quantecon", 1.0),
-    "garnet-10k-mdptoolbox": Row("random, 10,000 states x 4 x 5, gamma 0.99", "garnet-10k", "mdptoolbox", 50.0),
+    "garnet-10k-mdptoolbox": Row(
+        "random, 10,000 states x 4 x 5, gamma 0.99", "garnet-10k", "mdptoolbox", 50.0
+    ),
 }
 
 
-# ------------------------------------------------------------------------------------------------------ in a process of its own
+# ------------------------------------------------------------------------------------ in a process of its own
 def make(work: Work, size: int, file: Path) -> None:
     """Write an MDP as the other libraries know it."""
     from bellgrad.mdp.examples import garnet
@@ -96,8 +100,16 @@ def make(work: Work, size: int, file: Path) -> None:
     else:
         rows = ["." * size] * (size - 1) + ["." * (size - 1) + "G"]
         mdp = gridworld(rows, slip=0.2, step_reward=-1.0, rewards={})
-    np.savez(file, offset=mdp.offset, probability=mdp.probability, next_state=mdp.next_state, reward=mdp.expected_reward,
-             outcome_reward=mdp.reward, terminated=mdp.terminated, gamma=work.gamma)  # fmt: skip
+    np.savez(
+        file,
+        offset=mdp.offset,
+        probability=mdp.probability,
+        next_state=mdp.next_state,
+        reward=mdp.expected_reward,
+        outcome_reward=mdp.reward,
+        terminated=mdp.terminated,
+        gamma=work.gamma,
+    )
 
 
 def load(file: Path):
@@ -106,14 +118,23 @@ def load(file: Path):
 
     with np.load(file) as arrays:
         states, actions = arrays["reward"].shape
-        mdp = FiniteMDP(actions, arrays["offset"], arrays["probability"], arrays["next_state"], arrays["outcome_reward"],
-                        arrays["terminated"], np.full(states, 1 / states))  # fmt: skip
+        mdp = FiniteMDP(
+            actions,
+            arrays["offset"],
+            arrays["probability"],
+            arrays["next_state"],
+            arrays["outcome_reward"],
+            arrays["terminated"],
+            np.full(states, 1 / states),
+        )
         return mdp, float(arrays["gamma"])
 
 
 def status_bytes(name: str) -> int:
     """A line of this process's memory status."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -177,11 +198,17 @@ def bandwidth(mdp, gamma: float) -> dict:
     sweep = moved / best(kernels.sweep, *problem.arrays, value, action, True, new)
     source = np.ones(20_000_000)
     copied = 2 * source.nbytes / best(copy, source, np.empty_like(source))
-    return {"sweep_bytes_per_second": sweep, "copy_bytes_per_second": copied, "bandwidth_share": sweep / copied}
+    return {
+        "sweep_bytes_per_second": sweep,
+        "copy_bytes_per_second": copied,
+        "bandwidth_share": sweep / copied,
+    }
 
 
-# ---------------------------------------------------------------------------------------------------------- the measurement
-def commands(peers: list[str], problem: Path, value: Path, peers_python: str, limit: int) -> dict[tuple[str, str], list[str]]:
+# -------------------------------------------------------------------------------------------- the measurement
+def commands(
+    peers: list[str], problem: Path, value: Path, peers_python: str, limit: int
+) -> dict[tuple[str, str], list[str]]:
     """The processes that solve a problem, by library and method."""
     script, peer_script = str(HERE / "planning.py"), str(HERE / "peers" / "planning.py")
     found = {}
@@ -190,18 +217,34 @@ def commands(peers: list[str], problem: Path, value: Path, peers_python: str, li
             command = ["timeout", str(limit), peers_python, peer_script, peer, str(problem), str(value)]
             command += ["--tolerance", str(TOLERANCE)]
             found[peer, " ".join(method)] = [*command, "--method", *method] if method else command
-    found["bellgrad", ""] = [sys.executable, script, "--child", "solve", str(problem), str(value), str(TOLERANCE)]
+    found["bellgrad", ""] = [
+        sys.executable,
+        script,
+        "--child",
+        "solve",
+        str(problem),
+        str(value),
+        str(TOLERANCE),
+    ]
     return found
 
 
 def measure(
     work: str, peers: list[str], repeats: int, peers_python: str, quick: bool, limit: float, folder: Path
 ) -> dict[str, dict]:
-    """Run every side in turn, `repeats` times over: library, then method, to every repeat's answer or what went wrong."""
-    script, problem, value, exact = str(HERE / "planning.py"), folder / "mdp.npz", folder / "value.npy", folder / "exact.npy"
+    """Run every side in turn, `repeats` times over: library, then method, to every repeat's answer or what
+    went wrong."""
+    script, problem, value, exact = (
+        str(HERE / "planning.py"),
+        folder / "mdp.npz",
+        folder / "value.npy",
+        folder / "exact.npy",
+    )
     cache = {"NUMBA_CACHE_DIR": str(folder / "numba")}
     ask([sys.executable, script, "--child", "make", work, str(problem), str(int(quick))])
-    first = ask([sys.executable, script, "--child", "solve", str(problem), str(exact), str(TOLERANCE / 10)], cache)
+    first = ask(
+        [sys.executable, script, "--child", "solve", str(problem), str(exact), str(TOLERANCE / 10)], cache
+    )
     sides = commands(peers, problem, value, peers_python, limit)
     found: dict[str, dict] = {library: {} for library, _ in sides}
     for (library, method), command in sides.items():
@@ -221,16 +264,22 @@ def measure(
                 continue
             answer["value_error"] = float(np.abs(np.load(value) - np.load(exact)).max())
             entry["repeats"].append(answer)
-            print(f"  {work:11s} {library:10s} {method:26s} {repeat + 1}/{repeats}  {answer['seconds']:9.4f} s  "
-                  f"off by {answer['value_error']:.1e}", file=sys.stderr)  # fmt: skip
+            print(
+                f"  {work:11s} {library:10s} {method:26s} {repeat + 1}/{repeats}  {answer['seconds']:9.4f} s "
+                f" off by {answer['value_error']:.1e}",
+                file=sys.stderr,
+            )
     return found
 
 
 def best(methods: dict[str, dict]) -> tuple[str, float] | None:
-    """The fastest, by its median, of a library's methods whose values are right; of all if none is; None where all failed."""
+    """The fastest, by its median, of a library's methods whose values are right; of all if none is; None
+    where all failed."""
     ran = {name: entry["repeats"] for name, entry in methods.items() if "error" not in entry}
     right = {name: runs for name, runs in ran.items() if max(run["value_error"] for run in runs) <= RIGHT}
-    medians = {name: statistics.median(run["seconds"] for run in runs) for name, runs in (right or ran).items()}
+    medians = {
+        name: statistics.median(run["seconds"] for run in runs) for name, runs in (right or ran).items()
+    }
     return min(medians.items(), key=lambda item: item[1]) if medians else None
 
 
@@ -238,7 +287,11 @@ def judge(row: Row, found: dict[str, dict]) -> dict:
     """A row of the results."""
     record = {"title": row.title, "peer": row.peer and PEERS[row.peer], "bar": row.bar}
     ours, peer = best(found["bellgrad"]), best(found[row.peer]) if row.peer else None
-    record |= {"ours_seconds": ours and ours[1], "peer_seconds": peer and peer[1], "peer_method": peer and peer[0]}
+    record |= {
+        "ours_seconds": ours and ours[1],
+        "peer_seconds": peer and peer[1],
+        "peer_method": peer and peer[0],
+    }
     record["ratio"] = peer[1] / ours[1] if ours and peer else None
     record["met"] = None
     if ours:
@@ -252,7 +305,11 @@ def judge(row: Row, found: dict[str, dict]) -> dict:
             "compile_seconds_cold": found["bellgrad"][""]["compile_seconds_cold"],
             "compile_seconds_cached": statistics.median(run["compile_seconds"] for run in runs),
         }
-        fast = ours[1] <= row.bar if row.peer is None else record["ratio"] is not None and record["ratio"] >= row.bar
+        fast = (
+            ours[1] <= row.bar
+            if row.peer is None
+            else record["ratio"] is not None and record["ratio"] >= row.bar
+        )
         record["met"] = fast and record["value_error"] <= TOLERANCE and record["memory_ratio"] <= MEMORY_BAR
     return record | {"measured": {name: found[name] for name in ("bellgrad", row.peer) if name}}
 
@@ -271,16 +328,31 @@ def child(words: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     known = ", ".join(ROWS)
     parser.add_argument(
-        "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {known}; * and ? stand for letters"
+        "--rows",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help=f"which of {known}; * and ? stand for letters",
     )
     parser.add_argument("--repeats", type=int, default=3, help="of every side (default 3)")
-    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds after which a method is left out (default {LIMIT})")
-    parser.add_argument("--quick", action="store_true", help="small MDPs, into planning-quick.json: to see that it works")
     parser.add_argument(
-        "--peers-python", default=".venv-bench/bin/python", help="the interpreter with the peers (make bench makes it)"
+        "--limit",
+        type=float,
+        default=LIMIT,
+        help=f"seconds after which a method is left out (default {LIMIT})",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small MDPs, into planning-quick.json: to see that it works"
+    )
+    parser.add_argument(
+        "--peers-python",
+        default=".venv-bench/bin/python",
+        help="the interpreter with the peers (make bench makes it)",
     )
     args = parser.parse_args()
     rows = {name: row for name, row in ROWS.items() if any(fnmatch(name, pattern) for pattern in args.rows)}
@@ -290,13 +362,22 @@ def main() -> None:
         parser.error(f"{args.peers_python} does not exist; run make bench, or give --peers-python")
     out = RESULTS / ("planning-quick.json" if args.quick else "planning.json")
     warn_if_busy()
-    made, results = provenance() | {"repeats": args.repeats, "quick": args.quick, "limit": args.limit}, read_results(out)
+    made, results = (
+        provenance() | {"repeats": args.repeats, "quick": args.quick, "limit": args.limit},
+        read_results(out),
+    )
     for work in dict.fromkeys(row.work for row in rows.values()):
         chosen = {name: row for name, row in rows.items() if row.work == work}
         peers = [row.peer for row in chosen.values() if row.peer]
         with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as folder:
             found = measure(
-                work, peers, args.repeats, args.peers_python, args.quick, QUICK_LIMIT if args.quick else args.limit, Path(folder)
+                work,
+                peers,
+                args.repeats,
+                args.peers_python,
+                args.quick,
+                QUICK_LIMIT if args.quick else args.limit,
+                Path(folder),
             )
         for name, row in chosen.items():
             results[name] = judge(row, found) | {"provenance": made}

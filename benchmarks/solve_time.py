@@ -1,11 +1,12 @@
-"""Seconds of training until a task is solved, beside another library, each side and seed in its own process, in turn.
+"""Seconds of training until a task is solved, beside another library, each side and seed in its own process,
+in turn.
 
     python benchmarks/solve_time.py [--rows PATTERN ...] [--seeds 10] [--quick]
 
-The clock runs while a side gathers experience and learns. It stands still while the policy is evaluated, over 100 fresh episodes
-with its greedy actions, after every so many environment steps; and while code is compiled. A side has solved
-CartPole-v1 at the first evaluation whose mean return is at least 475. A row's figure is the median over the seeds; a seed that
-has not solved it within the steps allowed counts as infinite.
+The clock runs while a side gathers experience and learns. It stands still while the policy is evaluated, over
+100 fresh episodes with its greedy actions, after every so many environment steps; and while code is compiled.
+A side has solved CartPole-v1 at the first evaluation whose mean return is at least 475. A row's figure is the
+median over the seeds; a seed that has not solved it within the steps allowed counts as infinite.
 """
 
 import argparse
@@ -45,20 +46,24 @@ ROWS = {"ppo": Row("ppo", PEER_EVERY, PEER_STEPS), "cem": Row("cem", 1, 2_000_00
 PEER = "Stable-Baselines3 PPO, the settings of RL Baselines3 Zoo"
 
 
-# ------------------------------------------------------------------------------------------------ in a process of its own
+# ------------------------------------------------------------------------------------ in a process of its own
 def solve(row: Row, seed: int) -> dict:
     """Train until it is solved."""
     import time
 
     from bellgrad.presets import find_preset
+    from bellgrad.runs.settings import Settings, find_algorithm
     from bellgrad.training.evaluate import evaluate_policy
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session, Tracker
-    from bellgrad.training.settings import Settings, find_algorithm
 
     preset = find_preset(row.algorithm, ENV) if row.algorithm == "ppo" else None
-    algorithm, num_envs = (preset.algorithm, preset.num_envs) if preset else (find_algorithm(row.algorithm)(), None)
-    settings = Settings(algorithm, ENV, row.steps, seed, num_envs=num_envs, engine="compiled", device="cpu", eval_episodes=0)
+    algorithm, num_envs = (
+        (preset.algorithm, preset.num_envs) if preset else (find_algorithm(row.algorithm)(), None)
+    )
+    settings = Settings(
+        algorithm, ENV, row.steps, seed, num_envs=num_envs, engine="compiled", device="cpu", eval_episodes=0
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
         session = Session(run, run.make_env(settings.num_envs), resumed=False, progress="off")
@@ -76,7 +81,9 @@ def solve(row: Row, seed: int) -> dict:
             tracker.flush()
             seconds += time.perf_counter() - start
             passed = driver.steps
-            result = evaluate_policy(driver.learner, driver.loop.state, judge, EPISODES, EVALUATION_SEED + seed)
+            result = evaluate_policy(
+                driver.learner, driver.loop.state, judge, EPISODES, EVALUATION_SEED + seed
+            )
             if result.return_mean >= TARGET:
                 break
         session.metrics.close()
@@ -86,13 +93,23 @@ def solve(row: Row, seed: int) -> dict:
             "engine": session.engine.to_json()}  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------- the measurement
+# -------------------------------------------------------------------------------------------- the measurement
 def commands(name: str, peers_python: str, seed: int) -> dict[str, list[str]]:
     """The processes of a seed, by side."""
     ours = [sys.executable, str(HERE / "solve_time.py"), "--child", name, str(seed)]
-    settings = {"env": ENV, "target": TARGET, "episodes": EPISODES, "every": PEER_EVERY, "steps": PEER_STEPS, "seed": seed}
+    settings = {
+        "env": ENV,
+        "target": TARGET,
+        "episodes": EPISODES,
+        "every": PEER_EVERY,
+        "steps": PEER_STEPS,
+        "seed": seed,
+    }
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return {"ours": ours, "peer": [peers_python, str(HERE / "peers" / "sb3_solve.py"), *words, "--threads", "1"]}
+    return {
+        "ours": ours,
+        "peer": [peers_python, str(HERE / "peers" / "sb3_solve.py"), *words, "--threads", "1"],
+    }
 
 
 def median(found: list[dict]) -> float | None:
@@ -111,21 +128,37 @@ def measure(name: str, peers_python: str, seeds: int, cache: str) -> dict:
     ours, peer = median(found["ours"]), median(found["peer"])
     ratio = peer / ours if ours and peer else None
     return {
-        "title": f"{ENV} to a mean return of {TARGET:g}", "algorithm": ROWS[name].algorithm, "peer": PEER, "seeds": seeds,
-        "ours_seconds": ours, "peer_seconds": peer, "ratio": ratio, "bar": SECONDS_BAR, "ratio_bar": RATIO_BAR,
+        "title": f"{ENV} to a mean return of {TARGET:g}",
+        "algorithm": ROWS[name].algorithm,
+        "peer": PEER,
+        "seeds": seeds,
+        "ours_seconds": ours,
+        "peer_seconds": peer,
+        "ratio": ratio,
+        "bar": SECONDS_BAR,
+        "ratio_bar": RATIO_BAR,
         "ours_steps": statistics.median(one["steps"] for one in found["ours"]),
         "peer_steps": statistics.median(one["steps"] for one in found["peer"]),
-        "met": ours is not None and ours < SECONDS_BAR and ratio is not None and ratio >= RATIO_BAR, "measured": found,
-    }  # fmt: skip
+        "met": ours is not None and ours < SECONDS_BAR and ratio is not None and ratio >= RATIO_BAR,
+        "measured": found,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {', '.join(ROWS)}")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 (default 10)")
-    parser.add_argument("--quick", action="store_true", help="one seed, into solve_time-quick.json: to see that it works")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--peers-python", default=".venv-bench/bin/python", help="the interpreter with the peers (make bench makes it)"
+        "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {', '.join(ROWS)}"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 (default 10)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, into solve_time-quick.json: to see that it works"
+    )
+    parser.add_argument(
+        "--peers-python",
+        default=".venv-bench/bin/python",
+        help="the interpreter with the peers (make bench makes it)",
     )
     args = parser.parse_args()
     chosen = [name for name in ROWS if any(fnmatch(name, pattern) for pattern in args.rows)]
@@ -139,7 +172,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as cache:
         for name in chosen:
             try:
-                results[name] = measure(name, args.peers_python, 1 if args.quick else args.seeds, cache) | {"provenance": made}
+                results[name] = measure(name, args.peers_python, 1 if args.quick else args.seeds, cache) | {
+                    "provenance": made
+                }
             except ChildError as error:
                 print(f"  {name} failed: {error}", file=sys.stderr)
             write_results(out, {row: results[row] for row in ROWS if row in results})

@@ -1,6 +1,7 @@
 """The results as Markdown, for the terminal and for the documentation.
 
-python benchmarks/tables.py [speed|compile|memory|first_step|learning|planning|estimators|tabular|tabular_compile]
+python benchmarks/tables.py
+[speed|compile|memory|first_step|learning|planning|estimators|tabular|tabular_compile]
 """
 
 import statistics
@@ -12,28 +13,55 @@ import numpy as np
 from common import RESULTS, read_results
 
 from bellgrad.report.tables import format_duration, format_number, markdown_table
-from bellgrad.training.settings import find_algorithm
+from bellgrad.runs.settings import find_algorithm
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
     """One line a ratio: both medians in environment steps a second, the ratio, its bar."""
     return markdown_table(
-        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"]) if row["peer"] else f"{row['bar']:,.0f} steps/s"}
-         for row in results.values()),
-        {"title": "work", "engine": "engine", "ours_steps_per_second": "Bellgrad, steps/s", "peer": "peer",
-         "peer_setting": "peer's setting", "peer_steps_per_second": "peer, steps/s", "ratio": "ratio", "bar": "bar",
-         "met": "met"},
-    )  # fmt: skip
+        (
+            {
+                **row,
+                "ratio": _times(row["ratio"]),
+                "bar": _times(row["bar"]) if row["peer"] else f"{row['bar']:,.0f} steps/s",
+            }
+            for row in results.values()
+        ),
+        {
+            "title": "work",
+            "engine": "engine",
+            "ours_steps_per_second": "Bellgrad, steps/s",
+            "peer": "peer",
+            "peer_setting": "peer's setting",
+            "peer_steps_per_second": "peer, steps/s",
+            "ratio": "ratio",
+            "bar": "bar",
+            "met": "met",
+        },
+    )
 
 
 def solve_table(results: Mapping[str, Any]) -> str:
     """One line a row: the median seconds of training until solved, ours and the peer's."""
     return markdown_table(
-        ({**row, "ratio": _times(row["ratio"]), "bar": f"{row['bar']:g} s, {_times(row['ratio_bar'])}"}
-         for row in results.values()),
-        {"title": "task", "algorithm": "algorithm", "ours_seconds": "Bellgrad, s", "ours_steps": "steps", "peer": "peer",
-         "peer_seconds": "peer, s", "peer_steps": "its steps", "ratio": "ratio", "seeds": "seeds", "bar": "bar", "met": "met"},
-    )  # fmt: skip
+        (
+            {**row, "ratio": _times(row["ratio"]), "bar": f"{row['bar']:g} s, {_times(row['ratio_bar'])}"}
+            for row in results.values()
+        ),
+        {
+            "title": "task",
+            "algorithm": "algorithm",
+            "ours_seconds": "Bellgrad, s",
+            "ours_steps": "steps",
+            "peer": "peer",
+            "peer_seconds": "peer, s",
+            "peer_steps": "its steps",
+            "ratio": "ratio",
+            "seeds": "seeds",
+            "bar": "bar",
+            "met": "met",
+        },
+    )
 
 
 def compile_table(results: Mapping[str, Any]) -> str:
@@ -41,7 +69,12 @@ def compile_table(results: Mapping[str, Any]) -> str:
     rows = [row for row in results.values() if row.get("compile_seconds_cold") is not None]
     unique = {row["title"]: row for row in rows}
     return markdown_table(
-        unique.values(), {"title": "work", "compile_seconds_cold": "first time, s", "compile_seconds_cached": "from the cache, s"}
+        unique.values(),
+        {
+            "title": "work",
+            "compile_seconds_cold": "first time, s",
+            "compile_seconds_cached": "from the cache, s",
+        },
     )
 
 
@@ -50,16 +83,31 @@ def memory_table(results: Mapping[str, Any]) -> str:
     megabytes = ("imports_bytes", "replay_bytes", "network_bytes", "peak_bytes")
     return markdown_table(
         ({**row, **{name: row[name] / 2**20 for name in megabytes}} for row in results["memory"].values()),
-        {"title": "run", "engine": "engine", "imports_bytes": "imports, MiB", "replay_bytes": "replay or rollout, MiB",
-         "network_bytes": "networks, MiB", "peak_bytes": "peak, MiB", "ratio": "peak / sum", "bar": "bar", "met": "met"},
-    )  # fmt: skip
+        {
+            "title": "run",
+            "engine": "engine",
+            "imports_bytes": "imports, MiB",
+            "replay_bytes": "replay or rollout, MiB",
+            "network_bytes": "networks, MiB",
+            "peak_bytes": "peak, MiB",
+            "ratio": "peak / sum",
+            "bar": "bar",
+            "met": "met",
+        },
+    )
 
 
 def first_step_table(results: Mapping[str, Any]) -> str:
     """From the command to the first environment step."""
     return markdown_table(
         results["first_step"].values(),
-        {"title": "command", "seconds": "median, s", "seconds_most": "slowest, s", "bar": "bar, s", "met": "met"},
+        {
+            "title": "command",
+            "seconds": "median, s",
+            "seconds_most": "slowest, s",
+            "bar": "bar, s",
+            "met": "met",
+        },
     )
 
 
@@ -68,40 +116,80 @@ def learning_table(results: Mapping[str, Any]) -> str:
     lines = []
     for row in results.values():
         known = row["value"] is not None
-        lines.append({
-            "title": f"{find_algorithm(row['settings']['algorithm']['name']).__name__} on {row['settings']['env']}",
-            "settings_name": row["settings_name"],
-            "steps": row["settings"]["steps"],
-            "statistic": row["statistic"],
-            "value": format_number(row["value"]) if known else None,
-            "interval": f"{format_number(row['low'])} to {format_number(row['high'])}" if known else None,
-            "seeds": len(row["seeds"]),
-            "bar": f"{'at most' if row.get('at_most') else 'at least'} {format_number(row['bar'])}",
-            "met": row["met"],
-            "time": format_duration(statistics.mean(s["seconds"] for s in row["seeds"].values())) if row["seeds"] else None,
-        })  # fmt: skip
+        lines.append(
+            {
+                "title": (
+                    f"{find_algorithm(row['settings']['algorithm']['name']).__name__} on"
+                    f" {row['settings']['env']}"
+                ),
+                "settings_name": row["settings_name"],
+                "steps": row["settings"]["steps"],
+                "statistic": row["statistic"],
+                "value": format_number(row["value"]) if known else None,
+                "interval": f"{format_number(row['low'])} to {format_number(row['high'])}" if known else None,
+                "seeds": len(row["seeds"]),
+                "bar": f"{'at most' if row.get('at_most') else 'at least'} {format_number(row['bar'])}",
+                "met": row["met"],
+                "time": (
+                    format_duration(statistics.mean(s["seconds"] for s in row["seeds"].values()))
+                    if row["seeds"]
+                    else None
+                ),
+            }
+        )
     return markdown_table(
         lines,
-        {"title": "task", "settings_name": "settings", "steps": "steps", "seeds": "seeds", "statistic": "statistic",
-         "value": "return", "interval": "95% interval", "bar": "bar", "met": "met", "time": "training, a seed"},
-    )  # fmt: skip
+        {
+            "title": "task",
+            "settings_name": "settings",
+            "steps": "steps",
+            "seeds": "seeds",
+            "statistic": "statistic",
+            "value": "return",
+            "interval": "95% interval",
+            "bar": "bar",
+            "met": "met",
+            "time": "training, a seed",
+        },
+    )
 
 
 def planning_table(results: Mapping[str, Any]) -> str:
     """One line a ratio: seconds of both sides, what the values are off by, memory and bandwidth."""
     return markdown_table(
-        ({**row, "ratio": _times(row["ratio"]), "bar": _times(row["bar"]) if row["peer"] else f"{format_number(row['bar'])} s",
-          "value_error": _off(row["value_error"]), "peer_value_error": _off(row["peer_value_error"]),
-          "memory_ratio": _times(row["memory_ratio"]), "bandwidth_share": f"{row['bandwidth_share']:.0%}"}
-         for row in results.values() if row["ours_seconds"] is not None),
-        {"title": "MDP", "ours_seconds": "Bellgrad, s", "value_error": "off by", "peer": "peer", "peer_method": "its best method",
-         "peer_seconds": "peer, s", "peer_value_error": "off by ", "ratio": "ratio", "bar": "bar",
-         "memory_ratio": "memory / matrix", "bandwidth_share": "share of copy bandwidth", "met": "met"},
-    )  # fmt: skip
+        (
+            {
+                **row,
+                "ratio": _times(row["ratio"]),
+                "bar": _times(row["bar"]) if row["peer"] else f"{format_number(row['bar'])} s",
+                "value_error": _off(row["value_error"]),
+                "peer_value_error": _off(row["peer_value_error"]),
+                "memory_ratio": _times(row["memory_ratio"]),
+                "bandwidth_share": f"{row['bandwidth_share']:.0%}",
+            }
+            for row in results.values()
+            if row["ours_seconds"] is not None
+        ),
+        {
+            "title": "MDP",
+            "ours_seconds": "Bellgrad, s",
+            "value_error": "off by",
+            "peer": "peer",
+            "peer_method": "its best method",
+            "peer_seconds": "peer, s",
+            "peer_value_error": "off by ",
+            "ratio": "ratio",
+            "bar": "bar",
+            "memory_ratio": "memory / matrix",
+            "bandwidth_share": "share of copy bandwidth",
+            "met": "met",
+        },
+    )
 
 
 def estimators_table(results: Mapping[str, Any]) -> str:
-    """One line an estimator of the policy gradient: how far its mean is from the computed one, its bias and its variance."""
+    """One line an estimator of the policy gradient: how far its mean is from the computed one, its bias and
+    its variance."""
     lines, exact = [], np.array(results["corridor"]["exact"])
     for name, row in results["corridor"]["estimators"].items():
         mean, expected, error = (np.array(row[key]) for key in ("mean", "expected", "standard_error"))
@@ -118,7 +206,9 @@ def caption(provenance: Mapping[str, Any]) -> str:
     changed = " with local changes" if provenance["dirty"] else ""
     commit = provenance["commit"][:12] + changed
     processor = f"{m['cpu']} with {m['cores']} cores"
-    return f"Measured on {provenance['started'][:10]} at {commit}, on {processor}, by `{provenance['command']}`."
+    return (
+        f"Measured on {provenance['started'][:10]} at {commit}, on {processor}, by `{provenance['command']}`."
+    )
 
 
 # What `table` knows: the name of a table, the file that it is made of, and how.

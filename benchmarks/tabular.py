@@ -1,11 +1,13 @@
-"""Tabular learners beside a plain Python loop over Gymnasium: environment steps a second, each side in its own process.
+"""Tabular learners beside a plain Python loop over Gymnasium: environment steps a second, each side in its
+own process.
 
     python benchmarks/tabular.py [--rows PATTERN ...] [--repeats 3] [--quick]
 
-The sides of a row alternate (A B A B ...), and the figures are medians over the repeats. Known dynamics are sampled by compiled
-code; with `-stepped` Bellgrad steps the Gymnasium environment as it does where they are not known. Imports, construction and
-compiling are outside the clock; what compiling took is reported apart, into an empty cache in the first repeat and from the cache
-in the others. Every action is uniform (epsilon 1), so that both sides have the same episodes, and every episode is seeded.
+The sides of a row alternate (A B A B ...), and the figures are medians over the repeats. Known dynamics are
+sampled by compiled code; with `-stepped` Bellgrad steps the Gymnasium environment as it does where they are
+not known. Imports, construction and compiling are outside the clock; what compiling took is reported apart,
+into an empty cache in the first repeat and from the cache in the others. Every action is uniform (epsilon 1),
+so that both sides have the same episodes, and every episode is seeded.
 """
 
 import argparse
@@ -41,8 +43,21 @@ def command(row: str, ours: bool, quick: bool) -> list[str]:
     settings = {"algorithm": algorithm, "env": ENVS[env], "num_envs": 1, "seed": 0, "fields": FIELDS}
     settings["backend"] = "gymnasium" if how == "stepped" else "native"
     steps = STEPS[how if ours else "plain"] // (10 if quick else 1)
-    script = ["benchmarks/bellgrad_side.py", "--engine", "compiled"] if ours else ["benchmarks/peers/plain_loop.py"]
-    return [sys.executable, *script, "--settings", json.dumps(settings), "--warm", str(WARM), "--steps", str(steps)]
+    script = (
+        ["benchmarks/bellgrad_side.py", "--engine", "compiled"]
+        if ours
+        else ["benchmarks/peers/plain_loop.py"]
+    )
+    return [
+        sys.executable,
+        *script,
+        "--settings",
+        json.dumps(settings),
+        "--warm",
+        str(WARM),
+        "--steps",
+        str(steps),
+    ]
 
 
 def measure(row: str, repeats: int, quick: bool) -> dict:
@@ -50,14 +65,24 @@ def measure(row: str, repeats: int, quick: bool) -> dict:
     algorithm, env, how = ROWS[row]
     sides: dict[str, dict] = {}
     for side in ("peer", "ours"):
-        sides[side] = {"command": shlex.join(command(row, side == "ours", quick)).replace(f"{ROOT}/", ""), "repeats": []}
+        sides[side] = {
+            "command": shlex.join(command(row, side == "ours", quick)).replace(f"{ROOT}/", ""),
+            "repeats": [],
+        }
     with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as cache:
         for repeat in range(repeats):
             for side, found in sides.items():
-                answer = ask(command(row, side == "ours", quick), {"NUMBA_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"})
+                answer = ask(
+                    command(row, side == "ours", quick), {"NUMBA_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
+                )
                 found["repeats"].append(answer)
-                print(f"  {row:34s} {side} {repeat + 1}/{repeats}  {answer['steps_per_second']:12,.0f} steps/s", file=sys.stderr)
-    ours, peer = (statistics.median(r["steps_per_second"] for r in sides[side]["repeats"]) for side in ("ours", "peer"))
+                print(
+                    f"  {row:34s} {side} {repeat + 1}/{repeats}  {answer['steps_per_second']:12,.0f} steps/s",
+                    file=sys.stderr,
+                )
+    ours, peer = (
+        statistics.median(r["steps_per_second"] for r in sides[side]["repeats"]) for side in ("ours", "peer")
+    )
     calls = [r["first_learning_call_seconds"] for r in sides["ours"]["repeats"]]
     made = {"compiled": "dynamics known", "stepped": "stepping Gymnasium"}[how]
     return {
@@ -70,16 +95,24 @@ def measure(row: str, repeats: int, quick: bool) -> dict:
         "peer_steps_per_second": peer,
         "ratio": ours / peer,
         "met": ours / peer >= BARS[how],
-        "compile_seconds_cold": calls[0] if how == "compiled" else None,  # a stepped run compiles before its first call
+        "compile_seconds_cold": calls[0]
+        if how == "compiled"
+        else None,  # a stepped run compiles before its first call
         "compile_seconds_cached": statistics.median(calls[1:]) if how == "compiled" and calls[1:] else None,
         "measured": sides,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--rows", nargs="+", default=["*"], metavar="PATTERN", help=f"which of {', '.join(ROWS)}; * and ? stand for letters"
+        "--rows",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help=f"which of {', '.join(ROWS)}; * and ? stand for letters",
     )
     parser.add_argument("--repeats", type=int, default=3, help="of every side (default 3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, into tabular-quick.json")

@@ -1,10 +1,12 @@
-"""Fill the blocks of README.md and docs/ and draw the figures: what the code and stored results say is typed nowhere by hand.
+"""Fill the blocks of README.md and docs/ and draw the figures: what the code and stored results say is typed
+nowhere by hand.
 
     python docs/generate.py            write them
     python docs/generate.py --check    fail where one is out of date or missing, and name it
 
-A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of. Every block has its
-place on some page, so that nothing is added to the code and left out here. `PICTURES` are the files in `docs/figures/`.
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says what NAME is made of.
+Every block has its place on some page, so that nothing is added to the code and left out here. `PICTURES` are
+the files in `docs/figures/`.
 """
 
 import argparse
@@ -31,27 +33,30 @@ import bellgrad as bg  # noqa: E402
 from bellgrad.cli import Parser, build_parser  # noqa: E402
 from bellgrad.cli.solve import NAMED, find_mdp  # noqa: E402
 from bellgrad.core.docs import field_notes  # noqa: E402
-from bellgrad.envs.catalogue import NATIVE  # noqa: E402
+from bellgrad.envs.catalog import NATIVE  # noqa: E402
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
 from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
 from bellgrad.report.mdp_text import solution_text  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
+from bellgrad.runs.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 from bellgrad.tabular import q_learning  # noqa: E402
 from bellgrad.tabular.common import Tabular  # noqa: E402
 from bellgrad.training import engine, evaluate, on_policy, session  # noqa: E402
-from bellgrad.training.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 
-MAXIMISED = {"discounted": "discounted reward", "horizon": "reward within a horizon", "total": "total reward",
+MAXIMIZED = {"discounted": "discounted reward", "horizon": "reward within a horizon", "total": "total reward",
              "average": "average reward"}  # fmt: skip
 SOURCE = re.compile(r"^Source: .*?\.(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
-# ------------------------------------------------------------------------------------------------------ from the code
+# ---------------------------------------------------------------------------------------------- from the code
 def commands() -> str:
     """One line a command."""
-    rows = [{"command": f"`{_usage(name, sub)}`", "does": sub.description} for name, sub in build_parser().commands.items()]
+    rows = [
+        {"command": f"`{_usage(name, sub)}`", "does": sub.description}
+        for name, sub in build_parser().commands.items()
+    ]
     return markdown_table(rows, ["command", "does"])
 
 
@@ -63,7 +68,11 @@ def command_reference() -> str:
         for action in sub._actions:
             if action.dest == "help":
                 continue
-            value = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
+            value = (
+                f" {action.metavar or action.dest.upper()}"
+                if action.option_strings and action.nargs != 0
+                else ""
+            )
             words = action.option_strings or [action.metavar or action.dest.upper()]
             meaning = action.help or "a run folder"
             rows.append({"argument": ", ".join(f"`{word}{value}`" for word in words), "meaning": meaning})
@@ -87,7 +96,10 @@ def _usage(name: str, sub: Parser) -> str:
 def fields_of(cls: type) -> str:
     """The fields of a dataclass with their defaults and meanings."""
     notes = _notes(cls)
-    rows = [{"field": f"`{f.name}`", "default": _default(f), "meaning": notes.get(f.name, "")} for f in fields(cls)]
+    rows = [
+        {"field": f"`{f.name}`", "default": _default(f), "meaning": notes.get(f.name, "")}
+        for f in fields(cls)
+    ]
     return markdown_table(rows, ["field", "default", "meaning"])
 
 
@@ -98,10 +110,13 @@ def _default(f: Any) -> str:
 
 
 def _notes(cls: type) -> dict[str, str]:
-    """What a class says of its fields, in the docstring's list of attributes or in comments beside them; inherited fields too."""
+    """What a class says of its fields, in the docstring's list of attributes or in comments beside them;
+    inherited fields too."""
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        notes |= dict(re.findall(r"^    (\w+): [^#\n]*=[^#\n]*  # (.*)$", inspect.getsource(base), re.MULTILINE))
+        notes |= dict(
+            re.findall(r"^    (\w+): [^#\n]*=[^#\n]*  # (.*)$", inspect.getsource(base), re.MULTILINE)
+        )
     return notes | field_notes(cls)
 
 
@@ -109,7 +124,9 @@ def specs(kinds: Mapping[str, type]) -> str:
     """A table for each of several small dataclasses."""
     parts = []
     for name, cls in kinds.items():
-        parts.append(f"**`bg.{cls.__name__}`** (`{name}`): {inspect.getdoc(cls).splitlines()[0]}\n\n{fields_of(cls)}")
+        parts.append(
+            f"**`bg.{cls.__name__}`** (`{name}`): {inspect.getdoc(cls).splitlines()[0]}\n\n{fields_of(cls)}"
+        )
     return "\n".join(parts)
 
 
@@ -118,12 +135,23 @@ def presets_of(algorithm: str) -> str:
     default = ALGORITHMS[algorithm]()
     rows = []
     for name, preset in presets(algorithm).items():
-        changed = [f.name for f in fields(default) if getattr(preset.algorithm, f.name) != getattr(default, f.name)]
-        wrappers = [option for option in ("normalise_obs", "normalise_reward") if getattr(preset, option)]
+        changed = [
+            f.name for f in fields(default) if getattr(preset.algorithm, f.name) != getattr(default, f.name)
+        ]
+        wrappers = [option for option in ("normalize_obs", "normalize_reward") if getattr(preset, option)]
         wrappers += [f"frame_stack={preset.frame_stack}"] if preset.frame_stack > 1 else []
-        differs = ", ".join([*(f"{field}={getattr(preset.algorithm, field)!r}" for field in changed), *wrappers])
-        rows.append({"preset": f"`{name}`", "environments": preset.num_envs, "steps": preset.steps, "differs in": f"`{differs}`",
-                     "source": preset.source})  # fmt: skip
+        differs = ", ".join(
+            [*(f"{field}={getattr(preset.algorithm, field)!r}" for field in changed), *wrappers]
+        )
+        rows.append(
+            {
+                "preset": f"`{name}`",
+                "environments": preset.num_envs,
+                "steps": preset.steps,
+                "differs in": f"`{differs}`",
+                "source": preset.source,
+            }
+        )
     return markdown_table(rows, ["preset", "environments", "steps", "differs in", "source"])
 
 
@@ -132,7 +160,13 @@ def native() -> str:
     rows = []
     for name, cls in NATIVE.items():
         made = cls()
-        rows.append({"id": f"`{name}`", "observation": _shape(made.observation_space), "action": _shape(made.action_space)})
+        rows.append(
+            {
+                "id": f"`{name}`",
+                "observation": _shape(made.observation_space),
+                "action": _shape(made.action_space),
+            }
+        )
     return markdown_table(rows, ["id", "observation", "action"])
 
 
@@ -175,25 +209,38 @@ def rules() -> str:
         ("environments that step together in an evaluation, at most", evaluate.EVAL_ENVS),
         ("steps after which an evaluation cuts an episode that has no time limit", evaluate.EPISODE_CAP),
     ]
-    shown = [{"what": what, "number": f"{number:,}" if isinstance(number, int) else number} for what, number in rows]
+    shown = [
+        {"what": what, "number": f"{number:,}" if isinstance(number, int) else number}
+        for what, number in rows
+    ]
     return markdown_table(shown, ["what", "number"])
 
 
 def public_names() -> str:
     """Everything that `import bellgrad as bg` gives."""
-    rows = [{"name": f"`bg.{name}`", "is": inspect.getdoc(getattr(bg, name)).splitlines()[0]} for name in bg.__all__]
+    rows = [
+        {"name": f"`bg.{name}`", "is": inspect.getdoc(getattr(bg, name)).splitlines()[0]}
+        for name in bg.__all__
+    ]
     return markdown_table(rows, ["name", "is"])
 
 
 def solvers() -> str:
-    """Every exact solver: what it maximises, and how."""
-    rows = [{"method": f"[`{name}`](solvers.md#{name})", "maximises": MAXIMISED[solver.criterion], "how": solver.description}
-            for name, solver in SOLVERS.items()]  # fmt: skip
-    return markdown_table(rows, ["method", "maximises", "how"])
+    """Every exact solver: what it maximizes, and how."""
+    rows = [
+        {
+            "method": f"[`{name}`](solvers.md#{name})",
+            "maximizes": MAXIMIZED[solver.criterion],
+            "how": solver.description,
+        }
+        for name, solver in SOLVERS.items()
+    ]
+    return markdown_table(rows, ["method", "maximizes", "how"])
 
 
 def prose(module: str, name: str) -> str:
-    """A function of `bellgrad.mdp`, and what its docstring says of it but for the arguments; the source may be its file's."""
+    """A function of `bellgrad.mdp`, and what its docstring says of it but for the arguments; the source may
+    be its file's."""
     home = import_module(f"bellgrad.mdp.{module}")
     find = getattr(home, name)
     about, _, rest = inspect.getdoc(find).partition("\n\nArgs:\n")
@@ -219,7 +266,8 @@ def solved(env: str, gamma: float | None = None) -> str:
 
 
 def frozen_lake() -> str:
-    """What FrozenLake is worth by several measures, and how often the policy that is best by each arrives in time."""
+    """What FrozenLake is worth by several measures, and how often the policy that is best by each arrives in
+    time."""
     lake = bg.FiniteMDP.from_gymnasium("FrozenLake-v1")
     limit = lake.max_episode_steps
     wanted = {f"discounted, gamma {gamma}": {"gamma": gamma} for gamma in (0.99, 0.95, 0.9)}
@@ -229,8 +277,16 @@ def frozen_lake() -> str:
         found = bg.solve(lake, progress="off", **options)
         value = found.value if found.horizon is None else found.value[0]
         arrives = finite_horizon_evaluation(lake, found.policy, limit)[0]
-        rows.append({"maximised": name, "V*(start)": f"{lake.initial @ value:.6f}", "arrives": f"{lake.initial @ arrives:.4f}"})
-    return markdown_table(rows, {"maximised": "maximised", "V*(start)": "V*(start)", "arrives": f"arrives within {limit} steps"})
+        rows.append(
+            {
+                "maximized": name,
+                "V*(start)": f"{lake.initial @ value:.6f}",
+                "arrives": f"{lake.initial @ arrives:.4f}",
+            }
+        )
+    return markdown_table(
+        rows, {"maximized": "maximized", "V*(start)": "V*(start)", "arrives": f"arrives within {limit} steps"}
+    )
 
 
 def tabular_learners() -> str:
@@ -278,17 +334,24 @@ def rooms() -> str:
     return markdown_table(rows, ["room", "holds"])
 
 
-# --------------------------------------------------------------------------------------------- from the stored results
-MADE_BY = {"speed": "make bench", "compile": "make bench", "learning": "make learning",
-           "memory": ".venv/bin/python benchmarks/memory.py", "first_step": ".venv/bin/python benchmarks/memory.py",
-           "solve_time": ".venv/bin/python benchmarks/solve_time.py",
-           "planning": ".venv/bin/python benchmarks/planning.py", "tabular": ".venv/bin/python benchmarks/tabular.py",
-           "tabular_compile": ".venv/bin/python benchmarks/tabular.py",
-           "estimators": ".venv/bin/python benchmarks/estimators.py"}  # fmt: skip
+# ------------------------------------------------------------------------------------ from the stored results
+MADE_BY = {
+    "speed": "make bench",
+    "compile": "make bench",
+    "learning": "make learning",
+    "memory": ".venv/bin/python benchmarks/memory.py",
+    "first_step": ".venv/bin/python benchmarks/memory.py",
+    "solve_time": ".venv/bin/python benchmarks/solve_time.py",
+    "planning": ".venv/bin/python benchmarks/planning.py",
+    "tabular": ".venv/bin/python benchmarks/tabular.py",
+    "tabular_compile": ".venv/bin/python benchmarks/tabular.py",
+    "estimators": ".venv/bin/python benchmarks/estimators.py",
+}
 
 
 def results(name: str, of: str = "") -> str:
-    """A table of stored results with how it was made, or the command that makes it; `of` keeps one algorithm's rows."""
+    """A table of stored results with how it was made, or the command that makes it; `of` keeps one
+    algorithm's rows."""
     file, write = tables.TABLES[name]
     stored = tables.read_results(tables.RESULTS / file)
     rows = stored.get(name, {}) if name in ("memory", "first_step") else stored
@@ -296,16 +359,35 @@ def results(name: str, of: str = "") -> str:
     if not rows:
         return f"_Not measured yet: `{MADE_BY[name]}` makes this table._\n"
     captions = dict.fromkeys(tables.caption(told) for told in _provenances(rows))
-    return f"{write({**stored, name: rows} if name in ('memory', 'first_step') else rows)}\n{' '.join(captions)}\n"
+    table = write({**stored, name: rows} if name in ("memory", "first_step") else rows)
+    return f"{table}\n{' '.join(captions)}\n"
 
 
 HEADLINES = {
-    "learning": ("cartpole-ppo", "cartpole-dqn", "cartpole-openai_es", "pendulum-sac", "lunarlander-ppo-preset",
-                 "halfcheetah-sac-preset", "halfcheetah-ppo-preset", "halfcheetah-trpo-preset",
-                 "velocity-free-cartpole-ppo-preset", "pixelcopter-reinforce-preset"),
-    "speed": ("sac-64", "sac-64-rltools", "sac-256", "dqn-64", "ppo-4", "ppo-4-tianshou", "a2c-8", "ppo-1024"),
+    "learning": (
+        "cartpole-ppo",
+        "cartpole-dqn",
+        "cartpole-openai_es",
+        "pendulum-sac",
+        "lunarlander-ppo-preset",
+        "halfcheetah-sac-preset",
+        "halfcheetah-ppo-preset",
+        "halfcheetah-trpo-preset",
+        "velocity-free-cartpole-ppo-preset",
+        "pixelcopter-reinforce-preset",
+    ),
+    "speed": (
+        "sac-64",
+        "sac-64-rltools",
+        "sac-256",
+        "dqn-64",
+        "ppo-4",
+        "ppo-4-tianshou",
+        "a2c-8",
+        "ppo-1024",
+    ),
     "planning": ("garnet-1m-mdpsolver", "grid-300-mdpsolver", "garnet-10k-quantecon"),
-}  # fmt: skip
+}
 
 
 def headlines(name: str) -> str:
@@ -338,7 +420,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "command-reference": command_reference,
     "settings": partial(fields_of, Settings),
     "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN, "lstm": bg.LSTM, "gru": bg.GRU}),
-    "optimisers": partial(specs, OPTIMIZERS),
+    "optimizers": partial(specs, OPTIMIZERS),
     "native": native,
     "finite-mdp": partial(fields_of, bg.FiniteMDP),
     "named-mdps": named_mdps,
@@ -361,7 +443,19 @@ BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in NETWORKED if
 BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in NETWORKED}
 BLOCKS |= {f"solver-{name}": partial(prose, solver.module, name) for name, solver in SOLVERS.items()}
 BLOCKS["solver-evaluate_policy"] = partial(prose, "evaluation", "evaluate_policy")
-CALLS = ("train", "resume", "evaluate", "load", "record", "picture", "plot", "compare", "export", "write_report", "solve")
+CALLS = (
+    "train",
+    "resume",
+    "evaluate",
+    "load",
+    "record",
+    "picture",
+    "plot",
+    "compare",
+    "export",
+    "write_report",
+    "solve",
+)
 BLOCKS |= {f"call-{name.replace('_', '-')}": partial(signature, name) for name in CALLS}
 BLOCKS |= {f"headlines-{name}": partial(headlines, name) for name in HEADLINES}
 BLOCKS |= {f"results-{name.replace('_', '-')}": partial(results, name) for name in MADE_BY}
@@ -383,7 +477,8 @@ def fill(text: str) -> str:
 
 
 def draw(check: bool) -> list[str]:
-    """Draw the figures; those that were out of date. A figure names what it was made of: other machines may draw other bytes."""
+    """Draw the figures; those that were out of date. A figure names what it was made of: other machines may
+    draw other bytes."""
     sources = (tables.RESULTS / "estimators.json", ROOT / "benchmarks" / "estimator_pictures.py")
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     mark, stale = f"<!-- made of {digest} -->\n", []
@@ -401,8 +496,12 @@ def draw(check: bool) -> list[str]:
 
 def main() -> None:
     """Write or check every page and figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a block is out of date"
+    )
     check = parser.parse_args().check
     stale, shown = draw(check), set()
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:

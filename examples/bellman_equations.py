@@ -1,4 +1,5 @@
-"""The Bellman equations on five states in a row: values, action values and advantages, and the policy that follows from them."""
+"""The Bellman equations on five states in a row: values, action values and advantages, and the policy that
+follows from them."""
 
 from pathlib import Path
 
@@ -6,7 +7,15 @@ import numpy as np
 
 import bellgrad as bg
 from bellgrad.mdp.examples import corridor
-from bellgrad.mdp.policies import advantage, bellman, greedy, induced_chain, q_from_value, uniform_policy, value_from_q
+from bellgrad.mdp.policies import (
+    advantage,
+    bellman,
+    greedy,
+    induced_chain,
+    q_from_value,
+    uniform_policy,
+    value_from_q,
+)
 from bellgrad.report.mdp_pictures import picture
 from bellgrad.report.mdp_text import solution_text
 
@@ -15,8 +24,14 @@ folder.mkdir(parents=True, exist_ok=True)
 mdp = corridor()
 
 best = bg.solve(mdp, criterion="total")
-print(f"Every step costs 1, from 3 to the right 10; in 5 the episode ends at no cost.\n\n{solution_text(mdp, best)}\n")
-print(f"A*(L) = {advantage(best.q, best.policy)[:, 0] + 0.0}: what a step to the left costs before going on at one's best\n")
+print(
+    "Every step costs 1, from 3 to the right 10; in 5 the episode ends at no"
+    f" cost.\n\n{solution_text(mdp, best)}\n"
+)
+print(
+    f"A*(L) = {advantage(best.q, best.policy)[:, 0] + 0.0}: what a step to the left costs before going on at"
+    " one's best\n"
+)
 
 assert np.allclose(bellman(mdp, best.value, gamma=1.0), best.value)
 assert np.allclose(value_from_q(best.q, best.policy), best.value)

@@ -1,4 +1,5 @@
-"""Blackjack by Monte Carlo: how to play, learnt from exploring starts, and a hand evaluated while another policy plays.
+"""Blackjack by Monte Carlo: how to play, learned from exploring starts, and a hand evaluated while another
+policy plays.
 
 Source: Sutton and Barto (2018), figure 5.2 and example 5.4.
 """
@@ -18,9 +19,12 @@ quiet = {"progress": "off", "eval_episodes": 0}
 
 run = bg.train(bg.MonteCarloControl(gamma=1.0, exploring_starts=True), "Blackjack-v1", 3_000_000, **quiet)
 best = bg.solve(mdp, horizon=HORIZON).q[0]
-learnt = bg.load(run).state.q.numpy()
-other = hands & (learnt.argmax(1) != best.argmax(1))
-print(f"{(hands & ~other).sum()} of {hands.sum()} hands are played as the planner plays them. The others are nearly even:")
+learned = bg.load(run).state.q.numpy()
+other = hands & (learned.argmax(1) != best.argmax(1))
+print(
+    f"{(hands & ~other).sum()} of {hands.sum()} hands are played as the planner plays them. The others are"
+    " nearly even:"
+)
 for state in np.flatnonzero(other):
     print(f"  {mdp.state_names[state]}: stick is worth {best[state, 0]:.3f}, hit {best[state, 1]:.3f}")
 
@@ -29,7 +33,8 @@ stick_on_20 = np.eye(2)[(total < 20).astype(int)]
 exact = finite_horizon_evaluation(mdp, stick_on_20, HORIZON)[0, start]
 from_there = replace(mdp, initial=np.eye(mdp.num_states)[start])
 print(
-    f"\n13 with a usable ace against a deuce, if one sticks on 20 and 21 only, is worth {exact:.5f}; seen while a coin is tossed:"
+    f"\n13 with a usable ace against a deuce, if one sticks on 20 and 21 only, is worth {exact:.5f}; seen"
+    " while a coin is tossed:"
 )
 for weighting in ("ordinary", "weighted"):
     for steps in (1_000, 10_000, 100_000):

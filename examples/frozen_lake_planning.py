@@ -1,4 +1,5 @@
-"""Planning on FrozenLake: the same lake under several discounts, a film of the sweeps, and the best way within 100 steps."""
+"""Planning on FrozenLake: the same lake under several discounts, a film of the sweeps, and the best way
+within 100 steps."""
 
 from pathlib import Path
 
@@ -18,14 +19,25 @@ for gamma in (0.9, 0.95, 0.99):
 print(f"\n{solution_text(mdp, solution)}\n")
 
 print("The same by other methods:")
-for method in ("policy_iteration", "modified_policy_iteration", "gauss_seidel", "prioritized_sweeping", "linear_programming"):
+for method in (
+    "policy_iteration",
+    "modified_policy_iteration",
+    "gauss_seidel",
+    "prioritized_sweeping",
+    "linear_programming",
+):
     other = bg.solve(mdp, method, gamma=0.99)
-    print(f"  {method:26} {other.value[0]:.6f} after {other.iterations} iterations, at most {other.error_bound:.0e} off")
+    print(
+        f"  {method:26} {other.value[0]:.6f} after {other.iterations} iterations, at most"
+        f" {other.error_bound:.0e} off"
+    )
 
 in_time = bg.solve(mdp, horizon=100)
 stationary = finite_horizon_evaluation(mdp, solution.policy, 100)[0, 0]
-print(f"\nThe goal is reached within 100 steps with a chance of {in_time.value[0, 0]:.4f}, if the policy looks at the clock, "
-      f"and of {stationary:.4f} if it does not.")  # fmt: skip
+print(
+    f"\nThe goal is reached within 100 steps with a chance of {in_time.value[0, 0]:.4f}, if the policy looks"
+    f" at the clock, and of {stationary:.4f} if it does not."
+)
 
 sweeps = Sweeps()
 bg.solve(mdp, "value_iteration", gamma=0.99, on_sweep=sweeps)

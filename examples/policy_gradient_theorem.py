@@ -1,4 +1,5 @@
-"""The policy-gradient theorem on five states in a row: one gradient, many estimates of it, and how much their noise costs."""
+"""The policy-gradient theorem on five states in a row: one gradient, many estimates of it, and how much their
+noise costs."""
 
 from pathlib import Path
 
@@ -48,7 +49,9 @@ for name, estimator in estimators.items():
 print("\nClimbing J by ten episodes a step, with the same step size for all:")
 with figure_in_style((6.5, 3.6), "light") as figure:
     axes = figure.subplots()
-    for colour, phi in zip(INK["light"].lines, ("return", "reward_to_go", "baseline", "all_actions"), strict=False):
+    for color, phi in zip(
+        INK["light"].lines, ("return", "reward_to_go", "baseline", "all_actions"), strict=False
+    ):
         theta, climbed = np.zeros((5, 2)), []
         for update in range(60):
             policy = softmax_policy(mdp, theta)
@@ -59,7 +62,7 @@ with figure_in_style((6.5, 3.6), "light") as figure:
             episodes = sample_trajectories(mdp, policy, horizon, episodes=10, seed=update)
             theta = theta + 0.1 * episode_gradients(mdp, theta, episodes, estimator).mean(axis=0)
         print(f"  {phi:13} J = {climbed[-1]:.2f} after {len(climbed)} updates")
-        axes.plot(climbed, color=colour, label=phi)
+        axes.plot(climbed, color=color, label=phi)
     axes.set_xlabel("updates of ten episodes")
     axes.set_ylabel("J, exactly")
     axes.legend()

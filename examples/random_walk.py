@@ -35,14 +35,20 @@ with TemporaryDirectory() as runs:
             errors[name, steps] = np.mean([np.sqrt(((v.numpy() - TRUTH) ** 2).mean()) for v in tables])
 
 print(
-    f"Root mean square error of the five values, at first {np.sqrt(((TRUTH - 0.5) ** 2).mean()):.3f}; mean of {len(SEEDS)} seeds"
+    f"Root mean square error of the five values, at first {np.sqrt(((TRUTH - 0.5) ** 2).mean()):.3f}; mean of"
+    f" {len(SEEDS)} seeds"
 )
 with figure_in_style((5.6, 3.4), "light") as figure:
     ax = figure.subplots()
     for color, name in zip(INK["light"].lines, learners, strict=False):
         ax.plot(STEPS, [errors[name, steps] for steps in STEPS], color=color, label=name)
         print(f"  {name:24}" + "".join(f"  {steps} steps: {errors[name, steps]:.3f}" for steps in STEPS))
-    ax.set(title="Random walk: error of the values", xlabel="Environment steps", ylabel="Root mean square error", ylim=(0, None))
+    ax.set(
+        title="Random walk: error of the values",
+        xlabel="Environment steps",
+        ylabel="Root mean square error",
+        ylim=(0, None),
+    )
     ax.legend()
     save(figure, folder / "errors.png")
 print(f"\nLook at {folder / 'errors.png'}: TD(0) learns from every step, Monte Carlo from whole returns.")

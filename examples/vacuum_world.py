@@ -8,7 +8,11 @@ import torch
 
 import bellgrad as bg
 from bellgrad.mdp.examples import VACUUM_LOOKS, vacuum_world
-from bellgrad.mdp.observed import best_deterministic_memoryless, best_memoryless_with_one_mixture, memoryless_return
+from bellgrad.mdp.observed import (
+    best_deterministic_memoryless,
+    best_memoryless_with_one_mixture,
+    memoryless_return,
+)
 from bellgrad.presets import find_preset
 from bellgrad.report.figures import INK, figure_in_style, save
 
@@ -30,16 +34,29 @@ run = bg.train(preset.algorithm, world, 20_000, num_envs=preset.num_envs, **quie
 agent = bg.load(run)
 learned = agent.learner.policy.distribution(agent.state.params, torch.arange(4)).logprobs().exp().numpy()
 success = float(memoryless_return(mdp, VACUUM_LOOKS, learned, HORIZON))
-print(f"REINFORCE goes east with probability {learned[ALIKE, EAST]:.3f}, west with {learned[ALIKE, WEST]:.3f}: {success:.5f}")
+print(
+    f"REINFORCE goes east with probability {learned[ALIKE, EAST]:.3f}, west with {learned[ALIKE, WEST]:.3f}:"
+    f" {success:.5f}"
+)
 
-run = bg.train(bg.QLearning(alpha=0.1, epsilon_initial=EPSILON, epsilon_final=EPSILON, gamma=0.9), world, 20_000, eval_episodes=0)
+run = bg.train(
+    bg.QLearning(alpha=0.1, epsilon_initial=EPSILON, epsilon_final=EPSILON, gamma=0.9),
+    world,
+    20_000,
+    eval_episodes=0,
+)
 dithering = np.full((4, 4), EPSILON / 4)
 dithering[range(4), bg.load(run).state.q.argmax(-1)] += 1 - EPSILON
 worth = float(memoryless_return(mdp, VACUUM_LOOKS, dithering, HORIZON))
 print(f"Q-learning on what it sees, acting at random every tenth time, dawdles: {worth:.3f}")
 
-run = bg.train(bg.PPO(learning_rate=3e-3, gamma=0.9, rollout_steps=32, minibatches=2, epochs=6, network=bg.GRU()), world, 8_000,
-               num_envs=16, **quiet)  # fmt: skip
+run = bg.train(
+    bg.PPO(learning_rate=3e-3, gamma=0.9, rollout_steps=32, minibatches=2, epochs=6, network=bg.GRU()),
+    world,
+    8_000,
+    num_envs=16,
+    **quiet,
+)
 agent, env, lengths = bg.load(run), gym.make(world), []
 for seed in range(200):
     obs, _ = env.reset(seed=seed)
@@ -50,7 +67,10 @@ for seed in range(200):
         steps, ended = steps + 1, terminated or truncated
     lengths.append(steps if reward == 1 else np.inf)
 lengths = np.array(lengths)
-print(f"PPO with a memory succeeds in {np.isfinite(lengths).mean():.0%} of its episodes, after {lengths.mean():.2f} steps")
+print(
+    f"PPO with a memory succeeds in {np.isfinite(lengths).mean():.0%} of its episodes, after"
+    f" {lengths.mean():.2f} steps"
+)
 
 east = np.linspace(0, 1, 101)
 policies = np.repeat(mixed[None], len(east), axis=0)
@@ -59,7 +79,9 @@ horizons = np.arange(1, HORIZON + 1)
 within = {
     "with a memory: PPO, GRU": [(lengths <= h).mean() for h in horizons],
     "by a coin: REINFORCE": [memoryless_return(mdp, VACUUM_LOOKS, learned, h) for h in horizons],
-    f"{EPSILON:.0%} at random: Q-learning": [memoryless_return(mdp, VACUUM_LOOKS, dithering, h) for h in horizons],
+    f"{EPSILON:.0%} at random: Q-learning": [
+        memoryless_return(mdp, VACUUM_LOOKS, dithering, h) for h in horizons
+    ],
     "best plan without memory": [memoryless_return(mdp, VACUUM_LOOKS, plan, h) for h in horizons],
 }
 with figure_in_style((10, 3.6), "light") as figure:
@@ -70,8 +92,8 @@ with figure_in_style((10, 3.6), "light") as figure:
     left.set_xlabel("probability of going east where both cells look alike")
     left.set_ylabel(f"success within {HORIZON} steps")
     left.legend()
-    for (name, shares), colour in zip(within.items(), lines, strict=False):
-        right.step(horizons, shares, where="post", color=colour, label=name)
+    for (name, shares), color in zip(within.items(), lines, strict=False):
+        right.step(horizons, shares, where="post", color=color, label=name)
     right.set_xticks(range(0, HORIZON + 1, 5))
     right.set_xlabel("steps")
     right.set_ylabel("success within so many steps")

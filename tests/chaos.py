@@ -1,11 +1,13 @@
-"""Kill training processes at random moments, resume them, and compare what they end with with a run that was never disturbed.
+"""Kill training processes at random moments, resume them, and compare what they end with with a run that was
+never disturbed.
 
     .venv/bin/python tests/chaos.py --kills 20
 
-Every case is a command of `bellgrad train`. It is run once undisturbed; then again in another folder, where `kill -9` strikes its
-process (at a random moment, inside the writing of a checkpoint, or while it starts) and `bellgrad resume` goes on, until it ends.
-The tensors of the two final checkpoints must be the same to the bit, and the lines of `metrics.jsonl` too, clock readings apart.
-Prints a line for each kill and each run. Exits with 1 on any difference or error, and if a process is left behind. For Linux.
+Every case is a command of `bellgrad train`. It is run once undisturbed; then again in another folder, where
+`kill -9` strikes its process (at a random moment, inside the writing of a checkpoint, or while it starts) and
+`bellgrad resume` goes on, until it ends. The tensors of the two final checkpoints must be the same to the
+bit, and the lines of `metrics.jsonl` too, clock readings apart. Prints a line for each kill and each run.
+Exits with 1 on any difference or error, and if a process is left behind. For Linux.
 """
 
 import argparse
@@ -25,18 +27,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bellgrad.training.checkpoint import open_latest
-from bellgrad.training.files import read_json
-from bellgrad.training.metrics import read_metrics
+from bellgrad.runs.checkpoint import open_latest
+from bellgrad.runs.files import read_json
+from bellgrad.runs.metrics import read_metrics
 
 CLOCK = ("time", "steps_per_second")  # what may differ in a line of metrics
 PROCESS_SECONDS = 400  # no process of any case takes longer, its first compilation included
-MARK = f"BELLGRAD_CHAOS={os.getpid()}-{random.SystemRandom().getrandbits(32)}"  # in the environment of all that is started here
+MARK = (  # in the environment of all that is started here
+    f"BELLGRAD_CHAOS={os.getpid()}-{random.SystemRandom().getrandbits(32)}"
+)
 
 COMMON = "--quiet --checkpoints 25 --eval-episodes 2 --max-episode-steps 100 --algo.network.hidden 32 32"
-REPLAY = "--algo.learning_starts 200 --algo.batch_size 16 --algo.update_period 4 --algo.buffer_size 2000"  # the buffer wraps
-ROLLOUT = "--num-envs 4 --algo.rollout_steps 9 --algo.minibatches 2 --algo.epochs 1"  # graphs unroll them: quick to compile
-WRAPPED = "--normalise-obs --normalise-reward --frame-stack 2"
+REPLAY = (  # the buffer wraps
+    "--algo.learning_starts 200 --algo.batch_size 16 --algo.update_period 4 --algo.buffer_size 2000"
+)
+ROLLOUT = (  # graphs unroll them: quick to compile
+    "--num-envs 4 --algo.rollout_steps 9 --algo.minibatches 2 --algo.epochs 1"
+)
+WRAPPED = "--normalize-obs --normalize-reward --frame-stack 2"
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Algorithms, kinds of environments and engines; the last entry has environments in processes of their own."""
+    """Algorithms, kinds of environments and engines; the last entry has environments in processes of their
+    own."""
     kinds = [
         # command, steps eager and compiled
         (f"dqn --env CartPole-v1 {REPLAY}", 6_000, 30_000),
@@ -77,7 +86,7 @@ class Failed(Exception):
     """A case went wrong; the message says how."""
 
 
-# ------------------------------------------------------------------------------------------------------ processes
+# -------------------------------------------------------------------------------------------------- processes
 def start(case: Case, folder: Path) -> subprocess.Popen:
     """Train in a new folder, or resume what is there. What the process prints is in `folder.log`."""
     begun = (folder / "run.json").exists()
@@ -114,10 +123,18 @@ def kill_once(process: subprocess.Popen, folder: Path, rng: random.Random, secon
             process.kill()
         if trains_since is None:
             before, now = now, updates(folder)
-            trains_since = time.monotonic() if now > before else None  # whatever must be compiled is compiled by then
-        if trains_since is not None and time.monotonic() - trains_since > delay and (moment != "saving" or is_saving(folder)):
+            trains_since = (
+                time.monotonic() if now > before else None
+            )  # whatever must be compiled is compiled by then
+        if (
+            trains_since is not None
+            and time.monotonic() - trains_since > delay
+            and (moment != "saving" or is_saving(folder))
+        ):
             if moment == "saving":
-                time.sleep(rng.uniform(0, 0.006))  # about as long as the writing of these small checkpoints takes
+                time.sleep(
+                    rng.uniform(0, 0.006)
+                )  # about as long as the writing of these small checkpoints takes
             process.kill()
             return process.wait() == -9
         time.sleep(0.001 if trains_since else 0.01)
@@ -149,13 +166,15 @@ def survivors() -> dict[int, str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if MARK.encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(bytes(1), b" ").decode()[:120]
+                found[int(entry.name)] = (
+                    (entry / "cmdline").read_bytes().replace(bytes(1), b" ").decode()[:120]
+                )
         except OSError:  # ended meanwhile, or another user's
             continue
     return found
 
 
-# ----------------------------------------------------------------------------------------------------- comparison
+# ------------------------------------------------------------------------------------------------- comparison
 def compare(undisturbed: Path, killed: Path) -> None:
     """Hold the ends of two runs against each other.
 
@@ -168,12 +187,18 @@ def compare(undisturbed: Path, killed: Path) -> None:
     if is_saving(killed):
         raise Failed("a half-written checkpoint was left behind")
     if (a.step, a.names()) != (b.step, b.names()):
-        raise Failed(f"the checkpoints differ: step {a.step} and {b.step}, tensors {sorted({*a.names()} ^ {*b.names()})}")
+        raise Failed(
+            f"the checkpoints differ: step {a.step} and {b.step}, tensors"
+            f" {sorted({*a.names()} ^ {*b.names()})}"
+        )
     for name in a.names():
         x, y = a.read(name), b.read(name)
         if x.shape != y.shape or x.dtype != y.dtype or x.numpy().tobytes() != y.numpy().tobytes():
             raise Failed(f"the tensor {name} differs")
-    kept = [{key: value for key, value in c.values.items() if key not in ("seconds", "metrics_bytes")} for c in (a, b)]
+    kept = [
+        {key: value for key, value in c.values.items() if key not in ("seconds", "metrics_bytes")}
+        for c in (a, b)
+    ]
     if json.dumps(kept[0]) != json.dumps(kept[1]):
         raise Failed("the values in the checkpoints' manifests differ")
     lines = [without_clock(read_metrics(folder / "metrics.jsonl")) for folder in (undisturbed, killed)]
@@ -189,7 +214,7 @@ def without_clock(records: list[dict]) -> list[dict]:
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
 
 
-# ---------------------------------------------------------------------------------------------------------- chaos
+# ------------------------------------------------------------------------------------------------------ chaos
 class Chaos:
     """Runs cases and counts what happens; used by several threads at once."""
 
@@ -211,8 +236,14 @@ class Chaos:
         try:
             undisturbed = folder / "undisturbed"
             finish(start(case, undisturbed), undisturbed)
-            logged = [record for record in read_metrics(undisturbed / "metrics.jsonl") if "steps_per_second" in record]
-            seconds = logged[-1]["step"] / statistics.median(record["steps_per_second"] for record in logged)  # not of compiling
+            logged = [
+                record
+                for record in read_metrics(undisturbed / "metrics.jsonl")
+                if "steps_per_second" in record
+            ]
+            seconds = logged[-1]["step"] / statistics.median(
+                record["steps_per_second"] for record in logged
+            )  # not of compiling
             rng, left, attempt = random.Random(f"{self.seed}/{case.name}"), kills, 0
             while left:
                 attempt += 1
@@ -227,11 +258,15 @@ class Chaos:
         except Exception as error:
             with self._lock:
                 self.failures += 1
-            self.say(f"  FAIL  {case.name}: {error if isinstance(error, Failed) else repr(error)} (kept in {folder})")
+            self.say(
+                f"  FAIL  {case.name}: {error if isinstance(error, Failed) else repr(error)} (kept in"
+                f" {folder})"
+            )
         self.say(f"        {case.name}: {time.monotonic() - began:.0f} s")
 
     def _disturb(self, case: Case, run: Path, rng: random.Random, most: int, seconds: float) -> int:
-        """One run, killed at most `most` times and resumed until it has finished; returns how often it was killed."""
+        """One run, killed at most `most` times and resumed until it has finished; returns how often it was
+        killed."""
         done = 0
         while not is_finished(run):
             process = start(case, run)
@@ -242,7 +277,9 @@ class Chaos:
                 where = where if (run / "checkpoints").exists() else "before the first checkpoint"
                 with self._lock:
                     self.kills[where] += 1
-                self.say(f"  kill  {case.name}: {where}, after step {records[-1]['step'] if records else 0:,}")
+                self.say(
+                    f"  kill  {case.name}: {where}, after step {records[-1]['step'] if records else 0:,}"
+                )
             else:
                 finish(process, run)
         return done
@@ -250,10 +287,14 @@ class Chaos:
 
 def main() -> int:
     """Share the kills out over the cases; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20, help="how many (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (default 0)")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time (default: one a core)"
+    )
     parser.add_argument("--only", default="", help="only the cases whose name contains this")
     options = parser.parse_args()
     began = time.monotonic()
@@ -277,7 +318,10 @@ def main() -> int:
     kinds = ", ".join(f"{count} {where}" for where, count in chaos.kills.items())
     bad = chaos.failures + len(left)
     seconds = time.monotonic() - began
-    print(f"{chaos.kills.total()} kills ({kinds}) in {sum(map(bool, share))} cases, {bad} failures, {seconds:.0f} s")
+    print(
+        f"{chaos.kills.total()} kills ({kinds}) in {sum(map(bool, share))} cases, {bad} failures,"
+        f" {seconds:.0f} s"
+    )
     return 1 if bad else 0
 
 

@@ -19,7 +19,7 @@ from bellgrad import api, cli
 from bellgrad.cli.train import _flag_names
 from bellgrad.mdp.examples import corridor
 from bellgrad.presets import find_preset
-from bellgrad.training.settings import Settings, find_algorithm
+from bellgrad.runs.settings import Settings, find_algorithm
 
 TINY = bg.MLP((8,))
 PPO = bg.PPO(rollout_steps=32, minibatches=2, epochs=2, network=TINY)
@@ -44,12 +44,23 @@ class Guess(gymnasium.Env):
 
 def measurements(run):
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("time", "steps_per_second")} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("time", "steps_per_second")}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    return bg.train(PPO, "CartPole-v1", 256, num_envs=2, eval_episodes=2, out=tmp_path_factory.mktemp("api") / "run", **FAST)
+    return bg.train(
+        PPO,
+        "CartPole-v1",
+        256,
+        num_envs=2,
+        eval_episodes=2,
+        out=tmp_path_factory.mktemp("api") / "run",
+        **FAST,
+    )
 
 
 def test_importing_bellgrad_imports_no_torch():
@@ -178,7 +189,9 @@ def test_a_folder_of_the_users_own_is_never_deleted(tmp_path):
     assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("call", [bg.evaluate, lambda run, episodes: bg.record(run, "video.mp4", episodes=episodes)])
+@pytest.mark.parametrize(
+    "call", [bg.evaluate, lambda run, episodes: bg.record(run, "video.mp4", episodes=episodes)]
+)
 def test_an_evaluation_needs_an_episode(call, run):
     with pytest.raises(bg.UsageError, match="episodes = 0 is out of range"):
         call(run, episodes=0)
@@ -190,7 +203,7 @@ def test_resuming_beyond_the_end_of_a_learning_rate_that_falls_to_0_says_so(tmp_
     assert "learning rate falls to 0 at step 64" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------- documentation
+# ---------------------------------------------------------------------------------------------- documentation
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -201,14 +214,20 @@ def code_blocks(page, language):
 
 def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    example = code_blocks(ROOT / "README.md", "python")[0].replace("100_000", "2_048").replace("episodes=100", "episodes=2")
+    example = (
+        code_blocks(ROOT / "README.md", "python")[0]
+        .replace("100_000", "2_048")
+        .replace("episodes=100", "episodes=2")
+    )
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "curve.png").exists()
 
 
 def test_every_command_in_the_documentation_is_understood():
     lines = [line for page in PAGES for block in code_blocks(page, "bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if re.match(r"(\.venv/bin/)?bellgrad ", line)]
+    commands = [
+        shlex.split(line, comments=True)[1:] for line in lines if re.match(r"(\.venv/bin/)?bellgrad ", line)
+    ]
     assert len(commands) > 20
     for words in commands:
         flags, rest = cli._split_algo_flags(words)
@@ -234,7 +253,14 @@ def test_the_python_in_the_documentation_runs_or_is_python(tmp_path, monkeypatch
 
 
 def test_an_mdp_is_an_environment(tmp_path):
-    run = bg.train(bg.QLearning(alpha=1.0, gamma=1.0), corridor(), 2_000, out=tmp_path / "run", max_episode_steps=50, **FAST)
+    run = bg.train(
+        bg.QLearning(alpha=1.0, gamma=1.0),
+        corridor(),
+        2_000,
+        out=tmp_path / "run",
+        max_episode_steps=50,
+        **FAST,
+    )
     assert run.record["env"] == "bellgrad.mdp.model:FiniteMDP"
     # The corridor is deterministic, so that a step size of 1 is exact: Q*(R) of its five states.
     assert bg.load(run).state.q[:, 1].tolist() == [-13, -12, -11, -1, 0]

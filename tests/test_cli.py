@@ -19,11 +19,41 @@ from bellgrad.cli import build_parser, main
 from bellgrad.cli.shared import count, number, seeds
 
 COMMANDS = (
-    "list", "train", "solve", "resume", "evaluate", "record", "plot", "compare", "report", "export", "check-env", "doctor",
-)  # fmt: skip
+    "list",
+    "train",
+    "solve",
+    "resume",
+    "evaluate",
+    "record",
+    "plot",
+    "compare",
+    "report",
+    "export",
+    "check-env",
+    "doctor",
+)
 SMALL_PPO = ["--num-envs", "2", "--algo.rollout_steps", "32", "--algo.minibatches", "2", "--algo.epochs", "2"]
-SMALL_PPO += ["--algo.network.hidden", "8", "--quiet", "--engine", "eager", "--eval-episodes", "2", "--checkpoints", "2"]
-SMALL_DQN = ["--algo.learning_starts", "32", "--algo.batch_size", "8", "--algo.buffer_size", "1k", "--algo.network.hidden", "8"]
+SMALL_PPO += [
+    "--algo.network.hidden",
+    "8",
+    "--quiet",
+    "--engine",
+    "eager",
+    "--eval-episodes",
+    "2",
+    "--checkpoints",
+    "2",
+]
+SMALL_DQN = [
+    "--algo.learning_starts",
+    "32",
+    "--algo.batch_size",
+    "8",
+    "--algo.buffer_size",
+    "1k",
+    "--algo.network.hidden",
+    "8",
+]
 SMALL_DQN += ["--quiet", "--engine", "eager", "--eval-episodes", "0", "--checkpoints", "1"]
 
 CORRIDOR = '''
@@ -102,7 +132,8 @@ class Said:
 
 
 def bellgrad(*words):
-    """Run a command. An exception other than argparse's and tyro's exits would be a traceback on a screen: it fails the test."""
+    """Run a command. An exception other than argparse's and tyro's exits would be a traceback on a screen: it
+    fails the test."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -126,7 +157,10 @@ def record_of(folder):
 def measurements(folder):
     """The lines of a run's log without its clock readings."""
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("time", "steps_per_second")} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("time", "steps_per_second")}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +183,7 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("corridor", None)
 
 
-# ------------------------------------------------------------------------------------------------------------- help
+# ------------------------------------------------------------------------------------------------------- help
 def test_help_of_every_command_answers_without_importing_anything_heavy():
     script = f"""
 import contextlib, io, sys
@@ -162,7 +196,8 @@ for words in [["--help"]] + [[name, "--help"] for name in {COMMANDS!r}]:
     except SystemExit as stopped:
         assert stopped.code == 0
     assert said.getvalue().startswith("usage: bellgrad"), words
-heavy = {{"torch", "numpy", "scipy", "numba", "gymnasium", "matplotlib", "rich", "tyro", "safetensors"}} & set(sys.modules)
+names = {{"torch", "numpy", "scipy", "numba", "gymnasium", "matplotlib", "rich", "tyro", "safetensors"}}
+heavy = names & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -174,7 +209,9 @@ def test_every_command_has_help_and_nothing_is_undocumented():
     for name, sub in parser.commands.items():
         for action in sub._actions:
             positional = not action.option_strings and action.metavar in ("RUN",)
-            assert action.help or positional or action.dest == "trust_imports", f"{name}: {action.dest} says nothing"
+            assert action.help or positional or action.dest == "trust_imports", (
+                f"{name}: {action.dest} says nothing"
+            )
 
 
 def test_the_hyper_parameters_are_listed_with_their_defaults():
@@ -185,10 +222,18 @@ def test_the_hyper_parameters_are_listed_with_their_defaults():
     assert "0.001" in said.out
 
 
-# ---------------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------------- numbers
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("50_000", 50_000), ("50k", 50_000), ("5e4", 50_000), ("1e6", 1_000_000), ("2M", 2_000_000), ("1.5k", 1_500), ("-3", -3)],
+    [
+        ("50_000", 50_000),
+        ("50k", 50_000),
+        ("5e4", 50_000),
+        ("1e6", 1_000_000),
+        ("2M", 2_000_000),
+        ("1.5k", 1_500),
+        ("-3", -3),
+    ],
 )
 def test_numbers_may_be_written_as_people_write_them(text, value):
     assert number(text) == value
@@ -208,7 +253,7 @@ def test_seeds_are_ranges_and_lists():
         assert "no list of seeds" in bellgrad("train", "ppo", "--seeds", wrong).error
 
 
-# ------------------------------------------------------------------------------------------------- a user's mistakes
+# ------------------------------------------------------------------------------------------ a user's mistakes
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -296,7 +341,7 @@ def test_a_mistake_is_one_clear_line_and_leaves_nothing_behind(words, hint, tmp_
     [
         ("--algo.gamma x", "--algo.gamma"),
         ("--algo.epochs 1.5", "--algo.epochs"),
-        ("--algo.normalise_advantages maybe", "--algo.normalise_advantages"),
+        ("--algo.normalize_advantages maybe", "--algo.normalize_advantages"),
         ("--algo.learning_rate_decay cubic", "cubic"),
         ("--algo.gamma", "--algo.gamma"),
         ("--algo.gamma 0.9 0.8", "0.8"),
@@ -320,7 +365,12 @@ def test_a_hyper_parameter_of_the_wrong_type_is_named(flags, hint):
     ],
 )
 def test_a_missing_extra_gets_the_exact_install_command(module, extra, words, runs, tmp_path, monkeypatch):
-    implementations = ("gymnasium.envs.box2d", "gymnasium.envs.mujoco", "gymnasium.envs.classic_control", module)
+    implementations = (
+        "gymnasium.envs.box2d",
+        "gymnasium.envs.mujoco",
+        "gymnasium.envs.classic_control",
+        module,
+    )
     for name in [name for name in sys.modules if name.startswith(implementations)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)  # what Python makes of a package that is not installed
@@ -331,11 +381,21 @@ def test_a_missing_extra_gets_the_exact_install_command(module, extra, words, ru
 
 def test_an_unreadable_disk_is_one_line_and_not_a_traceback(tmp_path):
     (tmp_path / "file").write_text("")
-    said = bellgrad("train", "ppo", "--env", "CartPole-v1", "--steps", "64", "--out", tmp_path / "file" / "run", *SMALL_PPO)
+    said = bellgrad(
+        "train",
+        "ppo",
+        "--env",
+        "CartPole-v1",
+        "--steps",
+        "64",
+        "--out",
+        tmp_path / "file" / "run",
+        *SMALL_PPO,
+    )
     assert said.code != 0 and said.err.startswith("error: ") and said.err.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------------------------- list
+# ------------------------------------------------------------------------------------------------------- list
 def test_list_tells_what_there_is():
     said = bellgrad("list")
     assert said.code == 0
@@ -362,11 +422,16 @@ def test_list_as_json_is_one_object():
     assert set(json.loads(bellgrad("list", "envs", "--json").out)) == {"envs"}
 
 
-# ------------------------------------------------------------------------------------------------------------ train
+# ------------------------------------------------------------------------------------------------------ train
 def test_train_leaves_a_finished_run_with_every_setting(runs):
     record = record_of(runs.one)
     assert record["status"] == "finished"
-    assert (record["steps"], record["num_envs"], record["checkpoints"], record["eval_episodes"]) == (256, 2, 2, 2)
+    assert (record["steps"], record["num_envs"], record["checkpoints"], record["eval_episodes"]) == (
+        256,
+        2,
+        2,
+        2,
+    )
     assert record["algorithm"]["fields"]["rollout_steps"] == 32
     assert record["algorithm"]["fields"]["network"]["hidden"] == [8]
     assert record["command"].startswith("bellgrad train ppo --env CartPole-v1 --steps 256")
@@ -389,18 +454,51 @@ def test_numbers_in_hyper_parameters_may_be_written_as_people_write_them(tmp_pat
 
 
 def test_nested_boolean_and_absent_hyper_parameters_can_be_given(tmp_path):
-    flags = ["--algo.double", "False", "--algo.max_grad_norm", "None", "--algo.max_grad_value", "5", "--algo.loss", "squared"]
-    flags += ["--algo.optimizer.beta1", "0.8", "--algo.network.hidden", "16", "12", "--algo.network.activation", "tanh"]
+    flags = [
+        "--algo.double",
+        "False",
+        "--algo.max_grad_norm",
+        "None",
+        "--algo.max_grad_value",
+        "5",
+        "--algo.loss",
+        "squared",
+    ]
+    flags += [
+        "--algo.optimizer.beta1",
+        "0.8",
+        "--algo.network.hidden",
+        "16",
+        "12",
+        "--algo.network.activation",
+        "tanh",
+    ]
     train("dqn", "--env", "CartPole-v1", "--steps", "40", "--out", tmp_path / "run", *SMALL_DQN, *flags)
     fields = record_of(tmp_path / "run")["algorithm"]["fields"]
-    assert (fields["double"], fields["max_grad_norm"], fields["max_grad_value"], fields["loss"]) == (False, None, 5.0, "squared")
+    assert (fields["double"], fields["max_grad_norm"], fields["max_grad_value"], fields["loss"]) == (
+        False,
+        None,
+        5.0,
+        "squared",
+    )
     assert fields["optimizer"]["beta1"] == 0.8
     assert (fields["network"]["hidden"], fields["network"]["activation"]) == ([16, 12], "tanh")
 
 
 def test_a_preset_brings_its_settings_and_flags_change_them(tmp_path):
     short = ["--steps", "256", "--quiet", "--engine", "eager", "--eval-episodes", "0"]
-    train("ppo", "--preset", "CartPole-v1", "--out", tmp_path / "run", *short, "--algo.epochs", "2", "--num-envs", "4")
+    train(
+        "ppo",
+        "--preset",
+        "CartPole-v1",
+        "--out",
+        tmp_path / "run",
+        *short,
+        "--algo.epochs",
+        "2",
+        "--num-envs",
+        "4",
+    )
     record = record_of(tmp_path / "run")
     assert (record["env"], record["num_envs"]) == ("CartPole-v1", 4)
     # RL Baselines3 Zoo's CartPole-v1: n_steps 32, gamma 0.98; its 20 epochs are replaced above.
@@ -423,14 +521,17 @@ def test_a_preset_brings_its_wrappers(tmp_path):
         "4",
     )
     record = record_of(tmp_path / "run")
-    assert (record["normalise_obs"], record["normalise_reward"], record["num_envs"]) == (True, True, 16)
+    assert (record["normalize_obs"], record["normalize_reward"], record["num_envs"]) == (True, True, 16)
 
 
 def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train("dqn", "--env", "CartPole-v1", "--steps", "40", "--seed", "7", *SMALL_DQN)
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cartpole-v1-dqn-7", "cartpole-v1-dqn-7-2"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "cartpole-v1-dqn-7",
+        "cartpole-v1-dqn-7-2",
+    ]
 
 
 def test_a_folder_that_holds_a_run_is_refused_with_the_resume_command(runs):
@@ -446,16 +547,48 @@ def test_progress_goes_to_standard_error_and_ends_with_what_to_try_next(tmp_path
 
 
 def test_a_users_own_environment_and_network_train_by_name(here):
-    words = ["--env", "corridor:Corridor", "--network", "corridor:TinyNet", "--max-episode-steps", "20", "--steps", "200"]
-    flags = ["--algo.learning_starts", "32", "--algo.batch_size", "8", "--engine", "eager", "--eval-episodes", "0"]
+    words = [
+        "--env",
+        "corridor:Corridor",
+        "--network",
+        "corridor:TinyNet",
+        "--max-episode-steps",
+        "20",
+        "--steps",
+        "200",
+    ]
+    flags = [
+        "--algo.learning_starts",
+        "32",
+        "--algo.batch_size",
+        "8",
+        "--engine",
+        "eager",
+        "--eval-episodes",
+        "0",
+    ]
     said = train("dqn", *words, "--out", "run", *flags)
-    assert record_of("run")["algorithm"]["fields"]["network"] == {"kind": "module", "name": "corridor:TinyNet"}
+    assert record_of("run")["algorithm"]["fields"]["network"] == {
+        "kind": "module",
+        "name": "corridor:TinyNet",
+    }
     assert measurements("run")[-1]["episode_return_mean"] is not None
     assert "--trust-imports" in said.err.splitlines()[-1]  # the commands that are offered work
 
 
 def test_a_runs_own_code_is_imported_only_when_trusted(here):
-    train("dqn", "--env", "corridor:Corridor", "--max-episode-steps", "20", "--steps", "50", "--out", "run", *SMALL_DQN)
+    train(
+        "dqn",
+        "--env",
+        "corridor:Corridor",
+        "--max-episode-steps",
+        "20",
+        "--steps",
+        "50",
+        "--out",
+        "run",
+        *SMALL_DQN,
+    )
     sys.modules.pop("corridor")  # as in a new process
     assert "--trust-imports" in bellgrad("evaluate", "run", "--episodes", "2").error
     assert "corridor" not in sys.modules
@@ -466,7 +599,12 @@ def test_an_environment_that_breaks_is_named_and_the_last_checkpoint_kept(here):
     flags = [*SMALL_DQN, "--max-episode-steps", "20"]
     said = bellgrad("train", "dqn", "--env", "corridor:Broken", "--steps", "200", "--out", "run", *flags)
     assert said.code == 3
-    assert said.err.count("\n") == 1 and "environment 0" in said.err and "nan" in said.err and "step 6" in said.err
+    assert (
+        said.err.count("\n") == 1
+        and "environment 0" in said.err
+        and "nan" in said.err
+        and "step 6" in said.err
+    )
     assert record_of("run")["status"] == "failed"
     assert (here / "run" / "checkpoints" / "step-0").is_dir()
 
@@ -487,7 +625,7 @@ def test_ctrl_c_saves_and_prints_the_resume_command(here, monkeypatch):
     assert measurements("run") == measurements("whole")
 
 
-# ------------------------------------------------------------------------------------------------------------ solve
+# ------------------------------------------------------------------------------------------------------ solve
 def test_solve_shows_the_values_and_the_policy():
     said = bellgrad("solve", "corridor", "--criterion", "total", "--quiet")
     assert said.code == 0, said.err
@@ -496,8 +634,12 @@ def test_solve_shows_the_values_and_the_policy():
 
 
 def test_solve_as_json_is_the_solution():
-    found = json.loads(bellgrad("solve", "FrozenLake-v1", "--gamma", "0.95", "--tolerance", "1e-8", "--json", "--quiet").out)
-    assert found["value_at_start"] == pytest.approx(0.180472, abs=1e-6)  # the exact value on the slippery 4x4 map
+    found = json.loads(
+        bellgrad("solve", "FrozenLake-v1", "--gamma", "0.95", "--tolerance", "1e-8", "--json", "--quiet").out
+    )
+    assert found["value_at_start"] == pytest.approx(
+        0.180472, abs=1e-6
+    )  # the exact value on the slippery 4x4 map
     assert found["value"][0] == found["value_at_start"] and found["policy"][0] == [1, 0, 0, 0]
     assert (found["env"], found["states"], found["actions"], found["gamma"]) == ("FrozenLake-v1", 16, 4, 0.95)
     assert found["converged"] and found["error_bound"] <= 1e-8 and found["seconds"] > 0
@@ -527,22 +669,24 @@ def test_solve_draws_a_picture_and_a_film(tmp_path):
 
 
 def test_what_does_not_converge_is_a_warning_and_exit_code_1():
-    said = bellgrad("solve", "FrozenLake-v1", "--method", "value_iteration", "--max-iterations", "3", "--quiet", "--json")
+    said = bellgrad(
+        "solve", "FrozenLake-v1", "--method", "value_iteration", "--max-iterations", "3", "--quiet", "--json"
+    )
     assert said.code == 1
     assert json.loads(said.out)["converged"] is False
-    assert said.err.startswith("warning: value_iteration stopped after 3 iterations") and said.err.count("\n") == 1
+    assert (
+        said.err.startswith("warning: value_iteration stopped after 3 iterations")
+        and said.err.count("\n") == 1
+    )
 
 
 def test_a_users_own_mdp_or_environment_is_solved_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     (tmp_path / "own_mdp.py").write_text(
-        "import gymnasium\n"
-        "from bellgrad.mdp.model import FiniteMDP\n"
-        "def coin(reward=1.0):\n"
-        "    return FiniteMDP.from_function(1, 1, lambda s, a: [(0.5, 0, reward, True), (0.5, 0, 0.0, False)])\n"
-        "def lake():\n"
-        "    return gymnasium.make('FrozenLake-v1')\n"
+        "import gymnasium\nfrom bellgrad.mdp.model import FiniteMDP\ndef coin(reward=1.0):\n    return"
+        " FiniteMDP.from_function(1, 1, lambda s, a: [(0.5, 0, reward, True), (0.5, 0, 0.0, False)])\ndef"
+        " lake():\n    return gymnasium.make('FrozenLake-v1')\n"
     )
     options = ["--env-kwargs", '{"reward": 3.0}', "--gamma", "0.5", "--json", "--quiet"]
     found = json.loads(bellgrad("solve", "own_mdp:coin", *options).out)
@@ -552,7 +696,7 @@ def test_a_users_own_mdp_or_environment_is_solved_by_name(tmp_path, monkeypatch)
     sys.modules.pop("own_mdp")
 
 
-# ------------------------------------------------------------------------------------------------------------ seeds
+# ------------------------------------------------------------------------------------------------------ seeds
 def test_seeds_are_runs_of_their_own_that_differ_in_the_seed(runs):
     first, second = record_of(runs.many / "seed-0"), record_of(runs.many / "seed-1")
     assert (first["seed"], second["seed"]) == (0, 1)
@@ -563,7 +707,9 @@ def test_seeds_are_runs_of_their_own_that_differ_in_the_seed(runs):
 def test_the_recorded_command_of_a_seed_repeats_exactly_that_run(runs, tmp_path, monkeypatch):
     command = shlex.split(record_of(runs.many / "seed-1")["command"])
     assert "--seeds" not in command
-    assert command[command.index("--seed") + 1] == "1" and command[command.index("--out") + 1] == "many/seed-1"
+    assert (
+        command[command.index("--seed") + 1] == "1" and command[command.index("--out") + 1] == "many/seed-1"
+    )
     monkeypatch.chdir(tmp_path)
     assert bellgrad(*command[1:]).code == 0
     assert measurements("many/seed-1") == measurements(runs.many / "seed-1")
@@ -581,7 +727,10 @@ def test_the_same_seeds_again_go_on_and_leave_the_finished_ones_alone(runs, tmp_
 
 def test_seeds_of_other_settings_are_not_mixed_into_one_folder(runs):
     words = ["ppo", "--env", "CartPole-v1", "--steps", "256", "--seeds", "0-1", *SMALL_PPO]
-    assert "other settings (algorithm)" in bellgrad("train", *words, "--out", runs.many, "--algo.gamma", "0.9").error
+    assert (
+        "other settings (algorithm)"
+        in bellgrad("train", *words, "--out", runs.many, "--algo.gamma", "0.9").error
+    )
     assert "is a run itself" in bellgrad("train", *words, "--out", runs.one).error
 
 
@@ -593,7 +742,7 @@ def test_plot_and_compare_take_the_seeds_as_one_experiment(runs, tmp_path):
     assert [(group["algorithm"], group["seeds"]) for group in groups] == [("ppo", 2)]
 
 
-# ----------------------------------------------------------------------------------------------------------- resume
+# ----------------------------------------------------------------------------------------------------- resume
 def test_resuming_a_finished_run_is_refused_with_a_hint(runs):
     assert "--steps" in bellgrad("resume", runs.one).error
     assert "has reached step 256" in bellgrad("resume", runs.one, "--steps", "100").error
@@ -606,7 +755,7 @@ def test_resume_goes_on_to_a_new_total(tmp_path):
     assert measurements(tmp_path / "run")[-1]["step"] == 80
 
 
-# --------------------------------------------------------------------------------------------------------- evaluate
+# --------------------------------------------------------------------------------------------------- evaluate
 def test_evaluate_reports_whole_episodes(runs):
     said = bellgrad("evaluate", runs.one, "--episodes", "3")
     assert said.code == 0 and said.out.startswith("return ") and "over 3 episodes" in said.out
@@ -623,7 +772,12 @@ def test_evaluation_follows_its_seed_its_checkpoint_and_its_mode(runs):
         assert said.code == 0, said.err
         return json.loads(said.out)["returns"]
 
-    assert returns() == returns() == returns("--deterministic") == returns("--checkpoint", "last", "--seed", "1k")
+    assert (
+        returns()
+        == returns()
+        == returns("--deterministic")
+        == returns("--checkpoint", "last", "--seed", "1k")
+    )
     assert returns() == returns("--checkpoint", "256")
     assert returns("--seed", "5") != returns()
     assert returns("--stochastic") != returns()
@@ -637,7 +791,7 @@ def test_evaluation_options_out_of_range_are_refused(runs):
     assert said.code != 0 and "no checkpoint at step 7" in said.err and said.err.count("\n") == 1
 
 
-# ----------------------------------------------------------------------------------------- record, plot, report, export
+# ------------------------------------------------------------------------------- record, plot, report, export
 def test_record_writes_a_video(runs, tmp_path):
     said = bellgrad("record", runs.one, "--out", tmp_path / "agent.mp4")
     assert (said.code, said.out) == (0, f"{tmp_path / 'agent.mp4'}\n")
@@ -647,7 +801,10 @@ def test_record_writes_a_video(runs, tmp_path):
 
 
 def test_plot_refuses_what_it_cannot_draw(runs, tmp_path):
-    assert "episode_return_mean" in bellgrad("plot", runs.one, "--out", tmp_path / "a.png", "--key", "episode_return_meen").error
+    assert (
+        "episode_return_mean"
+        in bellgrad("plot", runs.one, "--out", tmp_path / "a.png", "--key", "episode_return_meen").error
+    )
     assert ".png" in bellgrad("plot", runs.one, "--out", tmp_path / "a.txt").error
 
 
@@ -670,7 +827,7 @@ def test_export_writes_a_policy(runs, tmp_path):
     assert ".onnx" in bellgrad("export", runs.one, "--out", tmp_path / "policy.pt").error
 
 
-# ------------------------------------------------------------------------------------------------ check-env and doctor
+# --------------------------------------------------------------------------------------- check-env and doctor
 def test_check_env_says_what_is_wrong_and_its_exit_code_too(here):
     assert bellgrad("check-env", "CartPole-v1").code == 0
     said = bellgrad("check-env", "corridor:Broken")
@@ -685,7 +842,7 @@ def test_doctor_names_what_is_installed_and_what_is_missing(monkeypatch):
     assert "pip install 'bellgrad[onnx]'" in json.loads(bellgrad("doctor", "--json").out)["onnx"]
 
 
-# -------------------------------------------------------------------------------------------------------------- JSON
+# ------------------------------------------------------------------------------------------------------- JSON
 def test_json_is_one_object_on_standard_output_and_nothing_else(runs, here):
     noisy = ["--env", "corridor:Corridor", "--env-kwargs", '{"noisy": true}', "--max-episode-steps", "20"]
     assert train("dqn", *noisy, "--steps", "50", "--out", "run", *SMALL_DQN).out == ""
@@ -706,7 +863,9 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(runs, here):
 
 def test_a_reader_that_leaves_early_is_no_error():
     command = f"{shlex.quote(sys.executable)} -m bellgrad.cli list | head -c 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "a"
     assert done.stderr == ""
 

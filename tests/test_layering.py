@@ -15,13 +15,15 @@ import bellgrad.core
 import bellgrad.ops
 
 SOURCE = Path(bellgrad.__file__).parent
-# From the foundation up: a room may import the rooms of any earlier row, never one of its own row or of a later one.
+# From the foundation up: a room may import the rooms of any earlier row, never one of its own row or of a
+# later one.
 ORDER = [
     {"core"},
     {"ops"},
     {"mdp", "nets", "data"},
     {"envs"},
-    {"tabular", "algos", "explore"},
+    {"tabular", "algos"},
+    {"runs"},
     {"training", "presets"},
     {"report"},
     {"api"},
@@ -52,14 +54,16 @@ def module_of(path: Path) -> str:
 
 
 def imports(source: str) -> list[tuple[int, str]]:
-    """Line and name of every module of Bellgrad that a source imports, anywhere in it; relative ones begin with a dot."""
+    """Line and name of every module of Bellgrad that a source imports, anywhere in it; relative ones begin
+    with a dot."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             name = "." * node.level + (node.module or "")
-            # `from bellgrad.algos import dqn` imports `bellgrad.algos.dqn`; a function's name behind a module does no harm here.
+            # `from bellgrad.algos import dqn` imports `bellgrad.algos.dqn`; a function's name behind a module
+            # does no harm here.
             found += [(node.lineno, f"{name}.{alias.name}") for alias in node.names]
     return [(line, name) for line, name in found if name.startswith(".") or name.split(".")[0] == "bellgrad"]
 
@@ -74,7 +78,7 @@ def violations(module: str, source: str) -> list[str]:
             found.append(f"{module}:{line} imports {name}, which is in no room")
         elif room == own:
             if own in LONERS and not f"{name}.".startswith((f"{module}.", *SHARED)):
-                found.append(f"{module}:{line} imports its neighbour {name}")
+                found.append(f"{module}:{line} imports its neighbor {name}")
         elif LEVEL[room] >= LEVEL[own]:
             found.append(f"{module}:{line} imports {name}, which is not below it")
     return found
@@ -83,7 +87,19 @@ def violations(module: str, source: str) -> list[str]:
 def test_every_room_has_a_place_in_the_order():
     rooms = {room_of(module_of(path)) for path in FILES} - {""}
     assert rooms <= LEVEL.keys()
-    assert {"core", "ops", "nets", "data", "envs", "algos", "training", "presets", "report", "api", "cli"} <= rooms
+    assert {
+        "core",
+        "ops",
+        "nets",
+        "data",
+        "envs",
+        "algos",
+        "training",
+        "presets",
+        "report",
+        "api",
+        "cli",
+    } <= rooms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path).removeprefix("bellgrad."))
@@ -112,15 +128,28 @@ def test_the_walk_finds_an_import_that_is_forbidden(module, source):
 
 
 def test_the_package_imports_nothing_heavy_before_it_is_used():
-    heavy = "import bellgrad, sys; print([m for m in ('torch', 'numpy', 'gymnasium', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = (
+        "import bellgrad, sys; print([m for m in ('torch', 'numpy', 'gymnasium', 'matplotlib') if m in"
+        " sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", heavy], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ documented
+# ------------------------------------------------------------------------------------------------- documented
 def own_doc(thing) -> str | None:
-    """The docstring that was written for it: no inherited one, and not the signature that dataclass and NamedTuple make up."""
+    """The docstring that was written for it: no inherited one, and not the signature that dataclass and
+    NamedTuple make up."""
     doc = thing.__doc__ if not inspect.isclass(thing) else thing.__dict__.get("__doc__")
-    if doc and inspect.isclass(thing) and (doc.startswith(f"{thing.__name__}(") or doc.startswith("Alias for")):
+    if (
+        doc
+        and inspect.isclass(thing)
+        and (doc.startswith(f"{thing.__name__}(") or doc.startswith("Alias for"))
+    ):
         return None
     return doc
 
@@ -137,7 +166,10 @@ def test_a_name_that_is_not_public_is_an_attribute_error():
 
 
 def modules(package) -> list[str]:
-    return [package.__name__, *(info.name for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))]
+    return [
+        package.__name__,
+        *(info.name for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")),
+    ]
 
 
 @pytest.mark.parametrize("module", modules(bellgrad.core) + modules(bellgrad.ops))

@@ -1,4 +1,5 @@
-"""Where each known trap is guarded: an index, so that no guard disappears unnoticed. The tests live where they belong."""
+"""Where each known trap is guarded: an index, so that no guard disappears unnoticed. The tests live where
+they belong."""
 
 import ast
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 # The trap in a few words, and how the names of its guards begin.
 GUARDS = {
     "truncation treated as termination": ("test_trap_truncation_treated_as_termination",),
-    "generalised advantages across an episode's end": ("test_trap_gae_across_an_episode_end",),
+    "generalized advantages across an episode's end": ("test_trap_gae_across_an_episode_end",),
     "autoreset": ("test_trap_autoreset",),
     "n steps across an episode's end": ("test_n_step_returns_equal_a_forward_walk",),
-    "rows across the ring buffer's write pointer": ("test_the_replay_holds_exactly_the_last_transitions_in_order",),
+    "rows across the ring buffer's write pointer": (
+        "test_the_replay_holds_exactly_the_last_transitions_in_order",
+    ),
     "successor shared in memory with the next row": (
         "test_trap_successor_shared_in_memory_with_the_next_row",
         "test_the_successor_is_not_shared_in_memory_with_the_next_row",
@@ -24,12 +27,12 @@ GUARDS = {
         "test_trap_trpo_restores_every_bit_where_no_candidate_is_good",
         "test_trap_trpo_restores_the_parameters_where_no_step_is_good",
     ),
-    "advantage normalisation of a minibatch of one": ("test_trap_advantage_normalisation",),
-    "running normalisers": (
-        "test_running_normaliser_takes_in_what_is_acted_on_and_normalises_terminal_observations_too",
-        "test_trap_running_normalisers_are_frozen_in_evaluation",
-        "test_trap_running_normalisers_are_saved_with_the_policy",
-        "test_trap_running_normalisers_and_action_scaling_are_exported_with_the_policy",
+    "advantage normalization of a minibatch of one": ("test_trap_advantage_normalization",),
+    "running normalizers": (
+        "test_running_normalizer_takes_in_what_is_acted_on_and_normalizes_terminal_observations_too",
+        "test_trap_running_normalizers_are_frozen_in_evaluation",
+        "test_trap_running_normalizers_are_saved_with_the_policy",
+        "test_trap_running_normalizers_and_action_scaling_are_exported_with_the_policy",
     ),
     "resume": ("test_trap_resume",),
     "a dead worker": ("test_trap_a_dead_worker", "test_trap_a_hung_worker"),

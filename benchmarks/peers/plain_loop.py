@@ -1,6 +1,8 @@
-"""One measurement of a plain Python loop over a Gymnasium environment, with a NumPy table: environment steps a second, as JSON.
+"""One measurement of a plain Python loop over a Gymnasium environment, with a NumPy table: environment steps
+a second, as JSON.
 
-As anyone would write it: `gymnasium.make`, an epsilon-greedy choice, one line of update, and every episode from its own seed.
+As anyone would write it: `gymnasium.make`, an epsilon-greedy choice, one line of update, and every episode
+from its own seed.
 """
 
 import argparse

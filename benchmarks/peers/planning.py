@@ -1,8 +1,9 @@
-"""One measurement of another library's planner: seconds to solve, as one line of JSON; the value goes into a file.
+"""One measurement of another library's planner: seconds to solve, as one line of JSON; the value goes into a
+file.
 
-An MDP comes as an `.npz` with `offset`, `probability`, `next_state`, `reward [S, A]`, and the discount. What ends an episode is
-there a state that leads to itself for nothing, since these libraries know no other end. Converting it is not on the clock, nor is
-compiling.
+An MDP comes as an `.npz` with `offset`, `probability`, `next_state`, `reward [S, A]`, and the discount. What
+ends an episode is there a state that leads to itself for nothing, since these libraries know no other end.
+Converting it is not on the clock, nor is compiling.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 
-def mdpsolver(problem: dict, tolerance: float, algorithm: str, update: str) -> tuple[np.ndarray, float, float]:
+def mdpsolver(
+    problem: dict, tolerance: float, algorithm: str, update: str
+) -> tuple[np.ndarray, float, float]:
     import mdpsolver as library
 
     states, actions = problem["reward"].shape
@@ -22,7 +25,10 @@ def mdpsolver(problem: dict, tolerance: float, algorithm: str, update: str) -> t
     probability, next_state = problem["probability"].tolist(), problem["next_state"].tolist()
 
     def rows(values: list) -> list:
-        return [[values[bounds[s * actions + a] : bounds[s * actions + a + 1]] for a in range(actions)] for s in range(states)]
+        return [
+            [values[bounds[s * actions + a] : bounds[s * actions + a + 1]] for a in range(actions)]
+            for s in range(states)
+        ]
 
     model = library.model()
     model.mdp(discount=problem["gamma"], rewards=problem["reward"].tolist(), tranMatProbs=rows(probability),
@@ -43,11 +49,15 @@ def quantecon(problem: dict, tolerance: float, method: str) -> tuple[np.ndarray,
         state, action = np.divmod(np.arange(states * actions), actions)
         model = DiscreteDP(reward.ravel(), matrix, problem["gamma"], state, action)
         began = time.perf_counter()
-        found = model.solve(method, epsilon=2 * tolerance, max_iter=1_000_000)  # its value is within half of epsilon
+        found = model.solve(
+            method, epsilon=2 * tolerance, max_iter=1_000_000
+        )  # its value is within half of epsilon
         return found.v, time.perf_counter() - began
 
     _, compiling = solve(np.arange(5), np.ones(4), np.array([0, 1, 1, 0]), np.ones((2, 2)))
-    value, seconds = solve(problem["offset"], problem["probability"], problem["next_state"], problem["reward"])
+    value, seconds = solve(
+        problem["offset"], problem["probability"], problem["next_state"], problem["reward"]
+    )
     return value, seconds, compiling
 
 
@@ -57,9 +67,14 @@ def mdptoolbox(problem: dict, tolerance: float) -> tuple[np.ndarray, float, floa
 
     states, actions = problem["reward"].shape
     shape = (states * actions, states)
-    matrix = sparse.csr_matrix((problem["probability"], problem["next_state"], problem["offset"]), shape=shape)
+    matrix = sparse.csr_matrix(
+        (problem["probability"], problem["next_state"], problem["offset"]), shape=shape
+    )
     model = PolicyIterationModified(
-        [matrix[action::actions] for action in range(actions)], problem["reward"], problem["gamma"], epsilon=tolerance
+        [matrix[action::actions] for action in range(actions)],
+        problem["reward"],
+        problem["gamma"],
+        epsilon=tolerance,
     )
     began = time.perf_counter()
     model.run()

@@ -1,9 +1,11 @@
-"""One measurement of RLtools' SAC on the pendulum: environment steps a second of learning, as one line of JSON.
+"""One measurement of RLtools' SAC on the pendulum: environment steps a second of learning, as one line of
+JSON.
 
-RLtools is C++ templates; its Python package compiles a training loop for the sizes and settings given, with `-O3 -march=native
--ffast-math` and Intel's MKL. The loop runs on RLtools' own C++ pendulum (`rltools_pendulum/environment.h`), which is Pendulum-v1
-with actions in [-1, 1], and no evaluation. Compiling (cached under the system's temporary folder) is outside the clock.
-(This file is not called rltools.py, since it would then import itself.)
+RLtools is C++ templates; its Python package compiles a training loop for the sizes and settings given, with
+`-O3 -march=native -ffast-math` and Intel's MKL. The loop runs on RLtools' own C++ pendulum
+(`rltools_pendulum/environment.h`), which is Pendulum-v1 with actions in [-1, 1], and no evaluation. Compiling
+(cached under the system's temporary folder) is outside the clock. (This file is not called rltools.py, since
+it would then import itself.)
 """
 
 import argparse
@@ -14,7 +16,9 @@ from pathlib import Path
 
 from rltools import SAC
 
-STEP_LIMIT = 100_000_000  # compiled in; far beyond any measurement, so that the number of steps needs no other build
+STEP_LIMIT = (
+    100_000_000  # compiled in; far beyond any measurement, so that the number of steps needs no other build
+)
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""Seconds in which Stable-Baselines3's PPO solves a task: training on the clock, evaluations off it. One line of JSON.
+"""Seconds in which Stable-Baselines3's PPO solves a task: training on the clock, evaluations off it. One line
+of JSON.
 
-The settings for CartPole-v1 are those of RL Baselines3 Zoo (hyperparams/ppo.yml), with which it solves it fastest of its
-algorithms: 8 environments x 32 steps, 20 epochs of one batch, a learning rate and a clip range that fall linearly.
+The settings for CartPole-v1 are those of RL Baselines3 Zoo (hyperparams/ppo.yml), with which it solves it
+fastest of its algorithms: 8 environments x 32 steps, 20 epochs of one batch, a learning rate and a clip range
+that fall linearly.
 """
 
 import argparse
@@ -43,7 +45,9 @@ def main() -> None:
     parser.add_argument("--target", type=float, required=True, help="mean return of an evaluation")
     parser.add_argument("--episodes", type=int, required=True, help="of an evaluation")
     parser.add_argument("--every", type=int, required=True, help="environment steps between evaluations")
-    parser.add_argument("--steps", type=int, required=True, help="environment steps over which the schedules fall")
+    parser.add_argument(
+        "--steps", type=int, required=True, help="environment steps over which the schedules fall"
+    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
     args = parser.parse_args()
@@ -53,10 +57,23 @@ def main() -> None:
     def falling(first: float):
         return lambda remaining: first * remaining
 
-    model = sb3.PPO("MlpPolicy", make_vec_env(args.env, 8, seed=args.seed), n_steps=32, batch_size=256, n_epochs=20, gamma=0.98,
-                    gae_lambda=0.8, ent_coef=0.0, learning_rate=falling(1e-3), clip_range=falling(0.2), device="cpu",
-                    seed=args.seed)  # fmt: skip
-    callback = StopWhenSolved(make_vec_env(args.env, 16, seed=1_000_000 + args.seed), args.every, args.episodes, args.target)
+    model = sb3.PPO(
+        "MlpPolicy",
+        make_vec_env(args.env, 8, seed=args.seed),
+        n_steps=32,
+        batch_size=256,
+        n_epochs=20,
+        gamma=0.98,
+        gae_lambda=0.8,
+        ent_coef=0.0,
+        learning_rate=falling(1e-3),
+        clip_range=falling(0.2),
+        device="cpu",
+        seed=args.seed,
+    )
+    callback = StopWhenSolved(
+        make_vec_env(args.env, 16, seed=1_000_000 + args.seed), args.every, args.episodes, args.target
+    )
     start = time.perf_counter()
     model.learn(args.steps, callback=callback)
     seconds = time.perf_counter() - start - callback.paused

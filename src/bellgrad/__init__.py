@@ -1,4 +1,5 @@
-"""Bellgrad: reinforcement learning from the Bellman equation to deep control. Names are imported when first used."""
+"""Bellgrad: reinforcement learning from the Bellman equation to deep control. Names are imported when first
+used."""
 
 from importlib import import_module
 from typing import Any

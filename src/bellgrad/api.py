@@ -13,18 +13,20 @@ from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.model import FiniteMDP
+from bellgrad.runs.files import read_json, write_json_atomic
+from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.agent import Agent
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_policy
-from bellgrad.training.files import read_json, write_json_atomic
 from bellgrad.training.run import Run
-from bellgrad.training.settings import Settings, algorithm_name
 
 Which = Literal["last", "best"] | int
 
 
 def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     """`runs/cartpole-v1-dqn-0`, or the first free name after it."""
-    short = "".join(c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]).lower()
+    short = "".join(
+        c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]
+    ).lower()
     first = folder = Path("runs") / f"{short}-{algorithm_name(algorithm)}-{seed}"
     attempt = 1
     while folder.exists():
@@ -48,13 +50,15 @@ def train(
 
     Args:
         algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`.
-        env: a registered id, `module:Class`, a Gymnasium class, a callable that makes an environment, or a `FiniteMDP`.
+        env: a registered id, `module:Class`, a Gymnasium class, a callable that makes an environment, or a
+            `FiniteMDP`.
         steps: environment steps in all.
         seed: of every random stream.
         out: the run's folder; by default a new one under `runs/`.
         progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
         command: recorded as what repeats this run.
-        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `normalise_obs`, `target_return`, ...
+        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `normalize_obs`,
+            `target_return`, ...
 
     Raises:
         UsageError: an impossible request.
@@ -85,7 +89,8 @@ def train_or_resume(
     command: str | None = None,
     **options: Any,
 ) -> Run:
-    """As `train`, but a folder that already holds a run of the same settings is gone on with, or left alone where it is finished.
+    """As `train`, but a folder that already holds a run of the same settings is gone on with, or left alone
+    where it is finished.
 
     Raises:
         UsageError: the folder holds a run of other settings.
@@ -124,7 +129,10 @@ def _call(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, An
     made = re.sub(r"\b([A-Z]\w*)\(", r"bg.\1(", repr(algorithm))
     made = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", made)
     shown = repr(env) if isinstance(env, str) else env_name(env).split(":")[-1]
-    return f"bg.train({made}, env={shown}, steps={steps}, seed={seed}{''.join(f', {k}={v!r}' for k, v in options.items())})"
+    return (
+        f"bg.train({made}, env={shown}, steps={steps},"
+        f" seed={seed}{''.join(f', {k}={v!r}' for k, v in options.items())})"
+    )
 
 
 def resume(
@@ -156,16 +164,25 @@ def resume(
             raise
         if steps is not None:
             opened.extend(steps)
-        return opened.train(progress=progress)  # stopped before its first checkpoint: a fresh start loses nothing
+        return opened.train(
+            progress=progress
+        )  # stopped before its first checkpoint: a fresh start loses nothing
     if steps is not None:
         if steps <= reached:
-            raise UsageError(f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all")
+            raise UsageError(
+                f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all"
+            )
         opened.extend(steps)
         horizon = opened.record.get("horizon", steps)
         if getattr(opened.settings.algorithm, "learning_rate_decay", None) == "linear" and steps > horizon:
-            print(f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended", file=sys.stderr)
+            print(
+                f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended",
+                file=sys.stderr,
+            )
     elif opened.status == "finished":
-        raise UsageError(f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on")
+        raise UsageError(
+            f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on"
+        )
     return opened.train(resumed=True, progress=progress)
 
 
@@ -179,7 +196,8 @@ def evaluate(
     env: Any = None,
     trust_imports: bool = False,
 ) -> Evaluation:
-    """Whole episodes with frozen normalisers, from fixed seeds; the result is left in the run's `evaluation.json` too.
+    """Whole episodes with frozen normalizers, from fixed seeds; the result is left in the run's
+    `evaluation.json` too.
 
     Args:
         run: the run or its folder.
@@ -202,12 +220,16 @@ def evaluate(
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
     try:
         write_json_atomic(opened.folder / "evaluation.json", record)
-    except CheckpointError as error:  # of a folder that may only be read: the result is worth more than its copy
+    except (
+        CheckpointError
+    ) as error:  # of a folder that may only be read: the result is worth more than its copy
         print(f"warning: {error}", file=sys.stderr)
     return result
 
 
-def load(run: Run | Path | str, checkpoint: Which = "last", *, env: Any = None, trust_imports: bool = False) -> Agent:
+def load(
+    run: Run | Path | str, checkpoint: Which = "last", *, env: Any = None, trust_imports: bool = False
+) -> Agent:
     """A trained agent: `agent.act(obs) -> action`, in the environment's own observations and actions."""
     return Agent.load(_open(run, trust_imports, env), checkpoint)
 
@@ -248,7 +270,12 @@ def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, An
 
 
 def export(
-    run: Run | Path | str, out: Path | str, *, checkpoint: Which = "last", env: Any = None, trust_imports: bool = False
+    run: Run | Path | str,
+    out: Path | str,
+    *,
+    checkpoint: Which = "last",
+    env: Any = None,
+    trust_imports: bool = False,
 ) -> Path:
     """The greedy policy as ONNX, from raw observations to the environment's own actions."""
     from bellgrad.report.export import export_onnx
@@ -259,7 +286,8 @@ def export(
 
 
 def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = False) -> list[Path]:
-    """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also what became known when.
+    """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also what became
+    known when.
 
     Args:
         run: the run or its folder.

@@ -1,7 +1,8 @@
 """Environments so small that the right answer is known: each isolates one part of an algorithm.
 
-They are native dynamics. `continuous` ones take a Box action in [0, 4], so that the learner's [-1, 1] must be scaled to it; the
-others take one of two actions. After Jones 2021, "Debugging reinforcement learning systems without the agonizing pain".
+They are native dynamics. `continuous` ones take a Box action in [0, 4], so that the learner's [-1, 1] must be
+scaled to it; the others take one of two actions. After Jones 2021, "Debugging reinforcement learning systems
+without the agonizing pain".
 """
 
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ class TwoSteps(Probe):
 
 @dataclass(frozen=True)
 class BestAction(Probe):
-    """One step. Of two actions the second is worth 1, the first -1; a continuous one is worth minus its squared distance from the
-    optimum."""
+    """One step. Of two actions the second is worth 1, the first -1; a continuous one is worth minus its
+    squared distance from the optimum."""
 
     def advance(self, physics, action, noise):
         reward = -((self.units(action) - OPTIMUM) ** 2) if self.continuous else action * 2.0 - 1.0
@@ -89,7 +90,8 @@ class BestAction(Probe):
 
 @dataclass(frozen=True)
 class BestChoices(Probe):
-    """One step with three choices at once, of 3, 2 and 4 actions; each is worth 1 where it is the best one."""
+    """One step with three choices at once, of 3, 2 and 4 actions; each is worth 1 where it is the best
+    one."""
 
     best: ClassVar[tuple[int, ...]] = (2, 0, 1)
 
@@ -104,11 +106,14 @@ class BestChoices(Probe):
 
 @dataclass(frozen=True)
 class BestActionByObservation(SignProbe):
-    """The same, but where the observation is -1 the first action is worth 1, or the continuous optimum has the other sign."""
+    """The same, but where the observation is -1 the first action is worth 1, or the continuous optimum has
+    the other sign."""
 
     def advance(self, physics, action, noise):
         obs = physics[:, 0]
-        reward = -((self.units(action) - OPTIMUM * obs) ** 2) if self.continuous else (action * 2.0 - 1.0) * obs
+        reward = (
+            -((self.units(action) - OPTIMUM * obs) ** 2) if self.continuous else (action * 2.0 - 1.0) * obs
+        )
         return physics, reward, torch.ones_like(reward, dtype=torch.bool)
 
 
@@ -126,8 +131,8 @@ class Endless(Probe):
 class Arrival(Probe):
     """0, then 1 for ever with reward 1 a step, cut after every second step.
 
-    V(1) = 1 / (1 - gamma) and V(0) = gamma V(1). With gamma 1/2 that is 2 and 1. Taking the time-out for an end gives 1 and 1/2;
-    bootstrapping from the observation after the reset gives 4/3 and 2/3.
+    V(1) = 1 / (1 - gamma) and V(0) = gamma V(1). With gamma 1/2 that is 2 and 1. Taking the time-out for an
+    end gives 1 and 1/2; bootstrapping from the observation after the reset gives 4/3 and 2/3.
     """
 
     max_episode_steps: int | None = 2

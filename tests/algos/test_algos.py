@@ -48,7 +48,17 @@ def transitions(spec, size=12, seed=0):
     terminated = torch.arange(size) % 3 == 0
     obs, next_obs = torch.randn(2, size, 5, generator=g)
     reward, weight = 3 * torch.randn(size, generator=g), torch.rand(size, generator=g) + 0.5
-    return Batch(obs, action, reward, terminated, ~terminated, next_obs, GAMMA * ~terminated, weight, torch.arange(size))
+    return Batch(
+        obs,
+        action,
+        reward,
+        terminated,
+        ~terminated,
+        next_obs,
+        GAMMA * ~terminated,
+        weight,
+        torch.arange(size),
+    )
 
 
 def rollout_rows(spec, size=12, seed=0):
@@ -56,7 +66,14 @@ def rollout_rows(spec, size=12, seed=0):
     b = transitions(spec, size, seed)
     logprob, value, advantage, return_ = torch.randn(4, size, generator=g)
     return Minibatch(
-        b.obs, b.action, 0.3 * logprob - (1.4 if spec is DISCRETE else 3.0), value, advantage, return_, value > 1e9, ()
+        b.obs,
+        b.action,
+        0.3 * logprob - (1.4 if spec is DISCRETE else 3.0),
+        value,
+        advantage,
+        return_,
+        value > 1e9,
+        (),
     )
 
 
@@ -84,16 +101,23 @@ def built(name, seed=0, **changes):
     """Learner, first state, a batch and the noise of an update."""
     case = CASES[name]
     learner = replace(case.algorithm, **changes).build(case.spec, steps=1000)
-    return learner, learner.init(generator(seed)), case.rows(case.spec, seed=seed), draw(learner.update_noise(), generator(seed))
+    return (
+        learner,
+        learner.init(generator(seed)),
+        case.rows(case.spec, seed=seed),
+        draw(learner.update_noise(), generator(seed)),
+    )
 
 
-# -------------------------------------------------------------------------------------------- against plain torch
+# ---------------------------------------------------------------------------------------- against plain torch
 def module(params, prefix, sizes, member=None):
     """The network of a state as an ordinary module with its own copy of the parameters."""
     layers = []
     for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layer = nn.Linear(a, b)
-        weight, bias = (params[f"{prefix}perceptron.layers.{i}.{kind}"].detach().clone() for kind in ("weight", "bias"))
+        weight, bias = (
+            params[f"{prefix}perceptron.layers.{i}.{kind}"].detach().clone() for kind in ("weight", "bias")
+        )
         if member is not None:  # an ensemble keeps [E, in, out] and [E, 1, out]
             weight, bias = weight[member].T.contiguous(), bias[member, 0]
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -121,7 +145,9 @@ def step(optimizer, loss, *clipped, norm=None):
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_dqns_updates_equal_plain_torch(loss, double):
-    learner, state, _, _ = built("dqn", loss=loss, double=double, target_period=2, max_grad_norm=1.0, learning_rate=1e-3)
+    learner, state, _, _ = built(
+        "dqn", loss=loss, double=double, target_period=2, max_grad_norm=1.0, learning_rate=1e-3
+    )
     online, target = (module(state.params, "", (5, 16, 16, 4)) for _ in range(2))
     optimizer = torch.optim.Adam(online.parameters(), lr=1e-3)
     criterion = nn.SmoothL1Loss(reduction="none") if loss == "huber" else nn.MSELoss(reduction="none")
@@ -149,14 +175,21 @@ def test_ppos_updates_equal_plain_torch(spec, value_clip):
     learner, state, _, _ = built(
         name, value_clip=value_clip, entropy_coef=0.01, learning_rate_decay="constant", learning_rate=1e-3
     )
-    actor, critic = module(state.params, "actor.", (5, 16, 16, outputs)), module(state.params, "critic.", (5, 16, 16, 1))
+    actor, critic = (
+        module(state.params, "actor.", (5, 16, 16, outputs)),
+        module(state.params, "critic.", (5, 16, 16, 1)),
+    )
     log_std = nn.Parameter(torch.zeros(3))
     parameters = [*actor.parameters(), *critic.parameters()] + ([] if spec is DISCRETE else [log_std])
     optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=1e-5)
     for update in range(1, 6):
         b = rollout_rows(spec, seed=update)
         state, metrics = learner.update(state, b)
-        policy = Categorical(logits=actor(b.obs)) if spec is DISCRETE else Independent(Normal(actor(b.obs), log_std.exp()), 1)
+        policy = (
+            Categorical(logits=actor(b.obs))
+            if spec is DISCRETE
+            else Independent(Normal(actor(b.obs), log_std.exp()), 1)
+        )
         advantage = (b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8)
         ratio = torch.exp(policy.log_prob(b.action) - b.logprob)
         policy_loss = -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
@@ -169,7 +202,9 @@ def test_ppos_updates_equal_plain_torch(spec, value_clip):
         assert metrics["policy_loss"].item() == pytest.approx(policy_loss.item(), rel=1e-4, abs=1e-5)
         assert metrics["value_loss"].item() == pytest.approx(value_loss.item(), rel=1e-4)
         assert metrics["entropy"].item() == pytest.approx(entropy.item(), rel=1e-4)
-        assert metrics["clip_fraction"].item() == pytest.approx(((ratio - 1).abs() > 0.2).float().mean().item())
+        assert metrics["clip_fraction"].item() == pytest.approx(
+            ((ratio - 1).abs() > 0.2).float().mean().item()
+        )
         step(optimizer, policy_loss + 0.5 * value_loss - 0.01 * entropy, *parameters, norm=0.5)
         assert_same_network(actor, state.params, "actor.")
         assert_same_network(critic, state.params, "critic.")
@@ -180,10 +215,14 @@ def test_ppos_updates_equal_plain_torch(spec, value_clip):
 def test_sacs_updates_equal_plain_torch():
     learner, state, _, _ = built("sac", tau=0.1, learning_rate=1e-3, temperature=0.7)
     actor = module(state.actor, "", (5, 16, 16, 6))
-    critics, targets = ([module(state.critic, "", (8, 16, 16, 1), member) for member in (0, 1)] for _ in range(2))
+    critics, targets = (
+        [module(state.critic, "", (8, 16, 16, 1), member) for member in (0, 1)] for _ in range(2)
+    )
     log_alpha = nn.Parameter(torch.tensor(math.log(0.7)))
     critic_parameters = [p for critic in critics for p in critic.parameters()]
-    optimizers = [torch.optim.Adam(ps, lr=1e-3) for ps in (critic_parameters, actor.parameters(), [log_alpha])]
+    optimizers = [
+        torch.optim.Adam(ps, lr=1e-3) for ps in (critic_parameters, actor.parameters(), [log_alpha])
+    ]
 
     def sample(obs, noise):
         mean, log_std = actor(obs).chunk(2, -1)
@@ -210,7 +249,9 @@ def test_sacs_updates_equal_plain_torch():
         action, logprob = sample(b.obs, noise["action"])
         actor_loss = (alpha * logprob - q(critics, b.obs, action).min(0).values).mean()
         step(optimizers[1], actor_loss)
-        step(optimizers[2], -(log_alpha * (logprob.detach() - 3)).mean())  # the target entropy is minus three dimensions
+        step(
+            optimizers[2], -(log_alpha * (logprob.detach() - 3)).mean()
+        )  # the target entropy is minus three dimensions
         with torch.no_grad():
             for target, critic in zip(targets, critics, strict=True):
                 for old, new in zip(target.parameters(), critic.parameters(), strict=True):
@@ -225,7 +266,7 @@ def test_sacs_updates_equal_plain_torch():
         assert state.log_alpha["value"].item() == pytest.approx(log_alpha.item(), abs=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------- by hand
+# ---------------------------------------------------------------------------------------------------- by hand
 @pytest.mark.parametrize(("name", "online"), [("dqn", "params"), ("sac", "critic")])
 def test_a_hard_target_copies_exactly_when_due_and_stands_still_between(name, online):
     learner, state, batch, noise = built(name, target_period=3, tau=1.0, learning_rate=0.05)
@@ -235,7 +276,9 @@ def test_a_hard_target_copies_exactly_when_due_and_stands_still_between(name, on
         expected = getattr(state, online) if update % 3 == 0 else before
         assert all(torch.equal(state.target[key], expected[key]) for key in expected)
         assert int(state.updates) == update
-    assert not any(torch.equal(state.target[key], getattr(state, online)[key]) for key in before)  # 7 is not due
+    assert not any(
+        torch.equal(state.target[key], getattr(state, online)[key]) for key in before
+    )  # 7 is not due
 
 
 @pytest.mark.parametrize(("name", "online"), [("dqn", "params"), ("sac", "critic")])
@@ -263,7 +306,9 @@ def test_a_soft_target_closes_a_share_of_the_gap_when_due(name, online, period):
     ],
 )
 def test_dqn_explores_with_the_chance_of_its_schedule(decay, steps, epsilon):
-    learner, state, _, _ = built("dqn", epsilon_initial=1.0, epsilon_final=0.2, epsilon_steps=1000, epsilon_decay=decay)
+    learner, state, _, _ = built(
+        "dqn", epsilon_initial=1.0, epsilon_final=0.2, epsilon_steps=1000, epsilon_decay=decay
+    )
     state = state._replace(steps=torch.tensor(steps))
     obs = torch.randn(1, 5, generator=generator()).expand(1000, 5)
     greedy = learner.act(state, None, obs, None, explore=False).action
@@ -271,7 +316,9 @@ def test_dqn_explores_with_the_chance_of_its_schedule(decay, steps, epsilon):
     noise = torch.stack([(torch.arange(1000) + 0.5) / 1000, torch.full((1000,), (other + 0.5) / 4)], -1)
     action = learner.act(state, None, obs, noise).action
     assert set(action.tolist()) <= {greedy[0].item(), other}
-    assert (action == other).float().mean().item() == pytest.approx(epsilon, abs=1e-3)  # one of 1000 grid points
+    assert (action == other).float().mean().item() == pytest.approx(
+        epsilon, abs=1e-3
+    )  # one of 1000 grid points
 
 
 @pytest.mark.parametrize(("name", "dimensions"), [("sac", 3)])
@@ -296,10 +343,21 @@ def test_ppos_learning_rate_is_that_of_the_rollouts_start_and_falls_to_zero_at_t
     # With plain gradient descent the step is the learning rate times the gradient.
     moves, rows = {}, torch.zeros(10, 1)
     for begun in (0, 250, 1000, 2000):
-        learner, state, batch, noise = built("ppo", optimizer=SGD(), learning_rate=0.1, learning_rate_decay="linear")
+        learner, state, batch, noise = built(
+            "ppo", optimizer=SGD(), learning_rate=0.1, learning_rate_decay="linear"
+        )
         flags = torch.zeros(10, 1, dtype=torch.bool)
         rollout = Rollout(
-            torch.zeros(10, 1, 5), torch.zeros(10, 1, dtype=torch.int64), rows, flags, flags, rows, rows, rows, rows, None
+            torch.zeros(10, 1, 5),
+            torch.zeros(10, 1, dtype=torch.int64),
+            rows,
+            flags,
+            flags,
+            rows,
+            rows,
+            rows,
+            rows,
+            None,
         )
         state, _, _ = learner.prepare(state._replace(steps=torch.tensor(begun + 10)), rollout)
         after, _ = learner.update(state, batch, noise)
@@ -321,17 +379,28 @@ def test_ppo_prepares_advantages_and_returns_that_follow_the_rollout():
     terminated = torch.tensor([[False, False], [True, False], [False, False]])
     truncated = torch.tensor([[False, False], [False, True], [False, False]])
     value, next_value = torch.tensor([[1.0, 1.0], [100.0, 100.0], [7.0, 7.0]]), torch.full((3, 2), 100.0)
-    rollout = Rollout(torch.zeros(3, 2, 5), torch.zeros(3, 2).long(), reward, terminated, truncated, torch.zeros(3, 2),
-                      value, next_value, torch.zeros(3, 2), None)  # fmt: skip
+    rollout = Rollout(
+        torch.zeros(3, 2, 5),
+        torch.zeros(3, 2).long(),
+        reward,
+        terminated,
+        truncated,
+        torch.zeros(3, 2),
+        value,
+        next_value,
+        torch.zeros(3, 2),
+        None,
+    )
     _, whole, _ = learner.prepare(state, rollout)
-    # gamma 0.9, lambda 1: Monte Carlo returns, with the true successor's value at the time-out and at the rollout's end. The
-    # first environment terminates after its second step (1 + 0.9 * 2 and 2), the second is cut there.
+    # gamma 0.9, lambda 1: Monte Carlo returns, with the true successor's value at the time-out and at the
+    # rollout's end. The first environment terminates after its second step (1 + 0.9 * 2 and 2), the second is
+    # cut there.
     expected = torch.tensor([[2.8, 10 + 0.9 * 110], [2.0, 20 + 90.0], [4 + 90.0, 40 + 90.0]])
     torch.testing.assert_close(whole.return_, expected)
     torch.testing.assert_close(whole.advantage, expected - value)
 
 
-def test_trap_advantage_normalisation_of_a_minibatch_of_one_leaves_finite_parameters():
+def test_trap_advantage_normalization_of_a_minibatch_of_one_leaves_finite_parameters():
     learner, state, _, _ = built("ppo")
     after, metrics = learner.update(state, rollout_rows(DISCRETE, size=1))
     assert all(torch.isfinite(leaf).all() for leaf in [*leaves(after), *metrics.values()])
@@ -340,9 +409,15 @@ def test_trap_advantage_normalisation_of_a_minibatch_of_one_leaves_finite_parame
 @pytest.mark.parametrize("name", CASES)
 def test_the_greedy_action_needs_no_noise_and_the_exploring_one_follows_it(name):
     learner, state, batch, _ = built(name)
-    first, second = (learner.act(state, None, batch.obs, draw(learner.act_noise(12), generator(seed))).action for seed in (1, 2))
+    first, second = (
+        learner.act(state, None, batch.obs, draw(learner.act_noise(12), generator(seed))).action
+        for seed in (1, 2)
+    )
     greedy = learner.act(state, None, batch.obs, None, explore=False).action
-    assert first.shape == greedy.shape == batch.action.shape and first.dtype == greedy.dtype == batch.action.dtype
+    assert (
+        first.shape == greedy.shape == batch.action.shape
+        and first.dtype == greedy.dtype == batch.action.dtype
+    )
     assert not torch.equal(first, second)
     if name == "sac":
         assert first.abs().max() <= 1
@@ -352,7 +427,9 @@ def test_ppos_log_probability_is_of_the_action_that_it_gives():
     for name in ("ppo", "ppo-continuous"):
         learner, state, batch, _ = built(name)
         acted = learner.act(state, None, batch.obs, draw(learner.act_noise(12), generator()))
-        torch.testing.assert_close(acted.logprob, learner.policy.distribution(state.params, batch.obs).logprob(acted.action))
+        torch.testing.assert_close(
+            acted.logprob, learner.policy.distribution(state.params, batch.obs).logprob(acted.action)
+        )
         assert acted.logprob.shape == (12,)
 
 
@@ -364,7 +441,7 @@ def test_sacs_twin_critics_begin_apart():
         assert torch.equal(value, state.target[key])
 
 
-# --------------------------------------------------------------------------------------------- what holds for all
+# ----------------------------------------------------------------------------------------- what holds for all
 @pytest.mark.parametrize("name", CASES)
 def test_an_update_is_pure(name):
     learner, state, batch, noise = built(name)
@@ -382,7 +459,9 @@ def test_an_update_is_pure(name):
 def test_trap_stale_graph_an_update_returns_no_graph(name):
     learner, state, batch, noise = built(name)
     after, metrics = learner.update(state, batch, noise)
-    assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in [*leaves(after), *metrics.values()])
+    assert all(
+        leaf.grad_fn is None and not leaf.requires_grad for leaf in [*leaves(after), *metrics.values()]
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -427,7 +506,9 @@ def test_initial_parameters_follow_from_the_seed(name):
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
     storages = [leaf.data_ptr() for leaf in first.values() if leaf.numel()]
-    assert len(set(storages)) == len(storages)  # nothing shares memory, so a compiled call takes each for itself
+    assert len(set(storages)) == len(
+        storages
+    )  # nothing shares memory, so a compiled call takes each for itself
 
 
 @pytest.mark.parametrize(
@@ -447,15 +528,26 @@ def test_an_action_space_that_does_not_fit_is_refused_in_words(algorithm, space,
 
 def test_dqn_refuses_forbidden_actions():
     masked = Dict({"observation": OBS, "action_mask": MultiBinary(4)})
-    for spec in (replace(DISCRETE, observation_space=masked), EnvSpec("mine", Discrete(2), Discrete(2), legal=np.eye(2) > 0)):
+    for spec in (
+        replace(DISCRETE, observation_space=masked),
+        EnvSpec("mine", Discrete(2), Discrete(2), legal=np.eye(2) > 0),
+    ):
         with pytest.raises(UsageError, match=r"DQN knows of no forbidden actions.* Try ppo"):
             DQN().build(spec)
 
 
 OUT_OF_RANGE = [
     *((cls, {"gamma": value}) for cls in (DQN, PPO, SAC) for value in (-0.1, 1.1, math.nan)),
-    *((cls, {"learning_rate": value}) for cls in (DQN, PPO, SAC) for value in (0.0, -1e-3, math.nan, math.inf)),
-    *((cls, {name: 0}) for cls in (DQN, SAC) for name in ("batch_size", "buffer_size", "update_period", "updates_per_period")),
+    *(
+        (cls, {"learning_rate": value})
+        for cls in (DQN, PPO, SAC)
+        for value in (0.0, -1e-3, math.nan, math.inf)
+    ),
+    *(
+        (cls, {name: 0})
+        for cls in (DQN, SAC)
+        for name in ("batch_size", "buffer_size", "update_period", "updates_per_period")
+    ),
     *((cls, {"learning_starts": -1}) for cls in (DQN, SAC)),
     *((cls, {"target_period": 0}) for cls in (DQN, SAC)),
     *((cls, {"tau": value}) for cls in (DQN, SAC) for value in (-0.1, 1.5)),
@@ -475,7 +567,9 @@ OUT_OF_RANGE = [
 ]
 
 
-@pytest.mark.parametrize(("cls", "change"), OUT_OF_RANGE, ids=lambda x: x.__name__ if isinstance(x, type) else str(x))
+@pytest.mark.parametrize(
+    ("cls", "change"), OUT_OF_RANGE, ids=lambda x: x.__name__ if isinstance(x, type) else str(x)
+)
 def test_a_field_out_of_range_is_named_when_the_algorithm_is_made(cls, change):
     ((name, _),) = change.items()
     with pytest.raises(UsageError, match=rf"{cls.__name__}\.{name} = .* is out of range"):
@@ -488,7 +582,7 @@ def test_every_field_is_documented(cls):
     assert all(notes[f.name] for f in fields(cls))
 
 
-# -------------------------------------------------------------------------------------------------------- compiled
+# --------------------------------------------------------------------------------------------------- compiled
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", ["dqn", "ppo-continuous", "sac"])
 def test_a_compiled_update_equals_an_eager_one_within_rounding(name):
@@ -510,7 +604,9 @@ def test_learners_with_other_hyper_parameters_share_no_compiled_graph():
     # Guards are skipped, so that a graph compiled for one learning rate would serve the other without a word.
     moves = {}
     for rate in (0.1, 0.2):
-        learner, state, batch, _ = built("dqn", optimizer=SGD(), learning_rate=rate, max_grad_norm=None, network=MLP((4,)))
+        learner, state, batch, _ = built(
+            "dqn", optimizer=SGD(), learning_rate=rate, max_grad_norm=None, network=MLP((4,))
+        )
         compiled = Engine("compiled", 1, 1, "").compile(learner.update)
         after, _ = compiled(state, batch, None)
         moves[rate] = torch.cat([(after.params[k] - state.params[k]).flatten() for k in state.params])

@@ -1,4 +1,5 @@
-"""What is A2C's, VPG's, TRPO's and PPO's own: against plain torch, by hand, and the bounds that they promise."""
+"""What is A2C's, VPG's, TRPO's and PPO's own: against plain torch, by hand, and the bounds that they
+promise."""
 
 import itertools
 from dataclasses import replace
@@ -40,10 +41,13 @@ def generator(seed=0):
 
 
 def begun(algorithm, kind="discrete", seed=0):
-    """A learner, its first state with a policy that is not uniform, and a rollout of that policy with made-up rewards."""
+    """A learner, its first state with a policy that is not uniform, and a rollout of that policy with made-up
+    rewards."""
     learner = algorithm.build(SPECS[kind], steps=1000)
     state, g = learner.init(generator(seed)), generator(seed + 1)
-    state = state._replace(params={name: p + 0.3 * torch.randn(p.shape, generator=g) for name, p in state.params.items()})
+    state = state._replace(
+        params={name: p + 0.3 * torch.randn(p.shape, generator=g) for name, p in state.params.items()}
+    )
     obs = torch.randn(T, B, 5, generator=g)
     acted = learner.act(state, None, obs.flatten(0, 1), draw(learner.act_noise(T * B), g))
     action, logprob = (x.unflatten(0, (T, B)) for x in (acted.action, acted.logprob))
@@ -69,7 +73,10 @@ def module(params, prefix):
 def assert_same_network(network, params, prefix):
     for (i, layer), kind in itertools.product(enumerate(network[::2]), ("weight", "bias")):
         torch.testing.assert_close(
-            params[f"{prefix}perceptron.layers.{i}.{kind}"], getattr(layer, kind).detach(), rtol=1e-4, atol=2e-5
+            params[f"{prefix}perceptron.layers.{i}.{kind}"],
+            getattr(layer, kind).detach(),
+            rtol=1e-4,
+            atol=2e-5,
         )
 
 
@@ -85,7 +92,11 @@ class Plain:
 
     def policy(self, obs):
         out = self.actor(obs)
-        return Categorical(logits=out) if self.log_std is None else Independent(Normal(out, self.log_std.exp()), 1)
+        return (
+            Categorical(logits=out)
+            if self.log_std is None
+            else Independent(Normal(out, self.log_std.exp()), 1)
+        )
 
     def assert_same(self, params):
         assert_same_network(self.actor, params, "actor.")
@@ -99,10 +110,12 @@ def estimated(rollout, lambda_):
     return gae(r.reward, r.terminated, r.truncated, r.value, r.next_value, 0.9, lambda_)
 
 
-# -------------------------------------------------------------------------------------------------------------- A2C
+# -------------------------------------------------------------------------------------------------------- A2C
 @both
 def test_a2cs_updates_equal_plain_torch(kind):
-    learner, state, rollout = begun(A2C(optimizer=RMSprop(epsilon=1e-3), learning_rate=1e-2, entropy_coef=0.01, **FIELDS), kind)
+    learner, state, rollout = begun(
+        A2C(optimizer=RMSprop(epsilon=1e-3), learning_rate=1e-2, entropy_coef=0.01, **FIELDS), kind
+    )
     plain = Plain(state.params, kind)
     parameters = [*plain.policy_parameters(), *plain.critic.parameters()]
     optimizer = torch.optim.RMSprop(parameters, lr=1e-2, alpha=0.99, eps=1e-3)
@@ -123,7 +136,9 @@ def test_a2cs_updates_equal_plain_torch(kind):
         plain.assert_same(state.params)
 
 
-@pytest.mark.parametrize("algorithm", [A2C(**FIELDS), VPG(normalise_advantages=False, **FIELDS)], ids=["a2c", "vpg"])
+@pytest.mark.parametrize(
+    "algorithm", [A2C(**FIELDS), VPG(normalize_advantages=False, **FIELDS)], ids=["a2c", "vpg"]
+)
 def test_the_weight_of_a_state_is_gamma_to_its_age_or_a_chance_of_it(algorithm):
     learner, state, rollout = begun(algorithm)
     expected = estimated(rollout, algorithm.lambda_)
@@ -144,13 +159,15 @@ def test_the_weight_of_a_state_is_gamma_to_its_age_or_a_chance_of_it(algorithm):
         torch.testing.assert_close(whole.return_, expected + rollout.value)
 
 
-def test_advantages_are_normalised_before_they_are_weighted():
-    learner, state, rollout = begun(A2C(normalise_advantages=True, state_weight="discount", **FIELDS))
+def test_advantages_are_normalized_before_they_are_weighted():
+    learner, state, rollout = begun(A2C(normalize_advantages=True, state_weight="discount", **FIELDS))
     advantage = learner.prepare(state, rollout)[1].advantage / 0.9 ** torch.arange(T)[:, None]
-    assert advantage.mean().item() == pytest.approx(0, abs=1e-5) and advantage.std().item() == pytest.approx(1, abs=1e-5)
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-5) and advantage.std().item() == pytest.approx(
+        1, abs=1e-5
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- VPG
+# -------------------------------------------------------------------------------------------------------- VPG
 @both
 def test_vpgs_steps_equal_plain_torch_one_of_the_policy_and_several_of_the_value(kind):
     learner, state, rollout = begun(VPG(learning_rate=1e-2, value_learning_rate=3e-3, **FIELDS), kind)
@@ -177,12 +194,14 @@ def test_vpgs_steps_equal_plain_torch_one_of_the_policy_and_several_of_the_value
         plain.assert_same(state.params)  # nor has the policy
 
 
-# ------------------------------------------------------------------------------------------------------------- TRPO
+# ------------------------------------------------------------------------------------------------------- TRPO
 @pytest.mark.parametrize("log_std", ["free", "shared", "separate"])
 @both
 def test_a_step_of_trpo_improves_its_surrogate_within_the_bound(kind, log_std):
     for seed in range(5):
-        learner, state, rollout = begun(TRPO(target_kl=0.02, log_std=log_std, damping=1e-3, **FIELDS), kind, seed)
+        learner, state, rollout = begun(
+            TRPO(target_kl=0.02, log_std=log_std, damping=1e-3, **FIELDS), kind, seed
+        )
         after, whole, metrics = learner.prepare(state, rollout)
         batch = flat(whole)
         old, new = (learner.policy.distribution(params, batch.obs) for params in (state.params, after.params))
@@ -193,7 +212,9 @@ def test_a_step_of_trpo_improves_its_surrogate_within_the_bound(kind, log_std):
         assert metrics["kl"].item() == pytest.approx(kl, rel=1e-3)
         assert metrics["surrogate_gain"].item() == pytest.approx(gain, rel=1e-3, abs=1e-5)
         assert 0.8**9 - 1e-6 < metrics["step_fraction"].item() <= 1
-        assert all(torch.equal(after.params[name], p) for name, p in split(state.params)[1].items())  # the critic
+        assert all(
+            torch.equal(after.params[name], p) for name, p in split(state.params)[1].items()
+        )  # the critic
 
 
 def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix():
@@ -205,7 +226,9 @@ def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix(
 
     def logprobs(vector):
         parts = dict(zip(sizes, vector.split(list(sizes.values())), strict=True))
-        return learner.policy.distribution({n: parts[n].view(p.shape) for n, p in policy.items()}, batch.obs).logprobs()
+        return learner.policy.distribution(
+            {n: parts[n].view(p.shape) for n, p in policy.items()}, batch.obs
+        ).logprobs()
 
     params = torch.cat([p.flatten() for p in policy.values()])
     scores, chances = torch.func.jacrev(logprobs)(params), logprobs(params).exp()
@@ -222,13 +245,19 @@ def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix(
 @both
 def test_trap_trpo_restores_the_parameters_where_no_step_is_good(kind):
     learner, state, rollout = begun(TRPO(**FIELDS), kind)
-    unmoved = rollout._replace(reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B))  # no advantage
+    unmoved = rollout._replace(
+        reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B)
+    )  # no advantage
     after, _, metrics = learner.prepare(state, unmoved)
     assert metrics["step_fraction"] == metrics["kl"] == 0
     assert all(torch.equal(after.params[name], p) for name, p in state.params.items())
     refused = 0
-    for seed in range(10):  # a single candidate, at the bound to second order: for some the KL divergence itself is above it
-        learner, state, rollout = begun(TRPO(line_search_steps=1, damping=0.0, target_kl=0.1, **FIELDS), kind, seed)
+    for seed in range(
+        10
+    ):  # a single candidate, at the bound to second order: for some the KL divergence itself is above it
+        learner, state, rollout = begun(
+            TRPO(line_search_steps=1, damping=0.0, target_kl=0.1, **FIELDS), kind, seed
+        )
         after, _, metrics = learner.prepare(state, rollout)
         stayed = all(torch.equal(after.params[name], p) for name, p in state.params.items())
         assert stayed == (metrics["step_fraction"].item() == 0)
@@ -258,9 +287,9 @@ def test_a_policy_step_from_the_whole_rollout_knows_no_memory(cls):
         cls(network=LSTM())
 
 
-# -------------------------------------------------------------------------------------------------------------- PPO
+# -------------------------------------------------------------------------------------------------------- PPO
 @both
-def test_ppos_penalised_updates_equal_plain_torch(kind):
+def test_ppos_penalized_updates_equal_plain_torch(kind):
     algorithm = PPO(objective="kl", initial_penalty=2.0, learning_rate=1e-2, max_grad_norm=None, **FIELDS)
     learner, state, rollout = begun(algorithm, kind)
     plain = Plain(state.params, kind)
@@ -296,18 +325,21 @@ def test_ppos_penalty_adapts_once_a_rollout_to_how_far_the_policy_moved():
 
 
 def test_ppo_stops_at_its_target_kl_and_the_others_never():
-    assert [PPO(target_kl=kl).build(SPECS["discrete"], steps=1000).max_kl for kl in (None, 0.02)] == [None, 0.02]
+    assert [PPO(target_kl=kl).build(SPECS["discrete"], steps=1000).max_kl for kl in (None, 0.02)] == [
+        None,
+        0.02,
+    ]
     for cls in (A2C, VPG, TRPO):
         assert cls().build(SPECS["discrete"], steps=1000).max_kl is None
 
 
-# ---------------------------------------------------------------------------------------------------------- for all
+# ---------------------------------------------------------------------------------------------------- for all
 EVERY = [A2C(**FIELDS), VPG(**FIELDS), TRPO(**FIELDS), PPO(objective="kl", **FIELDS), PPO(**FIELDS)]
 
 
 @both
 @pytest.mark.parametrize("algorithm", EVERY, ids=["a2c", "vpg", "trpo", "ppo-kl", "ppo"])
-def test_trap_advantage_normalisation_a_rollout_of_one_step_leaves_finite_parameters(algorithm, kind):
+def test_trap_advantage_normalization_a_rollout_of_one_step_leaves_finite_parameters(algorithm, kind):
     learner, state, rollout = begun(algorithm, kind)
     one = rollout._replace(**{name: x[:1, :1] for name, x in rollout._asdict().items() if x is not None})
     state, whole, prepared = learner.prepare(state, one)
@@ -324,7 +356,10 @@ def test_preparing_a_rollout_is_pure_keeps_the_structure_and_returns_no_graph(al
     again, _, _ = learner.prepare(state, rollout)
     assert all(torch.equal(leaf, before[name]) for name, leaf in named_leaves((state, rollout)).items())
     assert all(torch.equal(a, b) for a, b in zip(leaves(after), leaves(again), strict=True))
-    assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in [*leaves((after, whole)), *metrics.values()])
+    assert all(
+        leaf.grad_fn is None and not leaf.requires_grad
+        for leaf in [*leaves((after, whole)), *metrics.values()]
+    )
     kinds = [{k: (v.shape, v.dtype, v.stride()) for k, v in named_leaves(s).items()} for s in (state, after)]
     assert kinds[0] == kinds[1]
     assert all(value.shape == () and torch.isfinite(value) for value in metrics.values())

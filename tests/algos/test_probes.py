@@ -1,4 +1,5 @@
-"""Every algorithm on environments with known answers, through the real drivers; gamma is 1/2 unless said otherwise."""
+"""Every algorithm on environments with known answers, through the real drivers; gamma is 1/2 unless said
+otherwise."""
 
 import pytest
 import torch
@@ -35,7 +36,13 @@ REPLAY = {"update_period": 16, "learning_starts": 64} | COMMON
 
 
 def dqn(gamma=0.5, **fields):
-    own = {"batch_size": 32, "buffer_size": 512, "target_period": 10, "epsilon_final": 0.5, "epsilon_steps": 1}
+    own = {
+        "batch_size": 32,
+        "buffer_size": 512,
+        "target_period": 10,
+        "epsilon_final": 0.5,
+        "epsilon_steps": 1,
+    }
     return DQN(gamma=gamma, **(REPLAY | own | fields))
 
 
@@ -50,7 +57,13 @@ def a2c(gamma=0.5, **fields):
 
 
 def vpg(gamma=0.5, **fields):
-    own = {"rollout_steps": 16, "epochs": 1, "minibatches": 4, "learning_rate_decay": "constant", "value_learning_rate": 1e-2}
+    own = {
+        "rollout_steps": 16,
+        "epochs": 1,
+        "minibatches": 4,
+        "learning_rate_decay": "constant",
+        "value_learning_rate": 1e-2,
+    }
     return VPG(gamma=gamma, **(COMMON | own | fields))
 
 
@@ -64,7 +77,13 @@ def ppo_kl(gamma=0.5, **fields):
 
 
 def reinforce(gamma=0.5, **fields):
-    own = {"learning_rate": 3e-2, "critic_learning_rate": 2e-2, "critic_steps": 5, "episodes": 16, "network": NETWORK}
+    own = {
+        "learning_rate": 3e-2,
+        "critic_learning_rate": 2e-2,
+        "critic_steps": 5,
+        "episodes": 16,
+        "network": NETWORK,
+    }
     return REINFORCE(gamma=gamma, **(own | fields))
 
 
@@ -141,10 +160,14 @@ def test_sac_knows_values(probe):
     close(q, [values, values], 0.05 * max(values))
 
 
-@pytest.mark.parametrize(("phi", "probe"), [*(("baseline", probe) for probe in VALUES), ("advantage", Arrival)])
+@pytest.mark.parametrize(
+    ("phi", "probe"), [*(("baseline", probe) for probe in VALUES), ("advantage", Arrival)]
+)
 def test_reinforce_knows_values(phi, probe):
     observed, values, gamma = VALUES[probe]
-    far = {"critic_lambda": 0.0} if probe is Endless else {}  # what lies beyond the cut is all that is left to learn by then
+    far = (
+        {"critic_lambda": 0.0} if probe is Endless else {}
+    )  # what lies beyond the cut is all that is left to learn by then
     learner, state = learn(reinforce(gamma, phi=phi, **far), probe(), 120 if probe is Endless else 70)
     value = learner.critic.predict(state.critic, torch.tensor(observed)[:, None])
     close(value, values if phi == "baseline" else [[v, v] for v in values], 0.01 * max(values))
@@ -173,13 +196,17 @@ def test_ppo_finds_the_best_action():
 
 def test_ppo_finds_the_best_of_several_choices_at_once():
     learner, state = learn(ppo(), BestChoices(), 400)
-    assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [list(BestChoices.best)]
+    assert learner.act(state, None, torch.zeros(1, 1), None, explore=False).action.tolist() == [
+        list(BestChoices.best)
+    ]
     policy = learner.policy.distribution(state.params, torch.zeros(1, 1))
     assert policy.logprob(torch.tensor([BestChoices.best])).exp() > 0.9
     close(learner.value(state, torch.zeros(1, 1)), [3.0], 0.1)
 
 
-@pytest.mark.parametrize(("make", "updates"), [(ppo, 400), (ppo_kl, 400), (a2c, 400), (vpg, 400), (trpo, 200)])
+@pytest.mark.parametrize(
+    ("make", "updates"), [(ppo, 400), (ppo_kl, 400), (a2c, 400), (vpg, 400), (trpo, 200)]
+)
 def test_actor_critics_find_the_best_action_for_each_observation(make, updates):
     learner, state = learn(make(), BestActionByObservation(), updates)
     obs = torch.tensor([[-1.0], [1.0]])
@@ -195,7 +222,9 @@ def test_ppo_finds_the_optimum_of_a_continuous_action():
     close(learner.value(state, torch.zeros(1, 1)), [0.0], 0.05)
 
 
-@pytest.mark.parametrize(("make", "updates"), [(ppo, 800), (ppo_kl, 800), (a2c, 600), (vpg, 800), (trpo, 400)])
+@pytest.mark.parametrize(
+    ("make", "updates"), [(ppo, 800), (ppo_kl, 800), (a2c, 600), (vpg, 800), (trpo, 400)]
+)
 def test_actor_critics_find_the_optimum_for_each_observation(make, updates):
     learner, state = learn(make(), BestActionByObservation(continuous=True), updates)
     obs = torch.tensor([[-1.0], [1.0]])
@@ -212,7 +241,9 @@ def test_reinforce_finds_the_best_action_for_each_observation_by_every_phi(field
 
 @pytest.mark.parametrize("phi", ["reward_to_go", "gae"])
 def test_reinforce_finds_the_optimum_for_each_observation(phi):
-    learner, state = learn(reinforce(**EVERY_PHI[phi], learning_rate=1e-2), BestActionByObservation(continuous=True), 250)
+    learner, state = learn(
+        reinforce(**EVERY_PHI[phi], learning_rate=1e-2), BestActionByObservation(continuous=True), 250
+    )
     obs = torch.tensor([[-1.0], [1.0]])
     close(learner.act(state, None, obs, None, explore=False).action, [[-OPTIMUM], [OPTIMUM]], 0.1)
 
@@ -231,17 +262,18 @@ def test_sac_finds_the_optimum_for_each_observation():
 
 
 def test_trap_sac_target_holds_the_entropy_of_every_step_but_the_terminal_one():
-    # Rewards do not depend on the action, so the best policy is the one of greatest entropy. Uniform actions would have
-    # log 2 = 0.693 nats; the best squashed Gaussian has 0.684 (log_std -0.13, integrated numerically). So Q(1) = 1 with nothing
-    # after it, and Q(0) = gamma * (1 + 0.684) = 0.84.
+    # Rewards do not depend on the action, so the best policy is the one of greatest entropy. Uniform actions
+    # would have log 2 = 0.693 nats; the best squashed Gaussian has 0.684 (log_std -0.13, integrated
+    # numerically). So Q(1) = 1 with nothing after it, and Q(0) = gamma * (1 + 0.684) = 0.84.
     learner, state = learn(sac(temperature=1.0), TwoSteps(continuous=True), 800)
     q = learner.q(state.critic, torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1))
     close(q, [[0.84, 1.0], [0.84, 1.0]], 0.06)
 
 
 def test_sac_learns_the_temperature_that_gives_the_target_entropy():
-    # -1 nat, minus the number of action dimensions. The density exp(-(a - optimum)^2 / alpha) has the variance alpha / 2 and the
-    # entropy (1 + log(pi * alpha)) / 2, which is -1 at alpha = exp(-3) / pi = 0.0158; the squashing moves it a little.
+    # -1 nat, minus the number of action dimensions. The density exp(-(a - optimum)^2 / alpha) has the
+    # variance alpha / 2 and the entropy (1 + log(pi * alpha)) / 2, which is -1 at alpha = exp(-3) / pi =
+    # 0.0158; the squashing moves it a little.
     learner, state = learn(sac(temperature=0.1, learn_temperature=True), BestAction(continuous=True), 1000)
     noise = torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
     logprob = learner.policy(state.actor, torch.zeros(4096, 1)).sample(noise).logprob

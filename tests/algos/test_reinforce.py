@@ -1,4 +1,5 @@
-"""REINFORCE: every Phi by hand, what a time limit means, and the gradient of the real thing against the exact one."""
+"""REINFORCE: every Phi by hand, what a time limit means, and the gradient of the real thing against the exact
+one."""
 
 from dataclasses import replace
 
@@ -38,7 +39,13 @@ NAMES = ["-".join(map(str, fields.values())) for fields in EVERY]
 
 def learner_of(spec=TABLE, **fields):
     """A policy and a critic that are tables, or nearly: linear in the one-hot state."""
-    plain = {"network": MLP(()), "optimizer": SGD(), "learning_rate": 1.0, "normalise_advantages": False, "critic_steps": 1}
+    plain = {
+        "network": MLP(()),
+        "optimizer": SGD(),
+        "learning_rate": 1.0,
+        "normalize_advantages": False,
+        "critic_steps": 1,
+    }
     return REINFORCE(**(plain | fields)).build(spec)
 
 
@@ -46,8 +53,15 @@ def column(rewards, states, actions, end):
     """One episode of `states[:-1]` that led to `states[-1]`."""
     last = torch.arange(len(rewards)) == len(rewards) - 1
     nothing, there = torch.zeros(len(rewards), dtype=torch.bool), torch.ones(len(rewards), dtype=torch.bool)
-    whole = Episodes(torch.tensor(states[:-1]), torch.tensor(actions), torch.tensor(rewards),
-                     last if end == "terminated" else nothing, last if end == "truncated" else nothing, there, None)  # fmt: skip
+    whole = Episodes(
+        torch.tensor(states[:-1]),
+        torch.tensor(actions),
+        torch.tensor(rewards),
+        last if end == "terminated" else nothing,
+        last if end == "truncated" else nothing,
+        there,
+        None,
+    )
     return map_tree(lambda x: x[:, None], whole)._replace(last_obs=torch.tensor(states[-1:]))
 
 
@@ -69,10 +83,11 @@ def several(seed=0, steps=6, n=5):
     return whole._replace(obs=whole.obs * mask, action=whole.action * mask, reward=whole.reward * mask)
 
 
-# -------------------------------------------------------------------------------------------------------- Phi by hand
+# ------------------------------------------------------------------------------------------------ Phi by hand
 V = Values(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([[20.0], [30.0], [40.0]]),
            torch.tensor([[[9.0, 11.0]], [[18.0, 22.0]], [[27.0, 33.0]]]))  # fmt: skip
-BY_HAND = {  # Phi where the episode terminated, and where it was cut: V of what followed is 40, worth 20, 10 and 5 then
+# Phi if the episode terminated, and if it was cut: V of what followed is 40, worth 20, 10 and 5 then.
+BY_HAND = {
     "return": ([3, 3, 3], [3, 3, 3]),  # 1 + 2/2 + 4/4
     "reward_to_go": ([3, 4, 4], [3, 4, 4]),
     "baseline": ([3 - 10, 4 - 20, 4 - 30], [8 - 10, 14 - 20, 24 - 30]),
@@ -89,12 +104,16 @@ def test_phi_of_an_episode_worked_out_by_hand(phi, end):
     truncation = "horizon" if phi in ("return", "reward_to_go") else "bootstrap"
     learner = learner_of(phi=phi, gamma=0.5, lambda_=0.5, truncation=truncation)
     found = learner.phi(learner.settle(episode(end)), V)
-    torch.testing.assert_close(found[:, 0], torch.tensor(BY_HAND[phi][end == "truncated"], dtype=torch.float32))
+    torch.testing.assert_close(
+        found[:, 0], torch.tensor(BY_HAND[phi][end == "truncated"], dtype=torch.float32)
+    )
 
 
 def test_for_all_actions_phi_is_that_of_each():
     for phi, expected in [("q", V.q), ("advantage", V.q - V.value[..., None])]:
-        torch.testing.assert_close(learner_of(phi=phi, form="all_actions").phi(episode("terminated"), V), expected)
+        torch.testing.assert_close(
+            learner_of(phi=phi, form="all_actions").phi(episode("terminated"), V), expected
+        )
 
 
 @pytest.mark.parametrize(("truncation", "missing"), [("bootstrap", 40.0), ("horizon", 0.0)])
@@ -102,7 +121,9 @@ def test_what_a_cut_episode_lacks_is_the_critics_word_or_nothing(truncation, mis
     learner = learner_of(phi="baseline", gamma=0.5, truncation=truncation)
     e = learner.settle(episode("truncated"))
     return_ = learner.phi(e, V) + V.value
-    torch.testing.assert_close(return_[:, 0], torch.tensor([3 + missing / 8, 4 + missing / 4, 4 + missing / 2]))
+    torch.testing.assert_close(
+        return_[:, 0], torch.tensor([3 + missing / 8, 4 + missing / 4, 4 + missing / 2])
+    )
     whole = learner.settle(episode("terminated"))
     torch.testing.assert_close((learner.phi(whole, V) + V.value)[:, 0], torch.tensor([3.0, 4.0, 4.0]))
 
@@ -110,7 +131,7 @@ def test_what_a_cut_episode_lacks_is_the_critics_word_or_nothing(truncation, mis
 def test_the_critic_judges_every_step_and_what_it_led_to():
     learner = learner_of(phi="baseline")
     state = learner.init(torch.Generator().manual_seed(0))
-    (weight, bias) = state.critic
+    weight, bias = state.critic
     state = state._replace(critic={weight: torch.tensor([[10.0, 20.0, 30.0]]), bias: torch.ones(1)})
     two = several()
     value, next_value, q = learner.judge(state, two)
@@ -135,15 +156,15 @@ def test_the_value_of_a_state_is_the_mean_of_q_under_the_policy():
     torch.testing.assert_close(q[:, 0], torch.tensor([[0.0, 8.0], [4.0, 0.0], [1.0, 1.0]]))
 
 
-# ------------------------------------------------------------------------------------------------------------- masks
+# ------------------------------------------------------------------------------------------------------ masks
 def columns(e, which):
     return map_tree(lambda x: x[:, which], e._replace(last_obs=None))._replace(last_obs=e.last_obs[which])
 
 
-@pytest.mark.parametrize("normalise_advantages", [True, False])
+@pytest.mark.parametrize("normalize_advantages", [True, False])
 @pytest.mark.parametrize("fields", EVERY, ids=NAMES)
-def test_padding_has_no_influence_on_what_is_learned(fields, normalise_advantages):
-    learner = learner_of(normalise_advantages=normalise_advantages, **fields)
+def test_padding_has_no_influence_on_what_is_learned(fields, normalize_advantages):
+    learner = learner_of(normalize_advantages=normalize_advantages, **fields)
     state, e = learner.init(torch.Generator().manual_seed(1)), several()
     noise = draw(learner.update_noise(6, 5), torch.Generator().manual_seed(2))
 
@@ -179,7 +200,7 @@ def test_the_critic_moves_towards_the_returns_and_only_after_the_policy():
     torch.testing.assert_close(once.params, after.params)  # the policy's step saw the critic of before
 
 
-# ---------------------------------------------------------------------------------------------------- pure functions
+# --------------------------------------------------------------------------------------------- pure functions
 @pytest.mark.parametrize("fields", EVERY, ids=NAMES)
 def test_an_update_changes_nothing_it_was_given_and_returns_no_graph(fields):
     learner, e = learner_of(**fields), several()
@@ -199,7 +220,7 @@ def test_many_seeds_update_at_once_under_vmap():
         torch.testing.assert_close(map_tree(lambda x, i=i: x[i], together), learner.update(state, e, None)[0])
 
 
-# ----------------------------------------------------------------------------------------- against the exact gradient
+# --------------------------------------------------------------------------------- against the exact gradient
 def branching():
     """Three states and two actions, episodes of about three steps; rewards depend on where one goes."""
 
@@ -238,7 +259,8 @@ def gathered():
 
 
 def steps_taken(batches, **fields):
-    """How far an update moves the logits, `[BATCHES, S, A]`: SGD with a rate of 1 takes the estimated gradient itself."""
+    """How far an update moves the logits, `[BATCHES, S, A]`: SGD with a rate of 1 takes the estimated
+    gradient itself."""
     learner, rng = learner_of(gamma=GAMMA, truncation="horizon", **fields), torch.Generator().manual_seed(1)
     state, moved = following_theta(learner), []
     for episodes in batches:
@@ -247,7 +269,12 @@ def steps_taken(batches, **fields):
     return torch.stack(moved).double().numpy()
 
 
-WEIGHTED = [("reward_to_go", "discount"), ("reward_to_go", "geometric"), ("baseline", "discount"), ("return", "none")]
+WEIGHTED = [
+    ("reward_to_go", "discount"),
+    ("reward_to_go", "geometric"),
+    ("baseline", "discount"),
+    ("return", "none"),
+]
 
 
 @pytest.mark.parametrize(("phi", "state_weight"), WEIGHTED)
@@ -267,13 +294,19 @@ def test_without_the_weight_of_a_state_the_mean_step_goes_elsewhere(gathered):
     assert (np.abs(moved.mean(0) - exact) > 10 * error).any()
 
 
-# -------------------------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------------------- what is refused
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"phi": "return"}, r"phi='return' has no critic to bootstrap from: take truncation='exclude' or 'horizon'"),
+        (
+            {"phi": "return"},
+            r"phi='return' has no critic to bootstrap from: take truncation='exclude' or 'horizon'",
+        ),
         ({"phi": "reward_to_go"}, r"phi='reward_to_go' has no critic"),
-        ({"phi": "return", "truncation": "horizon", "state_weight": "discount"}, r"discounted from the episode's start already"),
+        (
+            {"phi": "return", "truncation": "horizon", "state_weight": "discount"},
+            r"discounted from the episode's start already",
+        ),
         ({"form": "all_actions"}, r"needs a Phi of every action: phi='q' or 'advantage', not 'baseline'"),
         ({"phi": "rewards_to_go"}, r"did you mean reward_to_go"),
         ({"critic_steps": 0}, r"critic_steps = 0 is out of range"),

@@ -1,4 +1,5 @@
-"""The searches' pure functions: against the `cmaes` package, by hand, and on functions with a known optimum; then on probes."""
+"""The searches' pure functions: against the `cmaes` package, by hand, and on functions with a known optimum;
+then on probes."""
 
 import math
 from dataclasses import fields
@@ -13,7 +14,7 @@ from probes import OPTIMUM, BestActionByObservation
 from bellgrad.algos.cem import CEM
 from bellgrad.algos.cma_es import CMAES
 from bellgrad.algos.hill_climbing import HillClimbing
-from bellgrad.algos.openai_es import OpenAIES, centred_ranks
+from bellgrad.algos.openai_es import OpenAIES, centered_ranks
 from bellgrad.algos.simulated_annealing import SimulatedAnnealing, acceptance
 from bellgrad.core.docs import field_notes
 from bellgrad.core.errors import UsageError
@@ -31,7 +32,8 @@ SEARCHES = [HillClimbing, SimulatedAnnealing, CEM, CMAES, OpenAIES]
 
 
 def spec(n, observes=None):
-    """An environment whose linear policy has `n` parameters: one action of `n - 1` observations, and a bias."""
+    """An environment whose linear policy has `n` parameters: one action of `n - 1` observations, and a
+    bias."""
     return EnvSpec("vectors", Box(-1, 1, (observes or n - 1,), np.float32), Box(-1, 1, (1,), np.float32))
 
 
@@ -40,7 +42,8 @@ def generator(seed=0):
 
 
 def search(algorithm, n, fitness, generations, seed=0, start=None):
-    """Maximise a function of vectors `[P, n] -> [P]`; yields the state and the candidates of every generation."""
+    """Maximize a function of vectors `[P, n] -> [P]`; yields the state and the candidates of every
+    generation."""
     learner, g = algorithm.build(spec(n), steps=generations), generator(seed)
     state = learner.init(g)
     if start is not None:
@@ -77,25 +80,43 @@ FUNCTIONS = {  # each has the minimum 0
 def test_cma_es_goes_where_the_cmaes_package_goes(name, n, population):
     start = torch.full((n,), 2.0, dtype=torch.float64)
     theirs = cmaes.CMA(mean=start.numpy(), sigma=0.7, population_size=population)
-    theirs._g = -1  # it counts from 1 where the tutorial counts from 0; that matters to h_sigma in the first generations
-    ours = search(CMAES(population=population, sigma=0.7, network=LINEAR), n, lambda x: -FUNCTIONS[name](x), 120, start=start)
+    theirs._g = (
+        -1
+    )  # it counts from 1 where the tutorial counts from 0; that matters to h_sigma in the first generations
+    ours = search(
+        CMAES(population=population, sigma=0.7, network=LINEAR),
+        n,
+        lambda x: -FUNCTIONS[name](x),
+        120,
+        start=start,
+    )
     for state, candidates in ours:
-        told = [(x.numpy(), loss.item()) for x, loss in zip(candidates, FUNCTIONS[name](candidates), strict=True)]
+        told = [
+            (x.numpy(), loss.item()) for x, loss in zip(candidates, FUNCTIONS[name](candidates), strict=True)
+        ]
         theirs.tell(told)
         scale = state.sigma.item() * state.scale.max().item()  # to which the search has narrowed
         np.testing.assert_allclose(state.params.numpy(), theirs.mean, atol=1e-6 * scale, rtol=1e-12)
         assert state.sigma.item() == pytest.approx(theirs._sigma, rel=1e-6)
-        np.testing.assert_allclose(state.covariance.numpy(), theirs._C, rtol=1e-5, atol=1e-6 * theirs._C.max())
+        np.testing.assert_allclose(
+            state.covariance.numpy(), theirs._C, rtol=1e-5, atol=1e-6 * theirs._C.max()
+        )
     assert FUNCTIONS[name](state.params[None]).item() < 1e-2 * FUNCTIONS[name](start[None]).item()
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("sphere", 1_530), ("ellipsoid", 4_240), ("rosenbrock", 5_160)])
+@pytest.mark.parametrize(
+    ("name", "evaluations"), [("sphere", 1_530), ("ellipsoid", 4_240), ("rosenbrock", 5_160)]
+)
 def test_cma_es_finds_the_optimum_of_the_usual_functions(name, evaluations):
-    # The numbers are those that the cmaes package took to come below 1e-8 in the median of 11 seeds, from the same start in 8
-    # dimensions with 10 candidates (1,020, 2,830 and 3,440), and half as many again.
+    # The numbers are those that the cmaes package took to come below 1e-8 in the median of 11 seeds, from the
+    # same start in 8 dimensions with 10 candidates (1,020, 2,830 and 3,440), and half as many again.
     generations = evaluations // 10
     start = torch.full((8,), 0.5, dtype=torch.float64)
-    found = last(search(CMAES(population=10, network=LINEAR), 8, lambda x: -FUNCTIONS[name](x), generations, start=start))
+    found = last(
+        search(
+            CMAES(population=10, network=LINEAR), 8, lambda x: -FUNCTIONS[name](x), generations, start=start
+        )
+    )
     assert FUNCTIONS[name](found.params[None]).item() < 1e-8
 
 
@@ -107,7 +128,9 @@ def test_cma_es_keeps_its_decomposition():
 
 
 def test_cma_es_refuses_more_parameters_than_it_can_decompose():
-    with pytest.raises(UsageError, match=r"network has 2,004; it takes up to 2,000: give a smaller network, or use openai_es"):
+    with pytest.raises(
+        UsageError, match=r"network has 2,004; it takes up to 2,000: give a smaller network, or use openai_es"
+    ):
         CMAES(network=LINEAR).build(spec(2_004))
 
 
@@ -120,15 +143,16 @@ def test_openai_es_candidates_come_in_pairs_that_mirror_each_other():
     torch.testing.assert_close(one - other, 2 * 0.3 * noise)
 
 
-def test_centred_ranks_lie_between_minus_and_plus_one_half_and_equals_share_theirs():
-    assert centred_ranks(torch.tensor([3.0, -1e9, 7.0, 5.0, 1e9])).tolist() == [-0.25, -0.5, 0.25, 0.0, 0.5]
-    assert centred_ranks(torch.tensor([1.0, 2.0, 2.0, 2.0, 9.0])).tolist() == [-0.5, 0.0, 0.0, 0.0, 0.5]
-    assert centred_ranks(torch.full((6,), 500.0)).tolist() == [0.0] * 6
+def test_centered_ranks_lie_between_minus_and_plus_one_half_and_equals_share_theirs():
+    assert centered_ranks(torch.tensor([3.0, -1e9, 7.0, 5.0, 1e9])).tolist() == [-0.25, -0.5, 0.25, 0.0, 0.5]
+    assert centered_ranks(torch.tensor([1.0, 2.0, 2.0, 2.0, 9.0])).tolist() == [-0.5, 0.0, 0.0, 0.0, 0.5]
+    assert centered_ranks(torch.full((6,), 500.0)).tolist() == [0.0] * 6
 
 
 def test_openai_es_estimates_the_gradient_without_bias():
-    # Smoothing a quadratic with a Gaussian adds a constant, so that the gradient of its mean is its own. 4,000 estimates; each of
-    # the 5 components lies beyond 5 standard errors with a chance of 6e-7, so a right estimator fails with a chance of 3e-6.
+    # Smoothing a quadratic with a Gaussian adds a constant, so that the gradient of its mean is its own.
+    # 4,000 estimates; each of the 5 components lies beyond 5 standard errors with a chance of 6e-7, so a
+    # right estimator fails with a chance of 3e-6.
     learner, g = OpenAIES(population=8, sigma=0.7, network=LINEAR).build(spec(5)), generator(3)
     state = learner.init(g)
     estimates = []
@@ -138,17 +162,23 @@ def test_openai_es_estimates_the_gradient_without_bias():
     error, mean = torch.std_mean(torch.stack(estimates), 0)
     gradient = -2 * (state.params - 0.5 * torch.arange(1, 6))
     assert ((mean - gradient).abs() < 5 * error / math.sqrt(4_000)).all()
-    assert (5 * error / math.sqrt(4_000) < 0.2 * gradient.norm()).all()  # so that a wrong factor would be seen
+    assert (
+        5 * error / math.sqrt(4_000) < 0.2 * gradient.norm()
+    ).all()  # so that a wrong factor would be seen
 
 
-def test_openai_es_takes_a_step_of_its_optimiser_up_the_gradient_of_the_ranks():
-    algorithm = OpenAIES(population=6, sigma=0.5, learning_rate=0.1, optimizer=SGD(weight_decay=0.2), network=LINEAR)
+def test_openai_es_takes_a_step_of_its_optimizer_up_the_gradient_of_the_ranks():
+    algorithm = OpenAIES(
+        population=6, sigma=0.5, learning_rate=0.1, optimizer=SGD(weight_decay=0.2), network=LINEAR
+    )
     learner = algorithm.build(spec(4))
     state, fitness = learner.init(generator()), torch.tensor([4.0, 2.0, 1.0, 9.0, 3.0, 0.0])
     candidates = learner.ask(state, draw(learner.ask_noise(), generator(1)))
     after, _ = learner.tell(state, candidates, fitness)
     ranks = torch.tensor([0.3, -0.1, -0.3, 0.5, 0.1, -0.5])
-    gradient = sum(rank * (x - state.params) / 0.5 for rank, x in zip(ranks, candidates, strict=True)) / (6 * 0.5)
+    gradient = sum(rank * (x - state.params) / 0.5 for rank, x in zip(ranks, candidates, strict=True)) / (
+        6 * 0.5
+    )
     torch.testing.assert_close(after.params, state.params + 0.1 * (gradient - 0.2 * state.params))
 
 
@@ -167,8 +197,13 @@ def test_openai_es_refuses_half_a_pair():
 def test_cem_fits_its_gaussian_to_the_elite():
     learner = CEM(population=5, elite_fraction=0.4, network=LINEAR).build(spec(2))
     candidates = torch.tensor([[1.0, 0.0], [9.0, 9.0], [3.0, 4.0], [-9.0, 9.0], [9.0, -9.0]])
-    state, metrics = learner.tell(learner.init(generator()), candidates, torch.tensor([8.0, -1.0, 6.0, 0.0, -5.0]))
-    assert state.params.tolist() == [2.0, 2.0] and state.std.tolist() == [1.0, 2.0]  # the variance divides by 2, not by 1
+    state, metrics = learner.tell(
+        learner.init(generator()), candidates, torch.tensor([8.0, -1.0, 6.0, 0.0, -5.0])
+    )
+    assert state.params.tolist() == [2.0, 2.0] and state.std.tolist() == [
+        1.0,
+        2.0,
+    ]  # the variance divides by 2, not by 1
     assert metrics["fitness_elite"] == 7.0
 
 
@@ -180,9 +215,11 @@ def test_cem_adds_noise_that_decays_to_nothing():
         torch.testing.assert_close(candidates - state.params, torch.full((64, 3), spread))
 
 
-# ----------------------------------------------------------------------- hill climbing and simulated annealing
-def test_hill_climbing_goes_to_the_fittest_and_steps_further_where_more_than_one_neighbour_in_five_is_no_worse():
-    learner = HillClimbing(population=6, noise=0.1, noise_factor=2.0, noise_max=0.3, network=LINEAR).build(spec(3))
+# ---------------------------------------------------------------------- hill climbing and simulated annealing
+def test_hill_climbing_goes_to_the_fittest_and_steps_further_if_more_than_one_neighbor_in_five_is_no_worse():
+    learner = HillClimbing(population=6, noise=0.1, noise_factor=2.0, noise_max=0.3, network=LINEAR).build(
+        spec(3)
+    )
     state = learner.init(generator())
     candidates = learner.ask(state, draw(learner.ask_noise(), generator(1)))
     assert torch.equal(candidates[0], state.params)  # where it stands is judged anew
@@ -199,32 +236,42 @@ def test_hill_climbing_goes_to_the_fittest_and_steps_further_where_more_than_one
 
 def test_simulated_annealing_accepts_a_loss_of_one_temperature_with_probability_one_in_e():
     gain, temperature = torch.tensor([-20.0, -10.0, 0.0, 5.0, 3e38]), torch.tensor(10.0)
-    torch.testing.assert_close(acceptance(gain, temperature), torch.tensor([math.exp(-2), math.exp(-1), 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(
+        acceptance(gain, temperature), torch.tensor([math.exp(-2), math.exp(-1), 1.0, 1.0, 1.0])
+    )
 
 
 def test_each_chain_of_simulated_annealing_accepts_or_stays_and_the_fittest_is_the_policy():
-    algorithm = SimulatedAnnealing(population=3, initial_temperature=10.0, final_temperature=10.0, network=LINEAR)
+    algorithm = SimulatedAnnealing(
+        population=3, initial_temperature=10.0, final_temperature=10.0, network=LINEAR
+    )
     learner = algorithm.build(spec(2), steps=100)
     state, first = learner.init(generator()), torch.tensor([50.0, 70.0, 60.0])
     candidates = [learner.ask(state, draw(learner.ask_noise(), generator(seed))) for seed in (1, 2)]
     state, metrics = learner.tell(state, candidates[0], first, torch.full((3,), 0.999))
-    assert torch.equal(state.chains, candidates[0]) and metrics["accepted"] == 1  # nothing had been tried before
+    assert (
+        torch.equal(state.chains, candidates[0]) and metrics["accepted"] == 1
+    )  # nothing had been tried before
     assert torch.equal(state.params, candidates[0][1])
     # losses of 10, 10 and -1: exp(-1) = 0.37
-    after, _ = learner.tell(state, candidates[1], torch.tensor([40.0, 60.0, 61.0]), torch.tensor([0.36, 0.38, 0.999]))
+    after, _ = learner.tell(
+        state, candidates[1], torch.tensor([40.0, 60.0, 61.0]), torch.tensor([0.36, 0.38, 0.999])
+    )
     assert [torch.equal(after.chains[i], candidates[k][i]) for i, k in enumerate((1, 0, 1))] == [True] * 3
     assert after.fitness.tolist() == [40.0, 70.0, 61.0] and torch.equal(after.params, candidates[0][1])
 
 
 def test_simulated_annealing_cools_down_over_the_planned_run():
-    learner = SimulatedAnnealing(initial_temperature=100.0, final_temperature=1.0, network=LINEAR).build(spec(2), steps=1_000)
+    learner = SimulatedAnnealing(initial_temperature=100.0, final_temperature=1.0, network=LINEAR).build(
+        spec(2), steps=1_000
+    )
     steps = torch.tensor([0, 500, 1_000, 2_000])
     torch.testing.assert_close(learner.temperature(steps), torch.tensor([100.0, 10.0, 1.0, 1.0]))
     with pytest.raises(UsageError, match="planned number of environment steps"):
         SimulatedAnnealing().build(spec(2))
 
 
-# ------------------------------------------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------------------------------------ all of them
 @pytest.mark.parametrize(
     ("algorithm", "generations"),
     [
@@ -250,7 +297,9 @@ def test_candidates_act_as_the_policies_that_they_are(cls):
         obs = torch.randn(3, 5, 4, generator=generator(2))
         played = learner.play(candidates, obs)
         for one, seen, actions in zip(candidates, obs, played, strict=True):
-            torch.testing.assert_close(actions, learner.act(state._replace(params=one), None, seen, None).action)
+            torch.testing.assert_close(
+                actions, learner.act(state._replace(params=one), None, seen, None).action
+            )
 
 
 @pytest.mark.parametrize("cls", SEARCHES)
@@ -265,7 +314,10 @@ def test_a_policy_with_a_memory_is_refused():
 
 
 # What fits returns near 1 and some forty generations.
-SHORT = {SimulatedAnnealing: {"initial_temperature": 1.0, "final_temperature": 1e-3}, CEM: {"extra_generations": 20}}
+SHORT = {
+    SimulatedAnnealing: {"initial_temperature": 1.0, "final_temperature": 1e-3},
+    CEM: {"extra_generations": 20},
+}
 
 
 @pytest.mark.parametrize("cls", SEARCHES)

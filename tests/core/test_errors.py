@@ -23,7 +23,10 @@ def test_each_kind_has_its_own_exit_code():
 
 
 def test_a_wrong_name_gets_the_nearest_right_ones():
-    assert str(unknown("algorithm", "pp0", ["ppo", "dqn", "sac"])) == "unknown algorithm 'pp0'; did you mean ppo?"
+    assert (
+        str(unknown("algorithm", "pp0", ["ppo", "dqn", "sac"]))
+        == "unknown algorithm 'pp0'; did you mean ppo?"
+    )
     assert str(unknown("run", "ab1", ["ab2", "ab3", "zz"])) in (
         "unknown run 'ab1'; did you mean ab2 or ab3?",
         "unknown run 'ab1'; did you mean ab3 or ab2?",

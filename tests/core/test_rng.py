@@ -12,7 +12,8 @@ def generator(seed=0):
 
 
 def test_derived_seeds_are_fixed_for_all_time():
-    # sha256sum of "0/init" and "1/0/2": the first eight bytes, little-endian, halved. Another rule would change every run.
+    # sha256sum of "0/init" and "1/0/2": the first eight bytes, little-endian, halved. Another rule would
+    # change every run.
     assert derive_seed(0, "init") == 3330654677893223573
     assert derive_seed(1, 0, 2) == 5350762332678057247
 
@@ -26,9 +27,15 @@ def test_derived_seeds_fit_63_bits_and_differ_by_every_part():
 
 def test_each_kind_of_noise_is_what_it_says():
     normal = draw(Noise("normal", (20_000,)), generator())
-    assert abs(normal.mean().item()) < 0.03 and normal.std().item() == pytest.approx(1, abs=0.03)  # four standard errors
+    assert abs(normal.mean().item()) < 0.03 and normal.std().item() == pytest.approx(
+        1, abs=0.03
+    )  # four standard errors
     uniform = draw(Noise("uniform", (20_000,)), generator())
-    assert 0 <= uniform.min() < 0.001 and 0.999 < uniform.max() < 1 and uniform.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (
+        0 <= uniform.min() < 0.001
+        and 0.999 < uniform.max() < 1
+        and uniform.mean().item() == pytest.approx(0.5, abs=0.01)
+    )
     permutation = draw(Noise("permutation", (3, 50)), generator(), 4)
     assert permutation.shape == (4, 3, 50) and permutation.dtype == torch.int64
     assert torch.equal(permutation.sort(-1).values, torch.arange(50).expand(4, 3, 50))
@@ -37,7 +44,9 @@ def test_each_kind_of_noise_is_what_it_says():
 
 def test_every_place_of_a_permutation_is_equally_likely():
     first = draw(Noise("permutation", (4,)), generator(), 8000)[:, 0]
-    assert ((torch.bincount(first) - 2000).abs() < 4 * (8000 * 0.25 * 0.75) ** 0.5).all()  # four standard deviations
+    assert (
+        (torch.bincount(first) - 2000).abs() < 4 * (8000 * 0.25 * 0.75) ** 0.5
+    ).all()  # four standard deviations
 
 
 def test_a_tree_of_declarations_becomes_a_tree_of_tensors_with_leading_axes():

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.core.tree import concat, leaves, map_tree, named_leaves, nest, restore_tree, stack, to_device, tree_bytes, where
+from bellgrad.core.tree import (
+    concat,
+    leaves,
+    map_tree,
+    named_leaves,
+    nest,
+    restore_tree,
+    stack,
+    to_device,
+    tree_bytes,
+    where,
+)
 
 
 class Pair(NamedTuple):
@@ -17,14 +28,21 @@ class Pair(NamedTuple):
 
 
 tensors = st.builds(
-    lambda shape, number: torch.full(shape, float(number)), st.lists(st.integers(0, 3), max_size=2), st.integers(0, 99)
+    lambda shape, number: torch.full(shape, float(number)),
+    st.lists(st.integers(0, 3), max_size=2),
+    st.integers(0, 99),
 )
 names = st.text("abcdefgh0_.", min_size=1, max_size=4)
-folders = st.recursive(tensors, lambda inner: st.dictionaries(names, inner, min_size=1, max_size=3), max_leaves=8)
+folders = st.recursive(
+    tensors, lambda inner: st.dictionaries(names, inner, min_size=1, max_size=3), max_leaves=8
+)
 trees = st.recursive(
     tensors | st.none(),
     lambda inner: (
-        st.dictionaries(names, inner, max_size=3) | st.lists(inner, max_size=3) | st.tuples(inner) | st.builds(Pair, inner, inner)
+        st.dictionaries(names, inner, max_size=3)
+        | st.lists(inner, max_size=3)
+        | st.tuples(inner)
+        | st.builds(Pair, inner, inner)
     ),
     max_leaves=8,
 )

@@ -36,12 +36,18 @@ def test_without_control_groups_it_is_what_the_machine_has_left(machine):
 
 def test_a_control_group_allows_less_and_its_page_cache_is_free(machine):
     files = {"proc/self/cgroup": "0::/job/a\n"} | group("sys/fs/cgroup/job/a", "max\n", "5", 0)
-    assert available_bytes("cpu", machine(**files, **group("sys/fs/cgroup/job", "900\n", "500\n", 100))) == 900 - 500 + 100
+    assert (
+        available_bytes("cpu", machine(**files, **group("sys/fs/cgroup/job", "900\n", "500\n", 100)))
+        == 900 - 500 + 100
+    )
 
 
 def test_the_first_version_of_control_groups_is_read_too(machine):
     files = {"proc/self/cgroup": "3:cpu:/x\n4:memory:/x\n0::/\n"}
-    assert available_bytes("cpu", machine(**files, **group("sys/fs/cgroup/memory/x", "700", "100", 0, V1))) == 600
+    assert (
+        available_bytes("cpu", machine(**files, **group("sys/fs/cgroup/memory/x", "700", "100", 0, V1)))
+        == 600
+    )
 
 
 def test_in_a_container_the_top_group_counts(machine):

@@ -55,7 +55,10 @@ class World:
                 frames[:-1] = obs[1:]
             after.append(frames)
         terminated, truncated = self.rng.random((2, self.num_envs)) < self.end
-        before, self.obs = self.obs, [self.fresh() if terminated[i] or truncated[i] else after[i] for i in range(self.num_envs)]
+        before, self.obs = (
+            self.obs,
+            [self.fresh() if terminated[i] or truncated[i] else after[i] for i in range(self.num_envs)],
+        )
 
         def tensor(frames):
             return torch.as_tensor(np.stack(frames), dtype=torch.uint8)
@@ -81,7 +84,9 @@ def as_tree(frames):
 TREE = spaces.Dict({"camera": IMAGE, "where": spaces.Tuple([VECTOR, spaces.Discrete(5)])})
 
 
-@given(seed=st.integers(0, 2**31), num_envs=st.integers(1, 4), groups=st.integers(1, 7), adds=st.integers(1, 25))
+@given(
+    seed=st.integers(0, 2**31), num_envs=st.integers(1, 4), groups=st.integers(1, 7), adds=st.integers(1, 25)
+)
 @settings(max_examples=40, deadline=None)
 def test_the_replay_holds_exactly_the_last_transitions_in_order(seed, num_envs, groups, adds):
     world = World(seed, num_envs, observe=as_vector)
@@ -96,10 +101,15 @@ def test_the_replay_holds_exactly_the_last_transitions_in_order(seed, num_envs, 
 @pytest.mark.parametrize(("space", "observe"), [(IMAGE, None), (TREE, as_tree)])
 @pytest.mark.parametrize("stacked", [False, True])
 @given(
-    seed=st.integers(0, 2**31), num_envs=st.integers(1, 3), groups=st.integers(1, 40), end=st.sampled_from([0.0, 0.02, 0.3, 1.0])
+    seed=st.integers(0, 2**31),
+    num_envs=st.integers(1, 3),
+    groups=st.integers(1, 40),
+    end=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
 )
 @settings(max_examples=12, deadline=None)
-def test_frames_kept_once_give_back_every_transition_as_it_was(space, observe, stacked, seed, num_envs, groups, end):
+def test_frames_kept_once_give_back_every_transition_as_it_was(
+    space, observe, stacked, seed, num_envs, groups, end
+):
     # Past several wrap-arounds of the rows and of the planes, at every time-out and at the write pointer.
     world = World(seed, num_envs, end, stacked, observe)
     replay = allocate(space, ACTIONS, groups * num_envs, num_envs=num_envs, stacked_frames=stacked)
@@ -115,7 +125,8 @@ def test_frames_kept_once_give_back_every_transition_as_it_was(space, observe, s
 
 
 def test_frames_of_strangers_are_kept_too():
-    # Nothing is assumed about what follows what: here each observation has nothing to do with the successor before it.
+    # Nothing is assumed about what follows what: here each observation has nothing to do with the successor
+    # before it.
     replay, history = allocate(IMAGE, ACTIONS, 20, num_envs=2, stacked_frames=True), []
     for seed in range(30):
         history.append(World(seed, 2, 0.5, seed % 2 == 0).step())
@@ -124,7 +135,8 @@ def test_frames_of_strangers_are_kept_too():
 
 
 def test_episodes_of_ordinary_length_fill_the_whole_capacity():
-    # An eighth of spare planes: at 4 planes a reset that is enough for episodes of 32 steps or more, without resets for any.
+    # An eighth of spare planes: at 4 planes a reset that is enough for episodes of 32 steps or more, without
+    # resets for any.
     world = World(0, 2, 0.01, stacked=True)  # 0.01 twice a step: 50 steps on average
     replay = allocate(IMAGE, ACTIONS, 200, num_envs=2, stacked_frames=True)
     for _ in range(400):
@@ -133,7 +145,8 @@ def test_episodes_of_ordinary_length_fill_the_whole_capacity():
 
 
 def test_the_successor_is_not_shared_in_memory_with_the_next_row():
-    # TRAPS "successor shared in memory with the next row": a time-out must bootstrap from where it really led.
+    # TRAPS "successor shared in memory with the next row": a time-out must bootstrap from where it really
+    # led.
     replay = allocate(VECTOR, ACTIONS, 4)
     no, yes = torch.tensor([False]), torch.tensor([True])
     first, left, reset = torch.zeros(1, 2), torch.full((1, 2), 7.0), torch.full((1, 2), -1.0)
@@ -148,7 +161,9 @@ def test_the_discount_is_zero_where_terminated_even_if_truncated_too():
     replay = allocate(VECTOR, ACTIONS, 4, num_envs=4)
     terminated, truncated = torch.tensor([False, False, True, True]), torch.tensor([False, True, False, True])
     obs = torch.zeros(4, 2)
-    add(replay, Transition(obs, torch.zeros(4, dtype=torch.int64), torch.zeros(4), terminated, truncated, obs))
+    add(
+        replay, Transition(obs, torch.zeros(4, dtype=torch.int64), torch.zeros(4), terminated, truncated, obs)
+    )
     batch = gather(replay, torch.arange(4), 0.5)
     assert batch.discount.tolist() == [0.5, 0.5, 0, 0]
     assert batch.weight.tolist() == [1, 1, 1, 1]
@@ -197,7 +212,8 @@ def test_observations_keep_their_types_and_floats_become_float32():
 
 
 def test_replay_memory_frames_are_kept_once():
-    # TRAPS "replay memory". A million Atari transitions: obs and next_obs as float32 would take 226 GB, as uint8 56 GB.
+    # TRAPS "replay memory". A million Atari transitions: obs and next_obs as float32 would take 226 GB, as
+    # uint8 56 GB.
     frame = 84 * 84
     needed = replay_bytes(ATARI, ACTIONS, 1_000_000, num_envs=8, stacked_frames=True)
     assert 1_000_000 * frame < needed < 1.2 * 1_000_000 * frame
@@ -217,10 +233,16 @@ def test_replay_memory_is_computed_exactly():
 def test_replay_memory_that_is_missing_is_refused_before_it_is_taken(monkeypatch, stacked):
     available = 1_000_000_000
     monkeypatch.setattr(replay_module, "available_bytes", lambda device: available)
-    with pytest.raises(UsageError, match=r"needs [\d,]+ bytes of memory, but 1,000,000,000 are available") as refusal:
+    with pytest.raises(
+        UsageError, match=r"needs [\d,]+ bytes of memory, but 1,000,000,000 are available"
+    ) as refusal:
         allocate(ATARI, ACTIONS, 1_000_000, num_envs=8, stacked_frames=stacked)
     fits = int(str(refusal.value).rsplit(" ", 1)[1].replace(",", ""))
-    assert replay_bytes(ATARI, ACTIONS, fits, 8, stacked) <= available < replay_bytes(ATARI, ACTIONS, fits + 8, 8, stacked)
+    assert (
+        replay_bytes(ATARI, ACTIONS, fits, 8, stacked)
+        <= available
+        < replay_bytes(ATARI, ACTIONS, fits + 8, 8, stacked)
+    )
 
 
 @pytest.mark.parametrize("capacity", [3, 2**24 + 1])
@@ -236,7 +258,8 @@ def test_a_space_without_a_fixed_size_is_refused():
 
 @pytest.mark.parametrize("end", [0.01, 1.0])
 @pytest.mark.parametrize(
-    ("space", "observe", "stacked"), [(VECTOR, as_vector, False), (TREE, as_tree, False), (TREE, as_tree, True)]
+    ("space", "observe", "stacked"),
+    [(VECTOR, as_vector, False), (TREE, as_tree, False), (TREE, as_tree, True)],
 )
 def test_a_replay_goes_on_from_what_was_saved_of_it(space, observe, stacked, end):
     def new():
@@ -249,7 +272,9 @@ def test_a_replay_goes_on_from_what_was_saved_of_it(space, observe, stacked, end
         saved = {name: tensor.clone() for name, tensor in filled(replay).items()}
         if adds == 3:
             assert len(saved["reward"]) == 6  # only what was written
-        for name, view in restore_into(restored, {name: tensor.shape for name, tensor in saved.items()}).items():
+        for name, view in restore_into(
+            restored, {name: tensor.shape for name, tensor in saved.items()}
+        ).items():
             view.copy_(saved[name])
         for _ in range(25):
             assert_trees_equal(live(restored), live(replay))

@@ -10,9 +10,12 @@ from gymnasium import spaces
 
 
 class Counter(gymnasium.Env):
-    """Observes (steps, sum of actions) plus a seeded offset; ends after `length` steps. `fault` strikes at step `at`."""
+    """Observes (steps, sum of actions) plus a seeded offset; ends after `length` steps. `fault` strikes at
+    step `at`."""
 
-    def __init__(self, length: int = 5, fault: str | None = None, at: int = 3, render_mode: str | None = None):
+    def __init__(
+        self, length: int = 5, fault: str | None = None, at: int = 3, render_mode: str | None = None
+    ):
         self.observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
         self.action_space = spaces.Discrete(2, start=1)
         self.length, self.fault, self.at = length, fault, at
@@ -122,13 +125,19 @@ class OldStyle(gymnasium.Env):
 
 
 class Strict(gymnasium.Env):
-    """Forbids other actions at every step, and raises on them. Each choice is best with its last action that is allowed: the
-    reward is minus what was missed. From step `stuck` on nothing is allowed in the last dimension; it ends after 5 steps."""
+    """Forbids other actions at every step, and raises on them. Each choice is best with its last action that
+    is allowed: the reward is minus what was missed. From step `stuck` on nothing is allowed in the last
+    dimension; it ends after 5 steps."""
 
     def __init__(self, several: bool = False, stuck: int = 5):
-        self.action_space = spaces.MultiDiscrete([[3, 2]], start=[[1, 5]]) if several else spaces.Discrete(4, start=1)
+        self.action_space = (
+            spaces.MultiDiscrete([[3, 2]], start=[[1, 5]]) if several else spaces.Discrete(4, start=1)
+        )
         self.sizes = [3, 2] if several else [4]
-        seen = {"observation": spaces.Box(-1, 1, (1,), np.float32), "action_mask": spaces.MultiBinary(sum(self.sizes))}
+        seen = {
+            "observation": spaces.Box(-1, 1, (1,), np.float32),
+            "action_mask": spaces.MultiBinary(sum(self.sizes)),
+        }
         self.observation_space = spaces.Dict(seen)
         self.stuck = stuck
 

@@ -13,7 +13,9 @@ def said(report, level):
     return "\n".join(finding.what for finding in report.of(level))
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "Blackjack-v1", Counter, Strict, Several])
+@pytest.mark.parametrize(
+    "env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "Blackjack-v1", Counter, Strict, Several]
+)
 def test_a_good_environment_has_no_errors_and_no_warnings(env):
     report = check_env(env)
     assert report.ok and not report.of("warning"), str(report)
@@ -24,9 +26,18 @@ def test_many_faults_are_reported_at_once_each_with_how_to_mend_it():
     report = check_env(Crooked)
     errors, warnings = said(report, "error"), said(report, "warning")
     assert not report.ok
-    for words in ("observation['x'] array([nan", "observation['k'] 3", "the reward is an array of shape (1,)"):
+    for words in (
+        "observation['x'] array([nan",
+        "observation['k'] 3",
+        "the reward is an array of shape (1,)",
+    ):
         assert words in errors
-    for words in ("beyond the bounds", "terminated is 0, a int", "info is a NoneType", "is float64, its space says float32"):
+    for words in (
+        "beyond the bounds",
+        "terminated is 0, a int",
+        "info is a NoneType",
+        "is float64, its space says float32",
+    ):
         assert words in warnings
     assert "reset() takes no options" in warnings
     assert all(finding.mend for finding in report.findings if finding.level != "ok")
@@ -58,7 +69,9 @@ def test_a_fault_in_the_middle_of_an_episode_is_found(fault, words):
 
 
 def test_ignored_seeds_and_shared_memory_and_endless_episodes_are_warnings():
-    assert "gave two different observations" in said(check_env(Counter, env_kwargs={"fault": "unseeded"}), "warning")
+    assert "gave two different observations" in said(
+        check_env(Counter, env_kwargs={"fault": "unseeded"}), "warning"
+    )
     report = check_env(Frames)
     assert report.ok and "in the same memory" in said(report, "warning")
     assert "no time limit, and no episode ended within 1000" in said(check_env(Endless), "warning")
@@ -108,7 +121,9 @@ def test_missing_spaces_and_unsupported_spaces_are_errors_not_tracebacks():
 
 
 def test_masks_that_do_not_fit_or_allow_nothing_are_errors():
-    assert "no action is allowed after 2 steps of episode 0" in said(check_env(Strict, env_kwargs={"stuck": 2}), "error")
+    assert "no action is allowed after 2 steps of episode 0" in said(
+        check_env(Strict, env_kwargs={"stuck": 2}), "error"
+    )
 
     class Short(Strict):
         def __init__(self):
@@ -119,7 +134,9 @@ def test_masks_that_do_not_fit_or_allow_nothing_are_errors():
 
 
 def test_illegal_actions_of_a_finite_problem_are_not_tried():
-    mdp = FiniteMDP.from_function(2, 2, lambda s, a: [] if (s, a) == (1, 0) else [(1.0, 1 - s, float(a), s == 1)], initial=0)
+    mdp = FiniteMDP.from_function(
+        2, 2, lambda s, a: [] if (s, a) == (1, 0) else [(1.0, 1 - s, float(a), s == 1)], initial=0
+    )
     assert check_env(lambda: to_gymnasium(mdp)).ok
 
 

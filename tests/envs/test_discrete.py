@@ -65,7 +65,11 @@ def test_every_tuple_of_categories_has_a_number_of_its_own(space):
         (BOX, {}, "say how many --bins"),
         (BOX, {"bins": (2, 2, 2)}, "has 2 numbers; there are 3 bins"),
         (BOX, {"bins": (0,)}, "each must be 1 or more"),
-        (BOX, {"bins": (2,), "low": (0.0, 5.0), "high": (1.0, 5.0)}, "number 1 of the observation lies between 5 and 5"),
+        (
+            BOX,
+            {"bins": (2,), "low": (0.0, 5.0), "high": (1.0, 5.0)},
+            "number 1 of the observation lies between 5 and 5",
+        ),
         (Box(-np.inf, np.inf, (2,)), {"bins": (2,)}, "give --bin-low and --bin-high"),
         (Discrete(3), {"bins": (2,)}, "bins are for observations in a Box"),
         (gymnasium.spaces.Text(3), {}, "finitely many states"),
@@ -79,5 +83,7 @@ def test_what_has_no_finite_number_of_states_is_refused(space, options, said):
 def test_dynamics_are_known_only_where_nothing_may_change_them():
     assert known_dynamics(gymnasium.make("FrozenLake-v1", disable_env_checker=True)).num_states == 16
     assert known_dynamics(gymnasium.make("CartPole-v1", disable_env_checker=True)) is None
-    louder = gymnasium.wrappers.TransformReward(gymnasium.make("FrozenLake-v1", disable_env_checker=True), lambda r: 2 * r)
+    louder = gymnasium.wrappers.TransformReward(
+        gymnasium.make("FrozenLake-v1", disable_env_checker=True), lambda r: 2 * r
+    )
     assert known_dynamics(louder) is None

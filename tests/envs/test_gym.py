@@ -30,7 +30,9 @@ def test_trap_autoreset_every_transition_is_real_and_next_obs_is_the_true_succes
         step = env.step(torch.tensor([0, 1]))
         count = k % 3 + 1
         assert step.next_obs[:, 0].tolist() == [count, count]
-        torch.testing.assert_close(step.next_obs[:, 1] - obs[:, 1], torch.tensor([1.0, 2.0]))  # action 0 means the env's 1
+        torch.testing.assert_close(
+            step.next_obs[:, 1] - obs[:, 1], torch.tensor([1.0, 2.0])
+        )  # action 0 means the env's 1
         assert step.terminated.tolist() == [count == 3] * 2
         assert step.obs[:, 0].tolist() == [count % 3] * 2
         assert torch.equal(step.obs, step.next_obs) == (count != 3)
@@ -86,7 +88,9 @@ def test_box_actions_keep_their_shape_and_never_exceed_bounds_by_a_rounding():
     assert kept[0, 0] == 0.5  # an action that the environment kept is not overwritten
 
 
-@pytest.mark.parametrize("action", [torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2), torch.zeros(1, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "action", [torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2), torch.zeros(1, dtype=torch.int64)]
+)
 def test_trap_target_as_b1_against_b_actions_of_a_wrong_shape_or_dtype_are_refused(action):
     env = GymEnv(Counter, 2)
     env.reset(0)
@@ -146,7 +150,9 @@ def test_a_fault_names_the_environment_the_step_and_the_value(fault, words):
     env = GymEnv(lambda: Counter(length=4, fault=next(made), at=2), 3)
     env.reset(0)
     env.step(torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(EnvironmentFault, match=rf"^environment 1 {words}.* at step 2 \(step 2 of episode 0\)$"):
+    with pytest.raises(
+        EnvironmentFault, match=rf"^environment 1 {words}.* at step 2 \(step 2 of episode 0\)$"
+    ):
         env.step(torch.zeros(3, dtype=torch.int64))
 
 
@@ -169,11 +175,15 @@ def test_a_category_outside_its_space_is_a_fault():
 
     env = GymEnv(Wrong)
     env.reset(0)
-    with pytest.raises(EnvironmentFault, match=r"returned the observation 3, outside its space Discrete\(3\)"):
+    with pytest.raises(
+        EnvironmentFault, match=r"returned the observation 3, outside its space Discrete\(3\)"
+    ):
         env.step(torch.zeros(1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("space", [spaces.MultiBinary(2), spaces.Dict({"a": spaces.Discrete(2)}), spaces.Box(0, 9, (1,), int)])
+@pytest.mark.parametrize(
+    "space", [spaces.MultiBinary(2), spaces.Dict({"a": spaces.Discrete(2)}), spaces.Box(0, 9, (1,), int)]
+)
 def test_action_spaces_that_no_learner_can_use_are_refused_by_name(space):
     class Other(Counter):
         def __init__(self):
@@ -267,14 +277,19 @@ def test_snapshots_hold_only_tensors_and_are_not_changed_by_later_steps():
     before = {key: leaf.clone() for key, leaf in named_leaves(saved).items()}
     env.step(torch.zeros(2, dtype=torch.int64))
     assert all(torch.equal(leaf, before[key]) for key, leaf in named_leaves(saved).items())
-    assert saved["action"].tolist() and saved["length"].tolist() == [2, 2]  # actions of the episode under way only
+    assert saved["action"].tolist() and saved["length"].tolist() == [
+        2,
+        2,
+    ]  # actions of the episode under way only
 
 
 def test_an_environment_that_ignores_its_seed_cannot_be_resumed_exactly_but_can_go_on():
     env = GymEnv(lambda: Counter(fault="unseeded"), 2)
     play(env, 3)
     saved = env.snapshot()
-    with pytest.raises(EnvironmentFault, match="exact resume is impossible for this environment: environment 0 gave another"):
+    with pytest.raises(
+        EnvironmentFault, match="exact resume is impossible for this environment: environment 0 gave another"
+    ):
         env.restore(saved)
     assert env.reset(1).shape == (2, 2)
 
@@ -290,7 +305,9 @@ def test_steps_in_plain_numbers_are_those_in_tensors_and_leave_the_same_books(na
             for action in part:
                 obs, reward, terminated, truncated = env.step(action)
                 step = other.step(torch.tensor([action]))
-                assert (obs, reward, terminated, truncated) == tuple(x[0].tolist() for x in (step.next_obs, *step[1:4]))
+                assert (obs, reward, terminated, truncated) == tuple(
+                    x[0].tolist() for x in (step.next_obs, *step[1:4])
+                )
                 assert (env.return_, env.length) == tuple(x.item() for x in step.episode)
                 if terminated or truncated:
                     assert env.restart() == env.obs == step.obs[0].tolist()

@@ -39,7 +39,9 @@ def test_the_spec_knows_id_spaces_and_limit(backend):
     assert make_env("CartPole-v1", backend=backend, max_episode_steps=7).spec.max_episode_steps == 7
 
 
-@pytest.mark.parametrize("env", [Endless, "misbehaving:Endless", "misbehaving:Misbehaving-v0", "Misbehaving-v0"])
+@pytest.mark.parametrize(
+    "env", [Endless, "misbehaving:Endless", "misbehaving:Misbehaving-v0", "Misbehaving-v0"]
+)
 def test_a_time_limit_can_be_given_to_any_environment(env):
     made = make_env(env, max_episode_steps=2)
     made.reset(0)
@@ -48,7 +50,8 @@ def test_a_time_limit_can_be_given_to_any_environment(env):
 
 
 @pytest.mark.parametrize(
-    "env", ["misbehaving:Counter", "misbehaving:make_counter", Counter, make_counter, lambda **k: Counter(**k)]
+    "env",
+    ["misbehaving:Counter", "misbehaving:make_counter", Counter, make_counter, lambda **k: Counter(**k)],
 )
 def test_names_classes_and_functions_make_environments_with_arguments(env):
     made = make_env(env, 2, env_kwargs={"length": 1})
@@ -89,7 +92,9 @@ def test_unknown_names_get_the_nearest():
         make_env("CartPol-v1")
     with pytest.raises(UsageError, match="LunarLander-v3"):
         make_env("LunarLander-v2")  # Gymnasium says: deprecated
-    with pytest.raises(UsageError, match="unknown environment in module 'misbehaving' 'Countr'; did you mean Counter"):
+    with pytest.raises(
+        UsageError, match="unknown environment in module 'misbehaving' 'Countr'; did you mean Counter"
+    ):
         make_env("misbehaving:Countr")
     with pytest.raises(UsageError, match="unknown backend 'natve'; did you mean native"):
         make_env("CartPole-v1", backend="natve")
@@ -112,7 +117,9 @@ def test_an_id_without_version_means_the_latest():
 )
 def test_a_missing_extra_is_named_with_its_install_command(monkeypatch, name, missing, extra):
     for module in list(sys.modules):
-        if module.split(".")[0] == missing or module.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco")):
+        if module.split(".")[0] == missing or module.startswith(
+            ("gymnasium.envs.box2d", "gymnasium.envs.mujoco")
+        ):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     for module in [name for name in gymnasium.registry if name.startswith(("ALE/", "MiniGrid-"))]:
@@ -129,7 +136,11 @@ def test_what_cannot_be_made_is_a_users_mistake_in_one_line(tmp_path, monkeypatc
         ("broken_module:Env", {}, "nothing_of_the_kind"),
         ("misbehaving:Counter", {"lenght": 3}, "misbehaving:Counter could not be made: TypeError: .*lenght"),
         ("HalfCheetah-v3", {}, "HalfCheetah-v3 could not be made: .*gymnasium-robotics"),
-        ("Pusher-v4", {}, r"Pusher-v4 could not be made: .*mujoco|bellgrad\[mujoco\]"),  # wants mujoco < 3, once there is one
+        (
+            "Pusher-v4",
+            {},
+            r"Pusher-v4 could not be made: .*mujoco|bellgrad\[mujoco\]",
+        ),  # wants mujoco < 3, once there is one
         (not_an_env, {}, "misbehaving:not_an_env made a int, not a gymnasium.Env"),
         (Counter(), {}, "give the environment's class"),
         (3, {}, "3 is no environment"),
@@ -163,7 +174,8 @@ def test_a_loaded_run_may_not_import_or_call_what_was_not_chosen():
 
 
 def test_trap_resume_bipedal_walker_whose_world_outlives_its_episodes_continues_bit_for_bit():
-    # with Gymnasium's own reset this seed diverges after a restore that looks right: the world keeps its warm starts
+    # with Gymnasium's own reset this seed diverges after a restore that looks right: the world keeps its warm
+    # starts
     env, again = make_env("BipedalWalker-v3", 2), make_env("BipedalWalker-v3", 2)
     actions = torch.rand(430, 2, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     env.reset(3)

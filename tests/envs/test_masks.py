@@ -1,4 +1,5 @@
-"""Actions that are forbidden: where masks come from, what the adapter says of them, and that learning never steps on one."""
+"""Actions that are forbidden: where masks come from, what the adapter says of them, and that learning never
+steps on one."""
 
 import gymnasium
 import numpy as np
@@ -26,7 +27,7 @@ def choose(mask, sizes):
     return torch.stack([part.argmax(-1) for part in mask.split(sizes, -1)], -1)
 
 
-# ------------------------------------------------------------------------------------------------------- the adapter
+# ------------------------------------------------------------------------------------------------ the adapter
 def test_masks_come_with_the_observations_of_what_is_acted_on_and_of_what_an_action_led_to():
     env = GymEnv(Several, 3)
     obs = env.reset(0)
@@ -44,15 +45,22 @@ def test_a_terminal_observation_may_allow_nothing():
     for _ in range(5):
         step = env.step(choose(obs["action_mask"], [4])[:, 0])
         obs = step.obs
-    assert step.terminated.all() and step.next_obs["action_mask"].sum() == 0 and obs["action_mask"].any(-1).all()
+    assert (
+        step.terminated.all() and step.next_obs["action_mask"].sum() == 0 and obs["action_mask"].any(-1).all()
+    )
 
 
-@pytest.mark.parametrize(("stuck", "where"), [(0, "step 1 of episode 0"), (3, r"at step 3 \(step 3 of episode 0\)")])
+@pytest.mark.parametrize(
+    ("stuck", "where"), [(0, "step 1 of episode 0"), (3, r"at step 3 \(step 3 of episode 0\)")]
+)
 @pytest.mark.parametrize("several", [False, True])
 def test_where_nothing_is_allowed_the_environment_and_its_step_are_named(stuck, where, several):
     made = iter([5, 5, stuck])
     env = GymEnv(lambda: Strict(several, next(made)), 3)
-    with pytest.raises(EnvironmentFault, match=f"environment 2 allows no action in its observation's 'action_mask', .*{where}"):
+    with pytest.raises(
+        EnvironmentFault,
+        match=f"environment 2 allows no action in its observation's 'action_mask', .*{where}",
+    ):
         obs = env.reset(0)
         for _ in range(4):
             action = choose(obs["action_mask"], [3, 2] if several else [4])
@@ -65,11 +73,13 @@ def test_a_mask_that_does_not_fit_the_actions_is_refused_before_the_first_step()
             super().__init__()
             self.action_space = spaces.Discrete(7)
 
-    with pytest.raises(UsageError, match=r"'action_mask' has shape \(4,\); the actions Discrete\(7\) need \(7,\)"):
+    with pytest.raises(
+        UsageError, match=r"'action_mask' has shape \(4,\); the actions Discrete\(7\) need \(7,\)"
+    ):
         GymEnv(Short)
 
 
-# ------------------------------------------------------------------------------------------------------- the wrapper
+# ------------------------------------------------------------------------------------------------ the wrapper
 class Asked(Counter):
     """Says by a method which of its actions 1 and 2 are allowed."""
 
@@ -111,17 +121,21 @@ def test_a_saved_run_may_name_the_wrapper_but_imports_nothing_through_it():
         WithActionMask("os:system", command="true")
 
 
-# -------------------------------------------------------------------------------------------------------- learning
+# --------------------------------------------------------------------------------------------------- learning
 @pytest.mark.parametrize("env", [Strict, Several])
 def test_ppo_learns_where_a_forbidden_action_raises(env, tmp_path):
     run = bg.train(SHORT, env, 1_536, out=tmp_path / "run", **OPTIONS)
     for deterministic in (True, False):
         result = bg.evaluate(run, episodes=20, env=env, deterministic=deterministic)
-        assert result.return_mean > -0.5  # 0 is the best; allowed actions at random miss 4.8 and 4.2 in an episode
+        assert (
+            result.return_mean > -0.5
+        )  # 0 is the best; allowed actions at random miss 4.8 and 4.2 in an episode
 
 
 @pytest.mark.parametrize("env", [Strict, Several])
-@pytest.mark.parametrize("algorithm", [bg.A2C, bg.VPG, bg.TRPO, bg.REINFORCE, bg.PPO], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "algorithm", [bg.A2C, bg.VPG, bg.TRPO, bg.REINFORCE, bg.PPO], ids=lambda cls: cls.__name__
+)
 def test_no_algorithm_with_a_policy_steps_on_a_forbidden_action(algorithm, env, tmp_path):
     network = bg.GRU(8, (8,)) if algorithm is bg.PPO else MLP((8,))
     bg.train(algorithm(network=network), env, 512, out=tmp_path / "run", **OPTIONS)  # it would raise
@@ -130,12 +144,14 @@ def test_no_algorithm_with_a_policy_steps_on_a_forbidden_action(algorithm, env, 
 def test_ppo_trains_on_taxi_with_its_masks(tmp_path):
     env = "bellgrad.envs.masks:WithActionMask"
     run = bg.train(SHORT, env, 1_024, out=tmp_path / "run", env_kwargs={"env": "Taxi-v4"}, **OPTIONS)
-    # No step against a wall and no illegal pick-up or drop-off (-10): 200 steps that cost 1 each is the worst there is.
+    # No step against a wall and no illegal pick-up or drop-off (-10): 200 steps that cost 1 each is the worst
+    # there is.
     assert min(bg.evaluate(run, episodes=8, deterministic=False).returns) >= -200
 
 
 def test_ppo_learns_a_finite_problem_with_illegal_actions(tmp_path):
-    # 0 - 1 - 2 - 3: action 0 goes left, 1 goes right, 2 stays; each is illegal in two states, and the way right ends with 1.
+    # 0 - 1 - 2 - 3: action 0 goes left, 1 goes right, 2 stays; each is illegal in two states, and the way
+    # right ends with 1.
     illegal = {(0, 0), (0, 2), (1, 2), (2, 0), (3, 0), (3, 2)}
     moves = (-1, 1, 0)
 
@@ -143,7 +159,9 @@ def test_ppo_learns_a_finite_problem_with_illegal_actions(tmp_path):
         return [] if (s, a) in illegal else [(1.0, min(3, s + moves[a]), float(s == 3), s == 3)]
 
     mdp = FiniteMDP.from_function(4, 3, outcomes, initial=0)
-    run = bg.train(bg.PPO(gamma=0.9, **FAST), mdp, 2_048, out=tmp_path / "run", max_episode_steps=50, **OPTIONS)
+    run = bg.train(
+        bg.PPO(gamma=0.9, **FAST), mdp, 2_048, out=tmp_path / "run", max_episode_steps=50, **OPTIONS
+    )
     assert gym_spec(to_gymnasium(mdp)).legal.tolist() == mdp.legal.tolist()
     assert bg.evaluate(run, episodes=4, env=mdp).length_mean == 4
     agent = bg.load(run, env=mdp)

@@ -17,7 +17,9 @@ from bellgrad.mdp.model import FiniteMDP
 
 def some_illegal() -> FiniteMDP:
     """In state 0 both actions, in state 1 only action 1; both lead to the other state."""
-    return FiniteMDP.from_function(2, 2, lambda s, a: [] if (s, a) == (1, 0) else [(1.0, 1 - s, float(a), False)], initial=0)
+    return FiniteMDP.from_function(
+        2, 2, lambda s, a: [] if (s, a) == (1, 0) else [(1.0, 1 - s, float(a), False)], initial=0
+    )
 
 
 def test_gymnasiums_checker_finds_nothing():
@@ -28,7 +30,8 @@ def test_gymnasiums_checker_finds_nothing():
 
 
 @pytest.mark.parametrize(
-    "name, kwargs", [("FrozenLake-v1", {}), ("CliffWalking-v1", {"is_slippery": True}), ("Taxi-v4", {"is_rainy": True})]
+    "name, kwargs",
+    [("FrozenLake-v1", {}), ("CliffWalking-v1", {"is_slippery": True}), ("Taxi-v4", {"is_rainy": True})],
 )
 def test_it_repeats_gymnasiums_own_episodes_seed_by_seed(name, kwargs):
     theirs, ours = gymnasium.make(name, **kwargs), to_gymnasium(FiniteMDP.from_gymnasium(name, **kwargs))
@@ -61,7 +64,9 @@ def test_outcomes_come_as_often_as_they_should():
 
 
 def test_starts_come_as_often_as_they_should():
-    env = to_gymnasium(FiniteMDP.from_function(3, 1, lambda s, a: [(1.0, s, 0.0, True)], initial=[0.2, 0.0, 0.8]))
+    env = to_gymnasium(
+        FiniteMDP.from_function(3, 1, lambda s, a: [(1.0, s, 0.0, True)], initial=[0.2, 0.0, 0.8])
+    )
     env.reset(seed=0)
     starts = np.bincount([env.reset()[0] for _ in range(20_000)], minlength=3)
     assert starts[1] == 0

@@ -13,30 +13,43 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import leaves
-from bellgrad.envs.catalogue import NATIVE
-from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum, VelocityFreeCartPole, VelocityFreePendulum
+from bellgrad.envs.catalog import NATIVE
+from bellgrad.envs.classic import (
+    CartPole,
+    MountainCarContinuous,
+    Pendulum,
+    VelocityFreeCartPole,
+    VelocityFreePendulum,
+)
 from bellgrad.envs.native import NativeEnv, NativeState, is_pure, reset_state, step_state
 from bellgrad.envs.registration import TWINS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
 NO_NOISE = torch.empty(0)  # classic control leaves nothing to chance
-# Ranges from which physics are drawn: at least what the environment can reach, ends and terminal regions included.
+# Ranges from which physics are drawn: at least what the environment can reach, ends and terminal regions
+# included.
 RANGE = {
     "CartPole-v0": ([-2.6, -4, -0.25, -4], [2.6, 4, 0.25, 4]),
     "CartPole-v1": ([-2.6, -4, -0.25, -4], [2.6, 4, 0.25, 4]),
     "MountainCar-v0": ([-1.2, -0.07], [0.6, 0.07]),
     "MountainCarContinuous-v0": ([-1.2, -0.07], [0.6, 0.07]),
-    "Acrobot-v1": ([-math.pi, -math.pi, -4 * math.pi, -9 * math.pi], [math.pi, math.pi, 4 * math.pi, 9 * math.pi]),
+    "Acrobot-v1": (
+        [-math.pi, -math.pi, -4 * math.pi, -9 * math.pi],
+        [math.pi, math.pi, 4 * math.pi, 9 * math.pi],
+    ),
     "Pendulum-v1": ([-20, -8], [20, 8]),
 }
 
 
 def random_actions(env, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Discrete `[n]`, or continuous `[n, D]` up to half as far again as the bounds, so that clipping is seen."""
+    """Discrete `[n]`, or continuous `[n, D]` up to half as far again as the bounds, so that clipping is
+    seen."""
     if isinstance(env.action_space, gymnasium.spaces.Discrete):
         return rng.integers(env.action_space.n, size=count)
-    return (1.5 * rng.uniform(env.action_space.low, env.action_space.high, (count, *env.action_space.shape))).astype(np.float32)
+    return (
+        1.5 * rng.uniform(env.action_space.low, env.action_space.high, (count, *env.action_space.shape))
+    ).astype(np.float32)
 
 
 def twin_steps(name: str, physics: np.ndarray, actions: np.ndarray):
@@ -70,21 +83,28 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     # The same float32 numbers on both sides, so that only the step itself rounds.
     physics = rng.uniform(*RANGE[name], (count, len(RANGE[name][0]))).astype(np.float32)
     if name == "Acrobot-v1" and dtype == torch.float32:
-        physics[:, 2:] /= 2  # at full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured)
+        physics[:, 2:] /= (
+            2  # at full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured)
+        )
     dynamics = type(NATIVE[name]())(dtype=dtype)
     actions = random_actions(dynamics, count, rng)
     if dtype == torch.float64 and actions.dtype == np.float32:
         actions = actions.astype(np.float64)
     expected, expected_reward, expected_terminated = twin_steps(name, physics.astype(np.float64), actions)
 
-    after, reward, terminated = dynamics.advance(torch.from_numpy(physics).to(dtype), torch.from_numpy(actions), NO_NOISE)
+    after, reward, terminated = dynamics.advance(
+        torch.from_numpy(physics).to(dtype), torch.from_numpy(actions), NO_NOISE
+    )
 
-    # Float32 rounds to 6e-8 of the size of what is added. Acrobot at half spin: largest of 20,000 states 3.9e-6, where the last
-    # bit of the state itself moves the result by 4.1e-6. Gymnasium rounds MountainCarContinuous to float32.
+    # Float32 rounds to 6e-8 of the size of what is added. Acrobot at half spin: largest of 20,000 states
+    # 3.9e-6, where the last bit of the state itself moves the result by 4.1e-6. Gymnasium rounds
+    # MountainCarContinuous to float32.
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5 if name == "Acrobot-v1" else 2e-6
     if name == "MountainCarContinuous-v0":
         tolerance = max(tolerance, 1e-7)
-    difference = np.abs(modulo_turns(name, after.double().numpy() - expected)) / np.maximum(1, np.abs(expected))
+    difference = np.abs(modulo_turns(name, after.double().numpy() - expected)) / np.maximum(
+        1, np.abs(expected)
+    )
     assert difference.max() < tolerance
 
     if name == "Acrobot-v1":  # wrapped, so that float32 keeps its last bits however often the joint turns
@@ -94,7 +114,9 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     safe = np.ones(count, bool)
     if dtype == torch.float32 or name == "MountainCarContinuous-v0":
         if name.startswith("CartPole"):
-            safe = (np.abs(np.abs(expected[:, 0]) - 2.4) > 1e-5) & (np.abs(np.abs(expected[:, 2]) - 12 * math.pi / 180) > 1e-5)
+            safe = (np.abs(np.abs(expected[:, 0]) - 2.4) > 1e-5) & (
+                np.abs(np.abs(expected[:, 2]) - 12 * math.pi / 180) > 1e-5
+            )
         elif name.startswith("MountainCar"):
             goal = 0.45 if "Continuous" in name else 0.5
             safe = (np.abs(expected[:, 0] - goal) > 1e-5) & (np.abs(expected[:, 1]) > 1e-5)
@@ -103,17 +125,24 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     assert safe.mean() > 0.9
     np.testing.assert_array_equal(terminated.numpy()[safe], expected_terminated[safe])
     np.testing.assert_allclose(
-        reward.double().numpy()[safe], expected_reward[safe], rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=1e-7
+        reward.double().numpy()[safe],
+        expected_reward[safe],
+        rtol=1e-12 if dtype == torch.float64 else 1e-5,
+        atol=1e-7,
     )
     assert 0 < expected_terminated.sum() < count or name == "Pendulum-v1"
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
-    if name == "MountainCarContinuous-v0":  # Gymnasium rounds this state to float32 each step: lift that, compare the rest
+    if (
+        name == "MountainCarContinuous-v0"
+    ):  # Gymnasium rounds this state to float32 each step: lift that, compare the rest
         unrounded = types.SimpleNamespace(array=np.array, float32=np.float64)
         monkeypatch.setattr(continuous_mountain_car, "np", unrounded)
-    dynamics = type(NATIVE[name]())(id=name, max_episode_steps=NATIVE[name]().max_episode_steps, dtype=torch.float64)
+    dynamics = type(NATIVE[name]())(
+        id=name, max_episode_steps=NATIVE[name]().max_episode_steps, dtype=torch.float64
+    )
     rng = np.random.default_rng(1)
     ends = set()
     for _ in range(4):
@@ -141,7 +170,10 @@ def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
             assert float(reward[0]) == pytest.approx(float(twin_reward), abs=1e-9)
             total += float(twin_reward)
             # Gymnasium may set both flags at once; here termination wins.
-            assert (step.terminated.item(), step.truncated.item()) == (terminated, truncated and not terminated)
+            assert (step.terminated.item(), step.truncated.item()) == (
+                terminated,
+                truncated and not terminated,
+            )
             ended = terminated or truncated
         assert step.episode.return_.item() == pytest.approx(total, rel=1e-5)
         ends.add("terminated" if terminated else "truncated")
@@ -165,8 +197,11 @@ def test_first_states_fill_gymnasiums_ranges_and_nothing_else(name):
     physics = env.state.physics
     width = high - low
     assert (physics >= low - 1e-6).all() and (physics <= high + 1e-6).all()
-    # 4096 uniform draws leave less than 1 % of the range empty at either end, and their mean within 4 standard errors.
-    assert ((physics.amin(0) - low) <= 0.01 * width).all() and ((high - physics.amax(0)) <= 0.01 * width).all()
+    # 4096 uniform draws leave less than 1 % of the range empty at either end, and their mean within 4
+    # standard errors.
+    assert ((physics.amin(0) - low) <= 0.01 * width).all() and (
+        (high - physics.amax(0)) <= 0.01 * width
+    ).all()
     assert ((physics.mean(0) - (low + high) / 2).abs() <= 4 * width / math.sqrt(12 * 4096) + 1e-6).all()
 
 
@@ -183,7 +218,8 @@ def test_spaces_and_time_limit_are_gymnasiums(name):
 
 
 @pytest.mark.parametrize(
-    "blind, seeing, seen", [(VelocityFreeCartPole(), CartPole(), [0, 2]), (VelocityFreePendulum(), Pendulum(), [0, 1])]
+    "blind, seeing, seen",
+    [(VelocityFreeCartPole(), CartPole(), [0, 2]), (VelocityFreePendulum(), Pendulum(), [0, 1])],
 )
 def test_without_velocities_the_same_happens_and_less_is_seen(blind, seeing, seen):
     envs = [NativeEnv(dynamics, 3) for dynamics in (blind, seeing)]
@@ -191,7 +227,9 @@ def test_without_velocities_the_same_happens_and_less_is_seen(blind, seeing, see
     action = torch.zeros(3, 1) if blind.action_space.shape else torch.zeros(3, dtype=torch.int64)
     steps = [env.step(action) for env in envs]
     assert torch.equal(envs[0].state.physics, envs[1].state.physics)
-    assert torch.equal(first[0], first[1][:, seen]) and torch.equal(steps[0].next_obs, steps[1].next_obs[:, seen])
+    assert torch.equal(first[0], first[1][:, seen]) and torch.equal(
+        steps[0].next_obs, steps[1].next_obs[:, seen]
+    )
     assert torch.equal(steps[0].reward, steps[1].reward)
     assert blind.observation_space.low.tolist() == seeing.observation_space.low[seen].tolist()
     assert blind.observation_space.high.tolist() == seeing.observation_space.high[seen].tolist()
@@ -201,8 +239,12 @@ def test_without_velocities_the_same_happens_and_less_is_seen(blind, seeing, see
 def test_autoreset_keeps_the_true_successor_and_restarts_only_the_ended():
     env = NativeEnv(CartPole(), 2)
     env.reset(seed=0)
-    fallen = torch.tensor([0.0, 0.0, 0.2094, 1.0])  # 12 degrees are 0.20944 rad: one Euler step of 0.02 s goes beyond
-    env.state = NativeState(torch.stack([torch.zeros(4), fallen]), torch.tensor([3, 7]), torch.tensor([3.0, 7.0]))
+    fallen = torch.tensor(
+        [0.0, 0.0, 0.2094, 1.0]
+    )  # 12 degrees are 0.20944 rad: one Euler step of 0.02 s goes beyond
+    env.state = NativeState(
+        torch.stack([torch.zeros(4), fallen]), torch.tensor([3, 7]), torch.tensor([3.0, 7.0])
+    )
     step = env.step(torch.tensor([1, 1]))
     assert step.terminated.tolist() == [False, True] and step.truncated.tolist() == [False, False]
     assert step.next_obs[1, 2] == pytest.approx(0.2094 + 0.02)
@@ -216,7 +258,9 @@ def test_truncation_is_not_termination_and_termination_wins_when_both_fall_toget
     env = NativeEnv(CartPole(), 2, max_episode_steps=8)
     env.reset(seed=0)
     fallen = torch.tensor([0.0, 0.0, 0.2094, 1.0])
-    env.state = NativeState(torch.stack([torch.zeros(4), fallen]), torch.tensor([7, 7]), torch.tensor([7.0, 7.0]))
+    env.state = NativeState(
+        torch.stack([torch.zeros(4), fallen]), torch.tensor([7, 7]), torch.tensor([7.0, 7.0])
+    )
     step = env.step(torch.tensor([1, 1]))
     assert step.terminated.tolist() == [False, True] and step.truncated.tolist() == [True, False]
     assert env.state.age.tolist() == [0, 0]
@@ -308,7 +352,10 @@ def test_three_unrolled_steps_compile_whole_and_equal_eager():
 
     generator = torch.Generator().manual_seed(0)
     action, noise = torch.randint(2, (3, 4), generator=generator), draw(env.noise, generator, 3)
-    eager, compiled = loop(env.state, action, noise), torch.compile(loop, fullgraph=True)(env.state, action, noise)
+    eager, compiled = (
+        loop(env.state, action, noise),
+        torch.compile(loop, fullgraph=True)(env.state, action, noise),
+    )
     for a, b in zip(leaves(eager), leaves(compiled), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
     assert eager[1][1].truncated.all()

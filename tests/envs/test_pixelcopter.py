@@ -14,10 +14,16 @@ EXACT = PixelCopter(dtype=torch.float64)
 
 
 def scene(**changed: float) -> torch.Tensor:
-    """A copter at rest at y 24 in a straight tunnel with its middle at 24 and columns at 2, 6, ...; block at (60, 24)."""
+    """A copter at rest at y 24 in a straight tunnel with its middle at 24 and columns at 2, 6, ...; block at
+    (60, 24)."""
     game = Game.of(EXACT.initial(torch.full((1, 3 + COLUMNS), 0.5, dtype=torch.float64)))
     game = game._replace(column_y=torch.full_like(game.column_y, 24.0))
-    return torch.cat(game._replace(**{name: torch.full_like(getattr(game, name), value) for name, value in changed.items()}), -1)
+    return torch.cat(
+        game._replace(
+            **{name: torch.full_like(getattr(game, name), value) for name, value in changed.items()}
+        ),
+        -1,
+    )
 
 
 def after(physics, action=NOTHING, noise=MIDDLE):
@@ -26,7 +32,8 @@ def after(physics, action=NOTHING, noise=MIDDLE):
 
 
 def test_one_step_is_as_computed_by_hand():
-    # Everything scrolls by 0.0004 * 48 * 1000/30 = 0.64 pixels; velocity gains -0.875 or 0.09 of that, and loses a hundredth.
+    # Everything scrolls by 0.0004 * 48 * 1000/30 = 0.64 pixels; velocity gains -0.875 or 0.09 of that, and
+    # loses a hundredth.
     game, reward, terminated = after(scene(), CLIMB)
     assert game.velocity.item() == pytest.approx(-0.5544) and game.y.item() == pytest.approx(24 - 0.5544)
     assert (reward, terminated) == (0, False)
@@ -39,9 +46,9 @@ def test_one_step_is_as_computed_by_hand():
 def test_the_first_scene_is_made_of_its_noise():
     noise = torch.rand(1000, 3 + COLUMNS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     game = Game.of(EXACT.initial(noise))
-    assert set(game.block_x.flatten().tolist()) == set(range(48, 72)) and set(game.block_y.flatten().tolist()) == set(
-        range(12, 36)
-    )
+    assert set(game.block_x.flatten().tolist()) == set(range(48, 72)) and set(
+        game.block_y.flatten().tolist()
+    ) == set(range(12, 36))
     assert (game.y == 24).all() and (game.velocity == 0).all()
     frequency = 4.5 / 48 + 0.02 * (noise[:, 2:3] - 0.5)
     wave = 24 + 6 * torch.sin(frequency * (2 + 4 * torch.arange(14)) + 0.5 * noise[:, 3:])
@@ -50,13 +57,17 @@ def test_the_first_scene_is_made_of_its_noise():
 
 def test_the_observation_is_the_originals():
     physics = scene(y=20.0, velocity=0.3, block_x=30.0, block_y=15.0)
-    assert EXACT.observe(physics)[0].tolist() == pytest.approx([20, 0.3, 8, 16, 14, 15, 24])  # top and bottom: 15 and 15 + 9
+    assert EXACT.observe(physics)[0].tolist() == pytest.approx(
+        [20, 0.3, 8, 16, 14, 15, 24]
+    )  # top and bottom: 15 and 15 + 9
 
 
 def test_a_block_that_falls_behind_earns_one_and_the_next_comes():
     game, reward, _ = after(scene(block_x=16.65, block_y=35))
     assert reward == 0 and game.block_x.item() == pytest.approx(16.01)
-    game, reward, _ = after(torch.cat(game, -1), noise=torch.tensor([[0.999, 0.0, 0.5, 0.5]], dtype=torch.float64))
+    game, reward, _ = after(
+        torch.cat(game, -1), noise=torch.tensor([[0.999, 0.0, 0.5, 0.5]], dtype=torch.float64)
+    )
     assert reward == 1
     assert (game.block_x.item(), game.block_y.item()) == (71, 12)
     assert (game.passed_x.item(), game.passed_y.item()) == (pytest.approx(15.37), 35)
@@ -77,14 +88,17 @@ def test_a_column_that_leaves_earns_one_every_6_and_a_quarter_steps():
 def test_after_48_columns_a_new_stretch_begins_at_the_edge_of_the_screen():
     game = Game.of(scene(newest=190.0))
     game = game._replace(column_x=game.column_x - 5.5)
-    game, reward, _ = after(torch.cat(game, -1), noise=torch.tensor([[0.5, 0.5, 1.0, 0.0]], dtype=torch.float64))
+    game, reward, _ = after(
+        torch.cat(game, -1), noise=torch.tensor([[0.5, 0.5, 1.0, 0.0]], dtype=torch.float64)
+    )
     assert reward == 1 and game.column_x[0, -1] == 50 and game.newest == 50 and game.last == 238
     assert game.frequency.item() == pytest.approx(4.5 / 48 + 0.01)
     assert game.column_y[0, -1] == np.floor(24 + 6 * np.sin((4.5 / 48 + 0.01) * 50))
 
 
-# With nothing done y grows by 0.057. The ceiling at 12 kills within 2.4 pixels, the floor at 36 at the middle.
-# A block of 4 x 9 pixels around (15, 20) and the copter, 2 x 2, meet while 16 <= y < 26, in whole pixels.
+# With nothing done y grows by 0.057. The ceiling at 12 kills within 2.4 pixels, the floor at 36 at the
+# middle. A block of 4 x 9 pixels around (15, 20) and the copter, 2 x 2, meet while 16 <= y < 26, in whole
+# pixels.
 CRASHES = {
     "ceiling": (True, {"y": 14.3}),
     "below the ceiling": (False, {"y": 14.4}),
@@ -115,7 +129,33 @@ def test_the_sky_and_the_ground_are_deadly_wherever_the_terrain_is(y, middle):
 
 def test_a_whole_flight_goes_as_in_the_original():
     """Figures from the original's own code under pygame, every random number in the middle of its range."""
-    climbs = [12, 17, 19, 26, 45, 58, 69, 93, 96, 100, 118, 119, 123, 124, 172, 176, 183, 192, 201, 203, 207, 224, 232, 247, 260]
+    climbs = [
+        12,
+        17,
+        19,
+        26,
+        45,
+        58,
+        69,
+        93,
+        96,
+        100,
+        118,
+        119,
+        123,
+        124,
+        172,
+        176,
+        183,
+        192,
+        201,
+        203,
+        207,
+        224,
+        232,
+        247,
+        260,
+    ]
     climbs += [271, 290, 300, 311, 319]
     seen = {
         0: ([24.0, 0.0, 7.0, 17.0, 44.0, 24.0, 33.0], 0),
@@ -146,7 +186,10 @@ def fly(obs):
 def test_flying_with_care_beats_chance_and_all_that_is_seen_lies_in_the_space():
     env, returns = NativeEnv(PixelCopter(), 64), {}
     generator = torch.Generator().manual_seed(0)
-    for name, act in {"care": fly, "chance": lambda obs: torch.randint(2, (64,), generator=generator)}.items():
+    for name, act in {
+        "care": fly,
+        "chance": lambda obs: torch.randint(2, (64,), generator=generator),
+    }.items():
         obs, ended = env.reset(seed=0), []
         low, high = torch.from_numpy(env.observation_space.low), torch.from_numpy(env.observation_space.high)
         for _ in range(300):
@@ -170,7 +213,9 @@ def test_an_ended_episode_begins_anew_and_a_snapshot_goes_on_bit_for_bit():
     assert step.next_obs[1, 0] > 42 and step.obs[1, 0] == 24
 
     def run(env):
-        return [leaf for t in range(60) for leaf in leaves(env.step(torch.tensor([t % 10, t % 7]).clamp(max=1)))]
+        return [
+            leaf for t in range(60) for leaf in leaves(env.step(torch.tensor([t % 10, t % 7]).clamp(max=1)))
+        ]
 
     snapshot, other = env.snapshot(), NativeEnv(PixelCopter(), 2)
     other.restore(snapshot)
@@ -194,7 +239,10 @@ def test_compiled_steps_equal_eager_ones():
     compiled = torch.compile(env.pure_step, fullgraph=True)
     state, ends = env.state, 0
     for _ in range(40):
-        action, noise = torch.randint(2, (64,), generator=generator), torch.rand(env.noise.shape, generator=generator)
+        action, noise = (
+            torch.randint(2, (64,), generator=generator),
+            torch.rand(env.noise.shape, generator=generator),
+        )
         eager, (_, step) = env.pure_step(state, action, noise), compiled(state, action, noise)
         for a, b in zip(leaves(eager[1]), leaves(step), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from bellgrad.core.errors import UsageError
-from bellgrad.envs.catalogue import NATIVE
+from bellgrad.envs.catalog import NATIVE
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.registration import NATIVE_IDS, OWN, TWINS, NativeGymnasiumEnv, register
@@ -23,16 +23,24 @@ def registered(native: str) -> str:
 
 
 def in_a_fresh_process(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
 
 
 def test_a_fresh_process_makes_one_by_module_and_id():
-    code = 'import gymnasium; print(gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1").reset(seed=0)[0].shape)'
+    code = (
+        "import gymnasium;"
+        ' print(gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1").reset(seed=0)[0].shape)'
+    )
     assert in_a_fresh_process(code).strip() == "(4,)"
 
 
 def test_registering_is_light():
-    code = "import sys, bellgrad.envs.registration; print([m for m in ('torch', 'pygame', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, bellgrad.envs.registration; print([m for m in ('torch', 'pygame', 'matplotlib') if m in"
+        " sys.modules])"
+    )
     assert in_a_fresh_process(code).strip() == "[]"
 
 
@@ -51,7 +59,10 @@ def test_gymnasiums_checker_finds_nothing(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # About the spaces, which are Gymnasium's own: CartPole's infinite velocities, Pendulum's torque of 2.
-        for theirs in ("A Box observation space m.*imum value is -?infinity", "For Box action spaces, we recommend"):
+        for theirs in (
+            "A Box observation space m.*imum value is -?infinity",
+            "For Box action spaces, we recommend",
+        ):
             warnings.filterwarnings("ignore", f".*{theirs}")
         warnings.filterwarnings("ignore", ".*is out of date")
         check_env(env.unwrapped)
@@ -76,7 +87,8 @@ def test_a_seed_starts_an_episode_where_gymnasiums_twin_starts_and_it_goes_the_s
     env, twin = gymnasium.make(f"bellgrad/{name}"), gymnasium.make(name)
     obs, twin_obs = env.reset(seed=3)[0], twin.reset(seed=3)[0]
     rng, ended = np.random.default_rng(0), False
-    # Acrobot and MountainCarContinuous round their state to float32 at first or at every step; errors grow over an episode.
+    # Acrobot and MountainCarContinuous round their state to float32 at first or at every step; errors grow
+    # over an episode.
     tolerance = 2e-3 if name == "Acrobot-v1" else 1e-4 if name == "MountainCarContinuous-v0" else 1e-5
     while not ended:
         np.testing.assert_allclose(obs, twin_obs, atol=tolerance)

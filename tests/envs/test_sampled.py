@@ -28,16 +28,22 @@ def test_outcomes_come_as_often_as_their_probabilities_say():
             outcomes = slice(*mdp.offset[2 * state + action :][:2])
             expected = mdp.probability[outcomes] * count
             counted = [(after == successor).sum().item() for successor in mdp.next_state[outcomes]]
-            assert sum((np.array(counted) - expected) ** 2 / expected) < chi2.ppf(1 - FALSE_ALARM / 8, len(expected) - 1)
+            assert sum((np.array(counted) - expected) ** 2 / expected) < chi2.ppf(
+                1 - FALSE_ALARM / 8, len(expected) - 1
+            )
             of_successor = dict(zip(mdp.next_state[outcomes].tolist(), mdp.reward[outcomes], strict=True))
             np.testing.assert_allclose(reward, [of_successor[s] for s in after[:, 0].tolist()], rtol=1e-6)
             assert not terminated.any()
 
 
 def test_no_noise_leads_to_what_is_impossible():
-    """At the very end of the unit interval rounding must lead neither beyond the outcomes nor to one of probability 0."""
+    """At the very end of the unit interval rounding must lead neither beyond the outcomes nor to one of
+    probability 0."""
     mdp = FiniteMDP.from_function(
-        3, 1, lambda s, a: [(0.1, 0, 0.0, False)] * 7 + [(0.3, 1, 0.0, True), (0.0, 2, 0.0, False)][: 1 + s], initial=[0, 1, 0]
+        3,
+        1,
+        lambda s, a: [(0.1, 0, 0.0, False)] * 7 + [(0.3, 1, 0.0, True), (0.0, 2, 0.0, False)][: 1 + s],
+        initial=[0, 1, 0],
     )
     dynamics, most = SampledMDP(mdp), torch.tensor([[1 - 2**-24]])
     assert dynamics.initial(most).tolist() == [[1]] and dynamics.initial(torch.zeros(1, 1)).tolist() == [[1]]
@@ -61,7 +67,9 @@ def test_episodes_end_where_the_mdps_do():
 def test_the_vacuum_worlds_successes_are_as_many_as_its_mdp_says(east):
     dynamics, episodes = vacuum_dynamics(), 20_000
     env = NativeEnv(dynamics, episodes)
-    policy = np.array([[0, 1, 0, 0], [0, east, 0, 1 - east], [0, 0, 1, 0], [0.1, 0, 0.1, 0.8]])  # at the right end it may blunder
+    policy = np.array(
+        [[0, 1, 0, 0], [0, east, 0, 1 - east], [0, 0, 1, 0], [0.1, 0, 0.1, 0.8]]
+    )  # at the right end it may blunder
     expected = memoryless_return(vacuum_world(hamster=0.0), VACUUM_LOOKS, policy, 20)
 
     generator, obs = torch.Generator().manual_seed(0), env.reset(seed=0)

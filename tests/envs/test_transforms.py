@@ -15,8 +15,8 @@ from bellgrad.envs.native import NativeEnv, is_pure
 from bellgrad.envs.transforms import (
     ClipReward,
     FrameStack,
-    NormaliseObs,
-    NormaliseReward,
+    NormalizeObs,
+    NormalizeReward,
     RescaleAction,
     RescaleReward,
     TransformedEnv,
@@ -24,8 +24,8 @@ from bellgrad.envs.transforms import (
 
 
 class Scripted:
-    """A `BatchedEnv` that is not pure: observations from a table; environment i ends at every (3 + i)-th step, by turns
-    terminated and truncated; the reward is the step's number, less 4."""
+    """A `BatchedEnv` that is not pure: observations from a table; environment i ends at every (3 + i)-th
+    step, by turns terminated and truncated; the reward is the step's number, less 4."""
 
     def __init__(self, num_envs: int, shape: tuple[int, ...], dtype=np.float32):
         self.num_envs, self._shape, self._dtype = num_envs, shape, dtype
@@ -53,7 +53,9 @@ class Scripted:
         self._last = torch.where(mask, first, next_obs)
         reward = torch.full((self.num_envs,), self._time - 4.0)
         zeros = torch.zeros(self.num_envs)
-        return Step(self._last, reward, ended & ~truncated, truncated, next_obs, Episode(zeros + 7, zeros.long() + 3))
+        return Step(
+            self._last, reward, ended & ~truncated, truncated, next_obs, Episode(zeros + 7, zeros.long() + 3)
+        )
 
     def snapshot(self):
         return {"place": torch.tensor([self._seed, self._drawn, self._time]), "last": self._last}
@@ -72,9 +74,9 @@ def play(env, steps: int, seed: int = 0) -> tuple[torch.Tensor, list[Step]]:
     return obs, [env.step(torch.zeros(env.num_envs, dtype=torch.int64)) for _ in range(steps)]
 
 
-def test_running_normaliser_takes_in_what_is_acted_on_and_normalises_terminal_observations_too():
+def test_running_normalizer_takes_in_what_is_acted_on_and_normalizes_terminal_observations_too():
     raw_first, raw = play(Scripted(2, (3,)), 20)
-    first, steps = play(TransformedEnv(Scripted(2, (3,)), [NormaliseObs(clip=1.5)]), 20)
+    first, steps = play(TransformedEnv(Scripted(2, (3,)), [NormalizeObs(clip=1.5)]), 20)
     seen = [raw_first.double().numpy()]
 
     def twin(x: torch.Tensor) -> np.ndarray:
@@ -90,8 +92,8 @@ def test_running_normaliser_takes_in_what_is_acted_on_and_normalises_terminal_ob
     assert any(s.terminated.any() for s in steps) and any(s.truncated.any() for s in steps)
 
 
-def test_running_normalisers_stand_still_in_evaluation_and_survive_a_reset():
-    transforms = [NormaliseObs(), NormaliseReward(0.9), FrameStack(2)]
+def test_running_normalizers_stand_still_in_evaluation_and_survive_a_reset():
+    transforms = [NormalizeObs(), NormalizeReward(0.9), FrameStack(2)]
     env = TransformedEnv(Scripted(2, (3,)), transforms)
     play(env, 10)
     moments = leaves(env.transform_state[0])
@@ -109,9 +111,9 @@ def test_running_normalisers_stand_still_in_evaluation_and_survive_a_reset():
     torch.testing.assert_close(obs[:, -1], expected.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_reward_normaliser_divides_by_the_deviation_of_the_discounted_return():
+def test_reward_normalizer_divides_by_the_deviation_of_the_discounted_return():
     _, raw = play(Scripted(2, (3,)), 20)
-    _, steps = play(TransformedEnv(Scripted(2, (3,)), [NormaliseReward(0.9, clip=2.0)]), 20)
+    _, steps = play(TransformedEnv(Scripted(2, (3,)), [NormalizeReward(0.9, clip=2.0)]), 20)
     returns, seen = np.zeros(2), []
     for got, plain in zip(steps, raw, strict=True):
         returns = 0.9 * returns + plain.reward.double().numpy()
@@ -180,7 +182,7 @@ def test_rewards_are_rescaled_then_clipped_in_the_order_given():
     ("transform", "env"),
     [
         (RescaleAction(), Scripted(1, (3,))),
-        (NormaliseObs(), Scripted(1, (3,), np.uint8)),
+        (NormalizeObs(), Scripted(1, (3,), np.uint8)),
         (FrameStack(), Scripted(1, (1, 2, 3, 4))),
     ],
     ids=lambda x: type(x).__name__,
@@ -196,18 +198,22 @@ def test_infinite_action_bounds_are_refused():
         RescaleAction().bind(spec)
 
 
-@pytest.mark.parametrize("make", [lambda: NormaliseObs(clip=0), lambda: NormaliseReward(1.1), lambda: FrameStack(0)])
+@pytest.mark.parametrize(
+    "make", [lambda: NormalizeObs(clip=0), lambda: NormalizeReward(1.1), lambda: FrameStack(0)]
+)
 def test_fields_out_of_range_are_refused(make):
     with pytest.raises(UsageError, match="out of range"):
         make()
 
 
 def deep(inner) -> TransformedEnv:
-    return TransformedEnv(inner, [NormaliseObs(), NormaliseReward(0.99), FrameStack(3), ClipReward()])
+    return TransformedEnv(inner, [NormalizeObs(), NormalizeReward(0.99), FrameStack(3), ClipReward()])
 
 
 @pytest.mark.parametrize(
-    "inner", [lambda: Scripted(2, (3,)), lambda: NativeEnv(CartPole(), 2, max_episode_steps=7)], ids=["any", "native"]
+    "inner",
+    [lambda: Scripted(2, (3,)), lambda: NativeEnv(CartPole(), 2, max_episode_steps=7)],
+    ids=["any", "native"],
 )
 def test_snapshot_restores_bit_for_bit_in_a_new_object(inner):
     env = deep(inner())
@@ -247,7 +253,9 @@ def test_a_transformed_environment_is_pure_exactly_where_the_inner_one_is():
 
 
 def test_pure_step_equals_step_and_changes_nothing():
-    env = TransformedEnv(NativeEnv(MountainCarContinuous(), 2), [RescaleAction(), NormaliseObs(), NormaliseReward(0.9)])
+    env = TransformedEnv(
+        NativeEnv(MountainCarContinuous(), 2), [RescaleAction(), NormalizeObs(), NormalizeReward(0.9)]
+    )
     obs = env.reset(0)
     assert torch.equal(env.observe(env.state), obs)
     before, generator = env.state, torch.Generator()
@@ -264,7 +272,8 @@ def test_pure_step_equals_step_and_changes_nothing():
 @pytest.mark.compiled
 def test_transforms_compile_whole_with_the_environment_and_equal_eager():
     env = TransformedEnv(
-        NativeEnv(Pendulum(), 3, max_episode_steps=2), [RescaleAction(), NormaliseObs(), NormaliseReward(0.9), FrameStack(2)]
+        NativeEnv(Pendulum(), 3, max_episode_steps=2),
+        [RescaleAction(), NormalizeObs(), NormalizeReward(0.9), FrameStack(2)],
     )
     env.reset(0)
 
@@ -277,7 +286,10 @@ def test_transforms_compile_whole_with_the_environment_and_equal_eager():
 
     generator = torch.Generator().manual_seed(0)
     action, noise = torch.rand(3, 3, 1, generator=generator) * 2 - 1, draw(env.noise, generator, 3)
-    eager, compiled = loop(env.state, action, noise), torch.compile(loop, fullgraph=True)(env.state, action, noise)
+    eager, compiled = (
+        loop(env.state, action, noise),
+        torch.compile(loop, fullgraph=True)(env.state, action, noise),
+    )
     for a, b in zip(leaves(eager), leaves(compiled), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert eager[1][1].truncated.all()

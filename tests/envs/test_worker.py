@@ -135,12 +135,16 @@ def test_trap_a_hung_worker_does_not_hang_the_run(workers):
     assert all(gone(pid) for pid in pids)
 
 
-@pytest.mark.parametrize(("fault", "words"), [("raises", "raised RuntimeError: the door is stuck"), ("nan", "the value nan")])
+@pytest.mark.parametrize(
+    ("fault", "words"), [("raises", "raised RuntimeError: the door is stuck"), ("nan", "the value nan")]
+)
 def test_an_environments_fault_arrives_in_words_and_the_workers_can_be_reset(workers, fault, words):
     env = workers(Counter, 2, env_kwargs={"fault": fault, "at": 2})
     env.reset(0)
     env.step(torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(EnvironmentFault, match=rf"^environment 0 .*{words}.* at step 2 \(step 2 of episode 0\)$"):
+    with pytest.raises(
+        EnvironmentFault, match=rf"^environment 0 .*{words}.* at step 2 \(step 2 of episode 0\)$"
+    ):
         env.step(torch.zeros(2, dtype=torch.int64))
     env.reset(0)
     assert env.step(torch.zeros(2, dtype=torch.int64)).next_obs[:, 0].tolist() == [1, 1]
@@ -175,7 +179,8 @@ print(*[worker.process.pid for worker in env._workers], flush=True)
 
 
 def start_parent(end, **kwargs):
-    """A script without `if __name__ == "__main__"` that owns workers; returns it and the workers' process ids."""
+    """A script without `if __name__ == "__main__"` that owns workers; returns it and the workers' process
+    ids."""
     code = textwrap.dedent(PARENT).format(here=HERE, end=end, kwargs=kwargs)
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     return parent, [int(pid) for pid in parent.stdout.readline().split()]

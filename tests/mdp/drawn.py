@@ -13,8 +13,8 @@ KINDS = ("dense", "sparse", "absorbing", "periodic")
 def random_mdp(kind: str, states: int, actions: int, seed: int, *, illegal: bool = False) -> FiniteMDP:
     """Random probabilities and rewards per outcome.
 
-    Dense and sparse ones go on for ever; absorbing ones end with some outcomes of every pair, and stay in their last state for
-    nothing; periodic ones go round, whatever is done.
+    Dense and sparse ones go on for ever; absorbing ones end with some outcomes of every pair, and stay in
+    their last state for nothing; periodic ones go round, whatever is done.
     """
     rng = np.random.default_rng(seed)
     shape = (states, actions, states)
@@ -37,12 +37,18 @@ def random_mdp(kind: str, states: int, actions: int, seed: int, *, illegal: bool
         legal = rng.random((states, actions)) < 0.5
         legal[np.arange(states), rng.integers(actions, size=states)] = True
     start = rng.exponential(size=states)
-    return FiniteMDP.from_arrays(transition, reward, terminated=terminated, legal=legal, initial=start / start.sum())
+    return FiniteMDP.from_arrays(
+        transition, reward, terminated=terminated, legal=legal, initial=start / start.sum()
+    )
 
 
 @st.composite
 def mdps(draw, kinds=KINDS, max_states=6):
-    states, actions, seed = draw(st.integers(1, max_states)), draw(st.integers(1, 3)), draw(st.integers(0, 10**6))
+    states, actions, seed = (
+        draw(st.integers(1, max_states)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(0, 10**6)),
+    )
     return random_mdp(draw(st.sampled_from(kinds)), states, actions, seed, illegal=draw(st.booleans()))
 
 

@@ -1,4 +1,5 @@
-"""What the tests of MDPs compare with: outcomes as Python lists, and value iteration as the book writes it."""
+"""What the tests of MDPs compare with: outcomes as Python lists, and value iteration as the book writes
+it."""
 
 import numpy as np
 

@@ -18,7 +18,8 @@ from bellgrad.mdp.survival import discount_as_survival
 
 @st.composite
 def arrays(draw):
-    """Dense transition, reward, terminated `[S, A, S]` and legal `[S, A]`, with zeros, ends and illegal actions."""
+    """Dense transition, reward, terminated `[S, A, S]` and legal `[S, A]`, with zeros, ends and illegal
+    actions."""
     s, a, seed = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     transition = rng.random((s, a, s)) * rng.integers(0, 2, (s, a, s))
@@ -36,7 +37,9 @@ def test_the_same_mdp_comes_from_dense_arrays_sparse_matrices_and_a_function(giv
     s, a, _ = transition.shape
 
     def entry(state, action):
-        row = zip(transition[state, action], range(s), reward[state, action], terminated[state, action], strict=True)
+        row = zip(
+            transition[state, action], range(s), reward[state, action], terminated[state, action], strict=True
+        )
         return [outcome for outcome in row if outcome[0] > 0] if legal[state, action] else []
 
     def rows(dense):
@@ -50,14 +53,18 @@ def test_the_same_mdp_comes_from_dense_arrays_sparse_matrices_and_a_function(giv
     for form in (np.asarray, np.ndarray.tolist, rows, by_action):
         made = FiniteMDP.from_arrays(form(transition), form(reward), terminated=form(terminated), legal=legal)
         assert same_outcomes(made, expected), form
-    mixed = FiniteMDP.from_arrays(rows(transition), reward, terminated=by_action(terminated), legal=legal.tolist())
+    mixed = FiniteMDP.from_arrays(
+        rows(transition), reward, terminated=by_action(terminated), legal=legal.tolist()
+    )
     assert same_outcomes(mixed, expected)
 
 
 TRANSITION = np.array([[[0.5, 0.5, 0], [0, 0, 1]], [[0, 1, 0], [0.25, 0, 0.75]], [[0, 0, 1], [0, 0, 1]]])
 
 
-@pytest.mark.parametrize("form", [np.asarray, lambda dense: sparse.csr_array(dense.reshape(6, 3))], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "form", [np.asarray, lambda dense: sparse.csr_array(dense.reshape(6, 3))], ids=["dense", "sparse"]
+)
 def test_rewards_of_a_state_a_pair_and_a_next_state_are_spread_over_the_outcomes(form):
     def reward(values):
         return FiniteMDP.from_arrays(form(TRANSITION), values).reward.tolist()
@@ -75,12 +82,18 @@ def test_an_episode_ends_in_a_state_or_with_an_outcome():
 
 
 def test_costs_change_their_sign_once():
-    assert FiniteMDP.from_arrays(TRANSITION, [1, 2, 3], costs=True).expected_reward[:, 0].tolist() == [-1, -2, -3]
+    assert FiniteMDP.from_arrays(TRANSITION, [1, 2, 3], costs=True).expected_reward[:, 0].tolist() == [
+        -1,
+        -2,
+        -3,
+    ]
     assert FiniteMDP.from_function(1, 1, lambda s, a: [(1, 0, 7, False)], costs=True).reward.tolist() == [-7]
 
 
 def test_a_sparse_reward_without_an_entry_is_zero_and_one_elsewhere_is_not_looked_at():
-    reward = sparse.csr_array(([5.0, 9.0], ([0, 0], [1, 2])), shape=(6, 3))  # the pair of row 0 never leads to state 2
+    reward = sparse.csr_array(
+        ([5.0, 9.0], ([0, 0], [1, 2])), shape=(6, 3)
+    )  # the pair of row 0 never leads to state 2
     made = FiniteMDP.from_arrays(sparse.csr_array(TRANSITION.reshape(6, 3)), reward)
     assert made.reward.tolist() == [0, 5, 0, 0, 0, 0, 0, 0]
 
@@ -94,7 +107,11 @@ def test_outcomes_that_agree_in_their_next_state_stay_apart():
 def test_the_arrays_of_a_csr_matrix_are_shared_and_stay_writable_for_their_owner():
     matrix, reward = (sparse.csr_array(TRANSITION.reshape(6, 3)) for _ in range(2))
     made = FiniteMDP.from_arrays(matrix, reward)
-    for ours, theirs in ((made.probability, matrix.data), (made.next_state, matrix.indices), (made.offset, matrix.indptr)):
+    for ours, theirs in (
+        (made.probability, matrix.data),
+        (made.next_state, matrix.indices),
+        (made.offset, matrix.indptr),
+    ):
         assert np.shares_memory(ours, theirs)
         assert theirs.flags.writeable
         assert not ours.flags.writeable
@@ -141,18 +158,46 @@ def broken(*place_and_value):
 @pytest.mark.parametrize(
     "transition, options, words",
     [
-        (TRANSITION.transpose(1, 0, 2), {}, r"\(2, 3, 3\); expected \[S, A, S'\]; actions come first: transpose\(1, 0, 2\)"),
+        (
+            TRANSITION.transpose(1, 0, 2),
+            {},
+            r"\(2, 3, 3\); expected \[S, A, S'\]; actions come first: transpose\(1, 0, 2\)",
+        ),
         (TRANSITION[0], {}, r"transition has shape \(2, 3\); expected \[S, A, S'\]"),
-        (sparse.csr_array(TRANSITION.reshape(6, 3)[:5]), {}, r"transition has shape \(5, 3\); expected \[S\*A, S'\]"),
-        ([sparse.eye_array(3), sparse.eye_array(2)], {}, r"the matrix of action 1 has shape \(2, 2\); expected sparse \(3, 3\)"),
-        (broken(((1, 1), 0)), {}, "state 1, action 1 leads nowhere: its row is empty; an illegal action is marked in `legal`"),
+        (
+            sparse.csr_array(TRANSITION.reshape(6, 3)[:5]),
+            {},
+            r"transition has shape \(5, 3\); expected \[S\*A, S'\]",
+        ),
+        (
+            [sparse.eye_array(3), sparse.eye_array(2)],
+            {},
+            r"the matrix of action 1 has shape \(2, 2\); expected sparse \(3, 3\)",
+        ),
+        (
+            broken(((1, 1), 0)),
+            {},
+            "state 1, action 1 leads nowhere: its row is empty; an illegal action is marked in `legal`",
+        ),
         (broken(((1, 1, 2), 0.5)), {}, "state 1, action 1: the probabilities sum to 0.75, not to 1"),
         (broken(((1, 1, 2), np.nan)), {}, "state 1, action 1: an outcome has probability nan"),
         (broken(((2, 0), [-1, 1, 1])), {}, "state 2, action 0: an outcome has probability -1"),
-        (TRANSITION, {"reward": [1, 2]}, r"reward has shape \(2,\); expected \[S\] = \(3,\), \[S, A\] = \(3, 2\), .*\(6, 3\)"),
-        (TRANSITION, {"reward": sparse.eye_array(3)}, r"reward has shape \(3, 3\); expected \[S\*A, S'\] = \(6, 3\)"),
+        (
+            TRANSITION,
+            {"reward": [1, 2]},
+            r"reward has shape \(2,\); expected \[S\] = \(3,\), \[S, A\] = \(3, 2\), .*\(6, 3\)",
+        ),
+        (
+            TRANSITION,
+            {"reward": sparse.eye_array(3)},
+            r"reward has shape \(3, 3\); expected \[S\*A, S'\] = \(6, 3\)",
+        ),
         (TRANSITION, {"reward": [0, 0, np.inf]}, "state 2, action 0: an outcome has reward inf"),
-        (TRANSITION, {"terminated": np.zeros((2, 2))}, r"terminated has shape \(2, 2\); expected \[S'\] = \(3,\)"),
+        (
+            TRANSITION,
+            {"terminated": np.zeros((2, 2))},
+            r"terminated has shape \(2, 2\); expected \[S'\] = \(3,\)",
+        ),
         (TRANSITION, {"terminated": [0, 0, 0.5]}, "terminated must be true or false"),
         (TRANSITION, {"legal": np.ones(3)}, r"legal has shape \(3,\); expected \[S, A\] = \(3, 2\)"),
         (TRANSITION, {"legal": [[1, 1], [0, 0], [1, 1]]}, "state 1 has no legal action"),
@@ -240,20 +285,30 @@ def test_enough_data_of_an_mdp_give_that_mdp():
     cumulated = truth.probability.reshape(-1, 3).cumsum(axis=1)[obs * 2 + action]
     chosen = first + (rng.random(60_000)[:, None] >= cumulated[:, :2]).sum(axis=1)
     made = FiniteMDP.from_transitions(
-        obs, action, truth.reward[chosen], truth.next_state[chosen], np.zeros(60_000, bool), num_states=6, num_actions=2
+        obs,
+        action,
+        truth.reward[chosen],
+        truth.next_state[chosen],
+        np.zeros(60_000, bool),
+        num_states=6,
+        num_actions=2,
     )
-    # 5,000 draws a pair: a frequency errs by 0.0071 (one standard deviation) at most, so 0.04 is beyond 5.6 of them.
+    # 5,000 draws a pair: a frequency errs by 0.0071 (one standard deviation) at most, so 0.04 is beyond 5.6
+    # of them.
     np.testing.assert_allclose(made.transition.toarray(), truth.transition.toarray(), atol=0.04)
 
 
 def test_the_corridor_has_the_lectures_values():
-    # The table of the five-state corridor: Q*(L) and Q*(R) of states 1 to 5; value iteration ends after as many sweeps as states.
+    # The table of the five-state corridor: Q*(L) and Q*(R) of states 1 to 5; value iteration ends after as
+    # many sweeps as states.
     expected = [[-14, -13], [-14, -12], [-13, -11], [-12, -1], [0, 0]]
     np.testing.assert_array_equal(optimal_q(corridor(), 1.0, sweeps=20), expected)
 
 
-@pytest.mark.parametrize("options, expected", [({}, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6]),
-                                               ({"num_states": 19, "left": -1}, np.arange(-9, 10) / 10)])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, expected",
+    [({}, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6]), ({"num_states": 19, "left": -1}, np.arange(-9, 10) / 10)],
+)
 def test_the_random_walk_has_the_books_values(options, expected):
     # Sutton and Barto 2018: example 6.2 gives 1/6 to 5/6; example 7.1 has the 19 values from -0.9 to 0.9.
     walk = random_walk(**options)
@@ -274,13 +329,15 @@ def test_the_best_way_over_the_cliff_is_along_its_edge():
 
 @pytest.mark.parametrize("options, steps", [({}, 15), ({"moves": "king"}, 7)])
 def test_the_windy_grid_is_crossed_in_the_books_number_of_steps(options, steps):
-    # Sutton and Barto 2018, example 6.5: 15 steps at least. With king's moves (exercise 6.9) the goal is 7 columns away.
+    # Sutton and Barto 2018, example 6.5: 15 steps at least. With king's moves (exercise 6.9) the goal is 7
+    # columns away.
     mdp = windy_gridworld(**options)
     assert optimal_q(mdp, 1.0, sweeps=60)[30].max() == -steps
 
 
 def test_going_forward_along_the_chain_earns_what_is_known():
-    # Strens 2000, table 1: the optimal policy earns 3677 in 1,000 steps; so it does once it has forgotten the start.
+    # Strens 2000, table 1: the optimal policy earns 3677 in 1,000 steps; so it does once it has forgotten the
+    # start.
     mdp = chain()
     share = np.linalg.matrix_power(mdp.transition[::2].toarray(), 200)[0]
     assert round(1000 * share @ mdp.expected_reward[:, 0]) == 3677
@@ -298,10 +355,12 @@ def test_a_garnet_pair_leads_to_as_many_different_states_as_asked():
 def test_garnet_successors_and_probabilities_are_drawn_alike():
     mdp = garnet(4, 20_000, 2, seed=0)
     subsets = np.bincount(mdp.next_state.reshape(-1, 2) @ [4, 1], minlength=16)
-    # Of 80,000 pairs each of the 6 subsets has 13,333; its standard deviation is 105, so 600 is beyond 5.7 of them.
+    # Of 80,000 pairs each of the 6 subsets has 13,333; its standard deviation is 105, so 600 is beyond 5.7 of
+    # them.
     assert (np.abs(subsets[subsets > 0] - 80_000 / 6) < 600).all()
     assert (subsets > 0).sum() == 6
-    # The gap left of one uniform cut is uniform: mean 1/2, and variance 1/12 within 0.002 (standard deviation 0.0003).
+    # The gap left of one uniform cut is uniform: mean 1/2, and variance 1/12 within 0.002 (standard deviation
+    # 0.0003).
     first = mdp.probability[::2]
     assert abs(first.mean() - 0.5) < 0.006
     assert abs(first.var() - 1 / 12) < 0.002
@@ -319,7 +378,9 @@ def test_surviving_a_step_with_probability_gamma_is_worth_what_discounting_is(gi
     transition, reward, terminated, legal = given_arrays
     mdp = FiniteMDP.from_arrays(transition, reward, terminated=terminated, legal=legal)
     mortal = discount_as_survival(mdp, gamma)
-    np.testing.assert_allclose(optimal_q(mortal, 1.0, sweeps=30), optimal_q(mdp, gamma, sweeps=30), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        optimal_q(mortal, 1.0, sweeps=30), optimal_q(mdp, gamma, sweeps=30), rtol=1e-9, atol=1e-9
+    )
     np.testing.assert_allclose(mortal.ending[legal], 1 - gamma * (1 - mdp.ending[legal]), atol=1e-12)
 
 

@@ -1,4 +1,5 @@
-"""Ends of the world: a fixed horizon, total reward until the end, average reward; and linear programming. Closed forms first."""
+"""Ends of the world: a fixed horizon, total reward until the end, average reward; and linear programming.
+Closed forms first."""
 
 import math
 from itertools import product
@@ -38,9 +39,10 @@ def frozen_lake():
     return FiniteMDP.from_gymnasium("FrozenLake-v1")
 
 
-# ---------------------------------------------------------------------------------------------------- fixed horizon
+# ---------------------------------------------------------------------------------------------- fixed horizon
 def test_with_few_steps_left_the_corridor_is_left_alone():
-    """With one step to go any cheap action is best; only with three or more does the third state pay 10 to get out."""
+    """With one step to go any cheap action is best; only with three or more does the third state pay 10 to
+    get out."""
     solution = backward_induction(corridor(), 13)
     assert solution.value.shape == (14, 5)
     assert solution.q.shape == solution.policy.shape == (13, 5, 2)
@@ -49,11 +51,17 @@ def test_with_few_steps_left_the_corridor_is_left_alone():
     assert solution.value[0].tolist() == [-13, -12, -11, -1, 0]
     assert solution.policy[12, 2].tolist() == [1, 0]
     assert solution.policy[0, 2].tolist() == [0, 1]
-    assert (solution.horizon, solution.iterations, solution.error_bound, solution.converged) == (13, 13, 0, True)
+    assert (solution.horizon, solution.iterations, solution.error_bound, solution.converged) == (
+        13,
+        13,
+        0,
+        True,
+    )
 
 
 def test_frozen_lake_within_a_hundred_steps():
-    """0.7442 for the best policy, 0.7402 for the greedy one of gamma 0.99: recursion in plain Python over Gymnasium's `P`."""
+    """0.7442 for the best policy, 0.7402 for the greedy one of gamma 0.99: recursion in plain Python over
+    Gymnasium's `P`."""
     lake = frozen_lake()
     best = backward_induction(lake, 100)
     assert best.value[0, 0] == pytest.approx(0.7442, abs=5e-5)
@@ -67,24 +75,32 @@ def test_frozen_lake_within_a_hundred_steps():
 def test_no_policy_that_depends_on_the_step_beats_backward_induction(mdp):
     solution = backward_induction(mdp, 2, gamma=0.9)
     policies = product(deterministic_policies(mdp), repeat=2)
-    values = np.array([finite_horizon_evaluation(mdp, np.stack(steps), 2, gamma=0.9)[0] for steps in policies])
+    values = np.array(
+        [finite_horizon_evaluation(mdp, np.stack(steps), 2, gamma=0.9)[0] for steps in policies]
+    )
     np.testing.assert_allclose(values.max(axis=0), solution.value[0], atol=1e-12)
-    np.testing.assert_allclose(finite_horizon_evaluation(mdp, solution.policy, 2, gamma=0.9), solution.value, atol=1e-8)
+    np.testing.assert_allclose(
+        finite_horizon_evaluation(mdp, solution.policy, 2, gamma=0.9), solution.value, atol=1e-8
+    )
 
 
 def test_each_stage_is_reported_with_the_steps_to_go():
     seen = []
-    solution = backward_induction(corridor(), 3, on_sweep=lambda iteration, value: seen.append((iteration, value.tolist())))
+    solution = backward_induction(
+        corridor(), 3, on_sweep=lambda iteration, value: seen.append((iteration, value.tolist()))
+    )
     assert seen == [(to_go, solution.value[3 - to_go].tolist()) for to_go in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(("horizon", "gamma", "words"), [(0, 1.0, "horizon = 0"), (3, 1.1, "gamma = 1.1"), (3, -0.1, "gamma")])
+@pytest.mark.parametrize(
+    ("horizon", "gamma", "words"), [(0, 1.0, "horizon = 0"), (3, 1.1, "gamma = 1.1"), (3, -0.1, "gamma")]
+)
 def test_a_horizon_or_discount_out_of_range_is_refused(horizon, gamma, words):
     with pytest.raises(UsageError, match=words):
         backward_induction(corridor(), horizon, gamma=gamma)
 
 
-# ------------------------------------------------------------------------------------------- total reward until the end
+# --------------------------------------------------------------------------------- total reward until the end
 def test_the_corridor_exactly():
     """The lecture's tables of V*, Q* and A*."""
     solution = stochastic_shortest_path(corridor())
@@ -98,7 +114,8 @@ def test_the_corridor_exactly():
 def test_frozen_lake_is_worth_its_chance_of_success():
     """14/17: the best policy solved in exact fractions; no action anywhere improves on its values.
 
-    The loops along the upper wall cost nothing, so that the equation alone has many solutions; it is the smallest that counts.
+    The loops along the upper wall cost nothing, so that the equation alone has many solutions; it is the
+    smallest that counts.
     """
     lake = frozen_lake()
     solution = stochastic_shortest_path(lake)
@@ -109,7 +126,9 @@ def test_frozen_lake_is_worth_its_chance_of_success():
     assert expected_return(lake, solution.policy, 1.0) == pytest.approx(14 / 17, abs=1e-12)
     assert solution.value[0] == pytest.approx(backward_induction(lake, 5000).value[0, 0], abs=1e-6)
     too_much = np.where(solution.value > 0, 1.0, 0.0)
-    np.testing.assert_allclose(bellman(lake, too_much, 1.0)[:4], too_much[:4])  # the upper row bears out any value, even 1
+    np.testing.assert_allclose(
+        bellman(lake, too_much, 1.0)[:4], too_much[:4]
+    )  # the upper row bears out any value, even 1
 
 
 @pytest.mark.parametrize("num_states", [1, 5, 19])
@@ -132,14 +151,19 @@ def test_the_error_bound_holds_against_every_deterministic_policy(mdp, tolerance
 
 def waiting_room(reward_of_waiting):
     """Wait in 0, go on to 1 at cost 1, and from there to the end at cost 2."""
-    return small({(0, 0): [(1.0, 0, reward_of_waiting)], (0, 1): [(1.0, 1, -1.0)], (1, 0): [(1.0, END, -2.0)]})
+    return small(
+        {(0, 0): [(1.0, 0, reward_of_waiting)], (0, 1): [(1.0, 1, -1.0)], (1, 0): [(1.0, END, -2.0)]}
+    )
 
 
 def test_a_free_wait_is_not_the_answer_but_noted():
-    """Waiting for ever is worth 0, more than the -3 of going; the smallest solution is that of the policies that end."""
+    """Waiting for ever is worth 0, more than the -3 of going; the smallest solution is that of the policies
+    that end."""
     solution = stochastic_shortest_path(waiting_room(0.0))
     assert solution.value.tolist() == [-3, -2]
-    assert expected_return(waiting_room(0.0), solution.policy, 1.0) == pytest.approx(-2.5)  # it starts in either
+    assert expected_return(waiting_room(0.0), solution.policy, 1.0) == pytest.approx(
+        -2.5
+    )  # it starts in either
     assert solution.note.endswith("the smallest solution, the best of the policies that surely end")
 
 
@@ -155,7 +179,14 @@ def test_a_wait_that_costs_ever_so_little_is_proven_not_to_pay(cost):
 
 def test_a_loop_that_earns_on_the_way_but_costs_in_all_is_solved():
     """0 and 1 pay each other 1 and -2: going round once more is never worth it, though the first half is."""
-    mdp = small({(0, 0): [(1.0, 1, 1.0)], (0, 1): [(1.0, END, 0.0)], (1, 0): [(1.0, 0, -2.0)], (1, 1): [(1.0, END, -3.0)]})
+    mdp = small(
+        {
+            (0, 0): [(1.0, 1, 1.0)],
+            (0, 1): [(1.0, END, 0.0)],
+            (1, 0): [(1.0, 0, -2.0)],
+            (1, 1): [(1.0, END, -3.0)],
+        }
+    )
     assert stochastic_shortest_path(mdp).value.tolist() == [0, -2]
 
 
@@ -175,7 +206,9 @@ def test_a_closed_loop_that_costs_nothing_is_an_end():
             "from state 0 in a loop that pays, or that costs nothing on average",
         ),
         (
-            small({(0, 0): [(1.0, 1, 3.0)], (1, 0): [(0.5, 0, -2.0), (0.5, 1, 0.0)], (1, 1): [(1.0, END, 0.0)]}),
+            small(
+                {(0, 0): [(1.0, 1, 3.0)], (1, 0): [(0.5, 0, -2.0), (0.5, 1, 0.0)], (1, 1): [(1.0, END, 0.0)]}
+            ),
             "from state 0 in a loop that pays",
         ),
         (
@@ -197,7 +230,9 @@ def loops(draw):
     """Few states, rewards -1, 0 and 1, one or two successors, and few ends: loops of every kind."""
     states, actions = draw(st.integers(1, 4)), draw(st.integers(1, 2))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    paid = draw(st.sampled_from([[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]]))
+    paid = draw(
+        st.sampled_from([[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]])
+    )
     table = {}
     for s, a in product(range(states), range(actions)):
         reward = float(rng.choice([-1, 0, 1], p=paid))
@@ -207,7 +242,8 @@ def loops(draw):
 
 
 def value_until_the_end(mdp, policy):
-    """`[S]` by a dense solve, -inf where the policy may go on for ever; where nothing but free steps can follow is an end too.
+    """`[S]` by a dense solve, -inf where the policy may go on for ever; where nothing but free steps can
+    follow is an end too.
 
     None where it may go on for ever without a loss, on steps that are not all free.
     """
@@ -234,7 +270,8 @@ def value_until_the_end(mdp, policy):
 @settings(max_examples=100, deadline=None)
 @given(loops())
 def test_what_is_refused_and_what_is_solved_is_so_by_enumeration(mdp):
-    """Refused: a policy can loop without a loss, not all for free, or a state has no way to an end. Else the best that ends."""
+    """Refused: a policy can loop without a loss, not all for free, or a state has no way to an end. Else the
+    best that ends."""
     values = [value_until_the_end(mdp, policy) for policy in deterministic_policies(mdp)]
     if any(value is None for value in values) or np.isinf(np.max(values, axis=0)).any():
         with pytest.raises(UsageError, match=r"from state \d"):
@@ -248,32 +285,44 @@ def test_what_is_refused_and_what_is_solved_is_so_by_enumeration(mdp):
 
 def test_sweeps_are_reported_and_too_few_of_them_prove_nothing():
     seen = []
-    with pytest.warns(RuntimeWarning, match=r"stopped after 7 iterations with the residual at 0\.0\d+: values may be off by inf"):
-        solution = stochastic_shortest_path(frozen_lake(), max_iterations=7, on_sweep=lambda i, value: seen.append((i, value)))
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"stopped after 7 iterations with the residual at 0\.0\d+: values may be off by inf",
+    ):
+        solution = stochastic_shortest_path(
+            frozen_lake(), max_iterations=7, on_sweep=lambda i, value: seen.append((i, value))
+        )
     assert [i for i, _ in seen] == [1, 2, 3, 4, 5, 6, 7]
     assert seen[-1][1] is solution.value
     assert (solution.iterations, solution.converged, solution.error_bound) == (7, False, math.inf)
     exact = stochastic_shortest_path(frozen_lake()).value
-    assert (backward_induction(frozen_lake(), 7).value[0] <= solution.value).all()  # a loop that costs nothing takes no sweep
+    assert (
+        backward_induction(frozen_lake(), 7).value[0] <= solution.value
+    ).all()  # a loop that costs nothing takes no sweep
     assert (solution.value <= exact + 1e-6).all()
 
 
-# ---------------------------------------------------------------------------------------------------- where one can stay
+# ----------------------------------------------------------------------------------------- where one can stay
 def test_end_components_are_where_a_policy_can_stay():
-    """0 and 1 form a loop by action 0; 2 is left by chance; 3 keeps itself; action 1 in 0 leads out and belongs to none."""
+    """0 and 1 form a loop by action 0; 2 is left by chance; 3 keeps itself; action 1 in 0 leads out and
+    belongs to none."""
     mdp = small(
         {
-            (0, 0): [(1.0, 1, 0.0)], (0, 1): [(0.5, 0, 0.0), (0.5, 2, 0.0)], (1, 0): [(1.0, 0, 0.0)],
-            (2, 0): [(0.5, 2, 0.0), (0.5, 3, 0.0)], (3, 0): [(1.0, 3, 0.0)], (3, 1): [(0.9, 3, 0.0), (0.1, END, 0.0)],
+            (0, 0): [(1.0, 1, 0.0)],
+            (0, 1): [(0.5, 0, 0.0), (0.5, 2, 0.0)],
+            (1, 0): [(1.0, 0, 0.0)],
+            (2, 0): [(0.5, 2, 0.0), (0.5, 3, 0.0)],
+            (3, 0): [(1.0, 3, 0.0)],
+            (3, 1): [(0.9, 3, 0.0), (0.1, END, 0.0)],
         }
-    )  # fmt: skip
+    )
     component, stays = end_components(mdp, mdp.legal)
     assert component[0] == component[1] != component[3]
     assert component[2] == -1
     assert stays.tolist() == [[True, False], [True, False], [False, False], [True, False]]
 
 
-# -------------------------------------------------------------------------------------------------------- average reward
+# --------------------------------------------------------------------------------------------- average reward
 @pytest.mark.parametrize("solver", AVERAGE)
 def test_the_average_of_a_ring_is_the_mean_of_its_rewards(solver):
     """Periodic: without the transformation value iteration goes round for ever."""
@@ -289,15 +338,17 @@ def test_the_average_of_a_ring_is_the_mean_of_its_rewards(solver):
 
 @pytest.mark.parametrize("solver", AVERAGE)
 def test_the_chain_is_best_walked_forward(solver):
-    """Forward throughout has the stationary distribution 0.2, 0.16, 0.128, 0.1024 and the rest, 0.4096, in the last state; a
-    step forward earns 2 by a slip, else 10 in the last: 0.2 * 2 + 0.8 * 0.4096 * 10 = 3.6768."""
+    """Forward throughout has the stationary distribution 0.2, 0.16, 0.128, 0.1024 and the rest, 0.4096, in
+    the last state; a step forward earns 2 by a slip, else 10 in the last: 0.2 * 2 + 0.8 * 0.4096 * 10 =
+    3.6768."""
     solution = solver(chain())
     assert abs(solution.gain - 3.6768) <= solution.error_bound + 1e-12
     assert solution.policy[:, 0].tolist() == [1, 1, 1, 1, 1]
 
 
 def two_rooms(pay, door=0.0):
-    """Stay in either of two states, or go to the other; everything is possible, so staying in both has two closed classes."""
+    """Stay in either of two states, or go to the other; everything is possible, so staying in both has two
+    closed classes."""
     return small(
         {(s, a): [(1.0, s if a == 0 else 1 - s, pay[s] if a == 0 else door)] for s in (0, 1) for a in (0, 1)},
     )
@@ -325,7 +376,8 @@ def test_gain_and_bound_hold_against_every_deterministic_policy(mdp):
 
 
 def averages(mdp, policy):
-    """`[S]` the average reward from each start, of a chain made lazy (which changes no average) and squared sixty times."""
+    """`[S]` the average reward from each start, of a chain made lazy (which changes no average) and squared
+    sixty times."""
     transition, reward = dense(mdp)
     power = (np.eye(mdp.num_states) + np.einsum("sa,sat->st", policy, transition)) / 2
     for _ in range(60):
@@ -335,7 +387,8 @@ def averages(mdp, policy):
 
 
 def test_the_gain_is_the_limit_of_the_discounted_value():
-    """(1 - gamma) V_gamma tends to the gain: Puterman 1994, corollary 8.2.5. The rest is (1 - gamma) times the bias."""
+    """(1 - gamma) V_gamma tends to the gain: Puterman 1994, corollary 8.2.5. The rest is (1 - gamma) times
+    the bias."""
     mdp = garnet(50, 3, 4, seed=1)
     solution = average_policy_iteration(mdp)
     value = linear_programming(mdp, 0.9999, tolerance=1e-4).value
@@ -346,7 +399,9 @@ def test_the_gain_is_the_limit_of_the_discounted_value():
 @pytest.mark.parametrize("solver", AVERAGE)
 def test_what_has_no_single_average_is_refused(solver):
     shut = small({(0, 0): [(0.5, 1, 0.0), (0.5, 2, 0.0)], (1, 0): [(1.0, 1, 1.0)], (2, 0): [(1.0, 2, 0.0)]})
-    with pytest.raises(UsageError, match=r"stay for ever around state 1 and another around state 2.*multichain"):
+    with pytest.raises(
+        UsageError, match=r"stay for ever around state 1 and another around state 2.*multichain"
+    ):
         solver(shut)
     one_way = small({(0, 0): [(1.0, 0, 1.0)], (0, 1): [(1.0, 1, 0.0)], (1, 0): [(1.0, 1, 0.0)]})
     with pytest.raises(UsageError, match=r"state 0 and another around state 1.*multichain"):
@@ -357,7 +412,9 @@ def test_what_has_no_single_average_is_refused(solver):
 
 def test_average_sweeps_are_reported_and_too_few_of_them_are_not_called_converged():
     mdp, seen = garnet(30, 3, 3, seed=0), []
-    with pytest.warns(RuntimeWarning, match="relative_value_iteration stopped after 4 iterations with the residual at 0.0"):
+    with pytest.warns(
+        RuntimeWarning, match="relative_value_iteration stopped after 4 iterations with the residual at 0.0"
+    ):
         solution = relative_value_iteration(mdp, max_iterations=4, on_sweep=lambda i, bias: seen.append(i))
     assert seen == [1, 2, 3, 4]
     assert not solution.converged
@@ -370,7 +427,7 @@ def test_average_sweeps_are_reported_and_too_few_of_them_are_not_called_converge
     assert abs(stopped.gain - exact.gain) <= stopped.error_bound
 
 
-# ---------------------------------------------------------------------------------------------------- linear programming
+# ----------------------------------------------------------------------------------------- linear programming
 @pytest.mark.parametrize(("gamma", "value"), [(0.99, 0.542026), (0.95, 0.180472), (0.9, 0.068891)])
 def test_frozen_lake_by_linear_programming(gamma, value):
     """Six digits of value iteration in plain Python over Gymnasium's `P`, run until nothing changes."""
@@ -388,17 +445,20 @@ def test_the_duality_gap_is_closed(mdp, gamma):
     scale = 1 / (1 - gamma)
     assert (program.occupancy >= -1e-9).all()
     assert (program.occupancy[~mdp.legal] == 0).all()
-    assert (program.occupancy * reward).sum() == pytest.approx(program.value.mean(), abs=1e-7 * scale)  # the gap
+    assert (program.occupancy * reward).sum() == pytest.approx(
+        program.value.mean(), abs=1e-7 * scale
+    )  # the gap
     flow = program.occupancy.sum(axis=1) - gamma * np.einsum("sa,sat->t", program.occupancy, transition)
     np.testing.assert_allclose(flow, 1 / mdp.num_states, atol=1e-7)
 
 
 def test_the_occupancy_is_where_the_best_policy_goes():
-    """Complementary slackness: only best actions are visited; and the visits are those of the policy from a uniform start."""
+    """Complementary slackness: only best actions are visited; and the visits are those of the policy from a
+    uniform start."""
     mdp = garnet(20, 3, 4, seed=2)
     program, solution = solve_linear_program(mdp, 0.9), linear_programming(mdp, 0.9)
     assert (program.occupancy[solution.policy == 0] < 1e-9).all()
-    visits = state_distribution(mdp, solution.policy, 0.9, normalised=False)
+    visits = state_distribution(mdp, solution.policy, 0.9, normalized=False)
     np.testing.assert_allclose(program.occupancy.sum(axis=1), visits, atol=1e-8)
     np.testing.assert_array_equal(solution.policy, greedy(mdp, solution.value, gamma=0.9))
 
@@ -408,13 +468,17 @@ def test_a_linear_programme_needs_a_discount():
         linear_programming(corridor(), 1.0)
 
 
-# ------------------------------------------------------------------------------------------------------ several at once
+# -------------------------------------------------------------------------------------------- several at once
 @settings(max_examples=20, deadline=None)
 @given(mdps(kinds=["absorbing"]), st.integers(0, 10**6))
 def test_a_long_horizon_reaches_the_total(mdp, seed):
     solution = stochastic_shortest_path(mdp)
-    np.testing.assert_allclose(backward_induction(mdp, 300).value[0], solution.value, atol=2e-6)  # few last so long
-    assert (value_of(mdp, random_policy(mdp, seed), 1 - 1e-15) <= solution.value + solution.error_bound + 1e-12).all()
+    np.testing.assert_allclose(
+        backward_induction(mdp, 300).value[0], solution.value, atol=2e-6
+    )  # few last so long
+    assert (
+        value_of(mdp, random_policy(mdp, seed), 1 - 1e-15) <= solution.value + solution.error_bound + 1e-12
+    ).all()
 
 
 def test_the_uniform_policy_is_worse_than_the_best_by_every_criterion():

@@ -27,9 +27,13 @@ WAYS = {
     "prioritized_sweeping": prioritized_sweeping,
     "q_iteration": q_iteration,
     "policy_iteration": policy_iteration,
-    "policy_iteration, gmres": lambda mdp, gamma, **kw: policy_iteration(mdp, gamma, evaluation="gmres", **kw),
+    "policy_iteration, gmres": lambda mdp, gamma, **kw: policy_iteration(
+        mdp, gamma, evaluation="gmres", **kw
+    ),
     "modified_policy_iteration": modified_policy_iteration,
-    "modified_policy_iteration, in place": lambda mdp, gamma, **kw: modified_policy_iteration(mdp, gamma, in_place=True, **kw),
+    "modified_policy_iteration, in place": lambda mdp, gamma, **kw: modified_policy_iteration(
+        mdp, gamma, in_place=True, **kw
+    ),
 }
 ROUNDING = 1e-10  # of values in the hundreds, through a few thousand sweeps
 LONG_WAY = FiniteMDP.from_function(  # rewarded at the end of 60 steps: far from settled after a few sweeps
@@ -65,10 +69,14 @@ def test_every_solver_holds_its_bound_at_gamma_near_one(way, kind):
 def test_residual_is_the_bellman_residual_at_the_value(way):
     mdp = random_mdp("dense", 6, 3, seed=1)
     found = way(mdp, 0.9)
-    assert found.residual == pytest.approx(np.abs(bellman(mdp, found.value, 0.9) - found.value).max(), abs=1e-12)
+    assert found.residual == pytest.approx(
+        np.abs(bellman(mdp, found.value, 0.9) - found.value).max(), abs=1e-12
+    )
 
 
-@pytest.mark.parametrize("find", [value_iteration, gauss_seidel, prioritized_sweeping, q_iteration, modified_policy_iteration])
+@pytest.mark.parametrize(
+    "find", [value_iteration, gauss_seidel, prioritized_sweeping, q_iteration, modified_policy_iteration]
+)
 def test_running_out_of_iterations_is_told_with_the_residual(find):
     with pytest.warns(RuntimeWarning, match="after 2 iterations with the residual at"):
         found = find(LONG_WAY, 0.99, max_iterations=2)
@@ -109,7 +117,9 @@ def test_the_span_gives_the_value_where_the_change_is_the_same_everywhere():
 
 def test_value_iteration_from_zero_is_the_best_of_one_more_step_each_sweep():
     values = []
-    value_iteration(corridor(), 0.9, initial_value=np.zeros(5), on_sweep=lambda k, value: values.append((k, value.copy())))
+    value_iteration(
+        corridor(), 0.9, initial_value=np.zeros(5), on_sweep=lambda k, value: values.append((k, value.copy()))
+    )
     exact = solve(corridor(), horizon=4, gamma=0.9)
     assert [k for k, _ in values[:4]] == [1, 2, 3, 4]
     for k, value in values[:4]:
@@ -161,7 +171,9 @@ def test_a_policy_is_evaluated_alike_in_every_way(mdp, seed, gamma):
 def test_probabilities_above_one_are_refused_where_gamma_cannot_outweigh_them():
     transition = np.array([[[1 + 5e-7]]])  # within what float32 input rounds to
     mdp = FiniteMDP.from_arrays(transition, np.ones((1, 1)))
-    assert value_iteration(mdp, 0.99).value[0] == pytest.approx((1 + 5e-7) / (1 - 0.99 * (1 + 5e-7)), abs=1e-6)
+    assert value_iteration(mdp, 0.99).value[0] == pytest.approx(
+        (1 + 5e-7) / (1 - 0.99 * (1 + 5e-7)), abs=1e-6
+    )
     with pytest.raises(UsageError, match="make them sum to 1"):
         value_iteration(mdp, 0.9999999)
 
@@ -172,7 +184,7 @@ def test_the_number_of_threads_is_left_as_it_was():
     assert numba.get_num_threads() == before
 
 
-# ------------------------------------------------------------------------------------------------------------------- solve
+# ------------------------------------------------------------------------------------------------------ solve
 def test_every_solver_of_the_table_is_a_function_that_solve_calls():
     mdp = garnet(20, 2, 3, seed=0)
     for name, solver in SOLVERS.items():
@@ -185,12 +197,19 @@ def test_every_solver_of_the_table_is_a_function_that_solve_calls():
 
 def test_auto_solves_small_mdps_exactly():
     found = solve(LONG_WAY)
-    assert found.method == "policy_iteration" and found.error_bound < 1e-9 and "at most 1,000 states" in found.note
+    assert (
+        found.method == "policy_iteration"
+        and found.error_bound < 1e-9
+        and "at most 1,000 states" in found.note
+    )
 
 
 @pytest.mark.parametrize(
     ("mdp", "in_place"),
-    [(garnet(2_000, 3, 4, seed=0), False), (gridworld(["." * 40] * 39 + ["." * 39 + "G"], slip=0.2, step_reward=-1), True)],
+    [
+        (garnet(2_000, 3, 4, seed=0), False),
+        (gridworld(["." * 40] * 39 + ["." * 39 + "G"], slip=0.2, step_reward=-1), True),
+    ],
     ids=["all over the MDP", "a grid"],
 )
 def test_auto_goes_over_to_sweeps_in_place_where_ways_are_long(mdp, in_place):

@@ -1,8 +1,9 @@
-"""Every estimator of the policy gradient, held against the exact gradient, or the exact mean of what it estimates instead.
+"""Every estimator of the policy gradient, held against the exact gradient, or the exact mean of what it
+estimates instead.
 
-Twice. Over all episodes that can happen, each counted with its probability: there means agree to rounding. And over many random
-ones: there a component may miss by chance, and the bound is such that right code fails for one seed in a million (normal means,
-Bonferroni over the components). The seeds are fixed.
+Twice. Over all episodes that can happen, each counted with its probability: there means agree to rounding.
+And over many random ones: there a component may miss by chance, and the bound is such that right code fails
+for one seed in a million (normal means, Bonferroni over the components). The seeds are fixed.
 """
 
 import re
@@ -44,7 +45,8 @@ def looping() -> FiniteMDP:
 
 
 def forward() -> FiniteMDP:
-    """Four states and two actions; each step leads further or to the end, so that no episode is longer than four steps."""
+    """Four states and two actions; each step leads further or to the end, so that no episode is longer than
+    four steps."""
     rng = np.random.default_rng(6)
 
     def outcomes(state, action):
@@ -75,21 +77,29 @@ class Case:
         return Estimator(phi, GAMMA, "none" if phi == "return" else weight, self.value, self.q, **options)
 
     def mistaken(self, phi, weight="discount", **options):
-        return Estimator(phi, GAMMA, "none" if phi == "return" else weight, self.wrong, self.wrong_q, **options)
+        return Estimator(
+            phi, GAMMA, "none" if phi == "return" else weight, self.wrong, self.wrong_q, **options
+        )
 
     def gradients(self, episodes, estimator):
-        return episode_gradients(self.mdp, self.theta, episodes, estimator, observation=self.observation, seed=SEED)
+        return episode_gradients(
+            self.mdp, self.theta, episodes, estimator, observation=self.observation, seed=SEED
+        )
 
     def expected(self, estimator, horizon=LONG):
         return expected_gradient(self.mdp, self.theta, estimator, horizon, observation=self.observation)
 
     def exact(self):
-        """The gradient of J, by central differences of the linear solve: they share no formula with any estimator."""
+        """The gradient of J, by central differences of the linear solve: they share no formula with any
+        estimator."""
         gradient, step = np.zeros_like(self.theta), 1e-5
         for place in np.ndindex(*self.theta.shape):
             change = np.zeros_like(self.theta)
             change[place] = step
-            up, down = (expected_return(self.mdp, self.policy_of(self.theta + sign * change), GAMMA) for sign in (1, -1))
+            up, down = (
+                expected_return(self.mdp, self.policy_of(self.theta + sign * change), GAMMA)
+                for sign in (1, -1)
+            )
             gradient[place] = (up - down) / (2 * step)
         return gradient
 
@@ -99,7 +109,7 @@ def case(name, seen="observed"):
     return Case({"looping": looping, "forward": forward}[name](), SEEN[seen])
 
 
-# ------------------------------------------------------------------------------------- over all episodes, to rounding
+# ----------------------------------------------------------------------------- over all episodes, to rounding
 @cache
 def all_episodes(name, seen, horizon):
     """Every episode up to a horizon `[T, B]`, and the probability of each `[B]`."""
@@ -110,7 +120,11 @@ def all_episodes(name, seen, horizon):
     for b, way in enumerate(ways):
         steps = len(way.action)
         columns.state[:steps, b], columns.next_state[:steps, b] = way.state[:-1], way.state[1:]
-        columns.action[:steps, b], columns.reward[:steps, b], columns.mask[:steps, b] = way.action, way.reward, True
+        columns.action[:steps, b], columns.reward[:steps, b], columns.mask[:steps, b] = (
+            way.action,
+            way.reward,
+            True,
+        )
         columns.terminated[steps - 1, b], columns.truncated[steps - 1, b] = way.terminated, not way.terminated
     return columns, np.array(chances)
 
@@ -128,7 +142,9 @@ def mean_and_variance(name, seen, horizon, estimator):
 def test_with_true_values_and_the_weight_every_mean_is_the_gradient(phi, seen):
     mean, _ = mean_and_variance("forward", seen, 4, case("forward", seen).true(phi, lambda_=0.7))
     np.testing.assert_allclose(mean, case("forward", seen).exact(), atol=1e-9)
-    np.testing.assert_allclose(case("forward", seen).expected(case("forward", seen).true(phi)), mean, atol=1e-13)
+    np.testing.assert_allclose(
+        case("forward", seen).expected(case("forward", seen).true(phi)), mean, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -140,14 +156,19 @@ def test_with_wrong_values_cut_short_and_without_the_weight_every_mean_is_the_on
     mean, _ = mean_and_variance("looping", seen, 3, estimator)
     np.testing.assert_allclose(mean, it.expected(estimator, 3), atol=1e-12)
     if phi in ("q", "advantage", "td_residual", "gae", "all_actions"):
-        assert np.abs(mean - it.expected(it.true(phi, weight=weight, lambda_=0.7), 3)).max() > 0.01  # the mistake matters
+        assert (
+            np.abs(mean - it.expected(it.true(phi, weight=weight, lambda_=0.7), 3)).max() > 0.01
+        )  # the mistake matters
 
 
 def test_a_baseline_changes_the_variance_and_not_the_mean():
-    """None, one that is wrong, the true value: the same mean; the true value gives the least variance of the three."""
+    """None, one that is wrong, the true value: the same mean; the true value gives the least variance of the
+    three."""
     it, variances = case("forward"), {}
     for name, value in {"none": 0 * it.value, "wrong": it.value + 5, "true": it.value}.items():
-        mean, variances[name] = mean_and_variance("forward", "observed", 4, Estimator("baseline", GAMMA, "discount", value))
+        mean, variances[name] = mean_and_variance(
+            "forward", "observed", 4, Estimator("baseline", GAMMA, "discount", value)
+        )
         np.testing.assert_allclose(mean, it.exact(), atol=1e-9)
     assert variances["true"] < 0.95 * variances["none"]
     assert variances["wrong"] > 10 * variances["true"]
@@ -157,14 +178,18 @@ def test_the_eglp_lemma():
     """What depends on the state alone has no mean beside the score, but a variance."""
     of_state = np.repeat([[3.0], [-1.0], [2.0], [5.0]], 3, axis=1)
     for weight in ("discount", "none"):
-        mean, variance = mean_and_variance("looping", "observed", 3, Estimator("q", GAMMA, weight, q=of_state))
+        mean, variance = mean_and_variance(
+            "looping", "observed", 3, Estimator("q", GAMMA, weight, q=of_state)
+        )
         np.testing.assert_allclose(mean, 0, atol=1e-13)
         assert variance > 1
 
 
 def test_rewards_before_an_action_have_no_part_in_the_mean_only_in_the_variance():
     it = case("forward")
-    (whole, noise), (later, less) = (mean_and_variance("forward", "observed", 4, it.true(p)) for p in PHIS[:2])
+    (whole, noise), (later, less) = (
+        mean_and_variance("forward", "observed", 4, it.true(p)) for p in PHIS[:2]
+    )
     np.testing.assert_allclose(whole, later, atol=1e-13)
     assert less < noise
 
@@ -173,8 +198,12 @@ def test_summing_over_all_actions_leaves_no_variance_where_an_episode_is_one_kno
     mdp = FiniteMDP.from_function(1, 3, lambda state, action: [(1.0, 0, float(action), True)], initial=0)
     theta, q = np.array([[0.3, -0.2, 0.5]]), np.array([[0.0, 1.0, 2.0]])
     episodes = sample_trajectories(mdp, softmax_policy(mdp, theta), 1, episodes=100, seed=0)
-    summed, drawn = (episode_gradients(mdp, theta, episodes, Estimator(phi, 1.0, q=q)) for phi in ("all_actions", "q"))
-    np.testing.assert_allclose(summed, np.broadcast_to(softmax_gradient(mdp, theta, 1.0), summed.shape), atol=1e-15)
+    summed, drawn = (
+        episode_gradients(mdp, theta, episodes, Estimator(phi, 1.0, q=q)) for phi in ("all_actions", "q")
+    )
+    np.testing.assert_allclose(
+        summed, np.broadcast_to(softmax_gradient(mdp, theta, 1.0), summed.shape), atol=1e-15
+    )
     assert drawn.std(axis=0).min() > 0.1
 
 
@@ -194,11 +223,14 @@ def test_the_td_residual_is_gae_of_lambda_0_and_the_baseline_is_gae_of_lambda_1(
     episodes, _ = all_episodes("forward", "observed", 4)  # all of them end by themselves
     it = case("forward")
     for phi, lambda_ in (("td_residual", 0.0), ("baseline", 1.0)):
-        one, other = it.gradients(episodes, it.mistaken(phi)), it.gradients(episodes, it.mistaken("gae", lambda_=lambda_))
+        one, other = (
+            it.gradients(episodes, it.mistaken(phi)),
+            it.gradients(episodes, it.mistaken("gae", lambda_=lambda_)),
+        )
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------- many random episodes, by chance
+# ---------------------------------------------------------------------------- many random episodes, by chance
 @cache
 def random_episodes(seen, horizon=LONG):
     it = case("looping", seen)
@@ -206,7 +238,8 @@ def random_episodes(seen, horizon=LONG):
 
 
 def misses(seen, estimator, *wanted, horizon=LONG):
-    """By how many times the bound the mean misses each thing wanted, where it misses most: right code stays below 1."""
+    """By how many times the bound the mean misses each thing wanted, where it misses most: right code stays
+    below 1."""
     gradients = case("looping", seen).gradients(random_episodes(seen, horizon), estimator)
     bound = norm.isf(FALSE_ALARM / 2 / wanted[0].size) * gradients.std(axis=0, ddof=1) / np.sqrt(EPISODES)
     return [float((np.abs(gradients.mean(axis=0) - one) / bound).max()) for one in wanted]
@@ -228,7 +261,7 @@ def test_keeping_a_step_with_the_probability_gamma_to_its_age_stands_for_the_wei
 @pytest.mark.parametrize("phi", PHIS[1:])
 def test_without_the_weight_states_count_by_all_visits_and_that_is_not_the_gradient(phi):
     it = case("looping")
-    visits = state_distribution(it.mdp, it.policy, 1.0, normalised=False)
+    visits = state_distribution(it.mdp, it.policy, 1.0, normalized=False)
     by_visits = visits[:, None] * it.policy * advantage(it.q, it.policy)
     off, off_gradient = misses("observed", it.true(phi, weight="none"), by_visits, it.exact())
     assert off < 1 < 2 < off_gradient  # so that the test can tell one from the other
@@ -253,7 +286,8 @@ def test_cut_short_an_estimator_agrees_with_the_mean_of_what_is_cut(phi, seen):
 
 
 def test_what_an_action_is_worth_given_the_observation_is_enough_where_states_are_weighed_by_their_visits():
-    """Q(o, a) as the mean of Q(s, a) over the discounted visits to the states that look like o; another mean is biased."""
+    """Q(o, a) as the mean of Q(s, a) over the discounted visits to the states that look like o; another mean
+    is biased."""
     it = case("looping", "aliased")
 
     def q_given_observation(share):
@@ -266,15 +300,19 @@ def test_what_an_action_is_worth_given_the_observation_is_enough_where_states_ar
     assert misses("aliased", q_given_observation(np.array([1, 9, 1, 9])), it.exact())[0] > 2
 
 
-# ----------------------------------------------------------------------------------------------------- around it
+# -------------------------------------------------------------------------------------------------- around it
 def test_the_exact_mean_with_true_values_is_the_gradient_of_the_planner():
     it = case("looping")
     for phi in PHIS:
-        np.testing.assert_allclose(it.expected(it.true(phi)), softmax_gradient(it.mdp, it.theta, GAMMA), atol=1e-13)
+        np.testing.assert_allclose(
+            it.expected(it.true(phi)), softmax_gradient(it.mdp, it.theta, GAMMA), atol=1e-13
+        )
 
 
 def test_illegal_actions_are_never_taken_and_get_no_gradient():
-    mdp = FiniteMDP.from_arrays(np.full((2, 3, 2), 0.5), np.arange(6.0).reshape(2, 3), legal=[[1, 1, 0], [0, 1, 1]], initial=0)
+    mdp = FiniteMDP.from_arrays(
+        np.full((2, 3, 2), 0.5), np.arange(6.0).reshape(2, 3), legal=[[1, 1, 0], [0, 1, 1]], initial=0
+    )
     theta = np.zeros((2, 3))
     episodes = sample_trajectories(mdp, softmax_policy(mdp, theta), 2, episodes=1_000, seed=0)
     assert mdp.legal[episodes.state, episodes.action].all()
@@ -299,7 +337,9 @@ def test_sampled_episodes_are_whole_and_padded_with_nothing():
     assert (episodes.state[1:][going_on] == episodes.next_state[:-1][going_on]).all()
     for column in episodes:
         assert not column[~episodes.mask].any()
-    assert sample_trajectories(mdp, case("looping").policy, LONG, episodes=1_000, seed=0).mask.any(axis=1).all()
+    assert (
+        sample_trajectories(mdp, case("looping").policy, LONG, episodes=1_000, seed=0).mask.any(axis=1).all()
+    )
     with pytest.raises(UsageError, match="episodes = 0"):
         sample_trajectories(mdp, case("looping").policy, 5, episodes=0, seed=0)
 

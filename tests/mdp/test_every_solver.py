@@ -1,4 +1,5 @@
-"""Every solver of the table against every other of its criterion, on drawn MDPs, and what each promises of its answer."""
+"""Every solver of the table against every other of its criterion, on drawn MDPs, and what each promises of
+its answer."""
 
 import inspect
 from importlib import import_module
@@ -17,18 +18,25 @@ from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value
 from bellgrad.mdp.solve import SOLVERS, solve
 
-BY_CRITERION = {kind: [name for name, row in SOLVERS.items() if row.criterion == kind] for kind in ("discounted", "average")}
+BY_CRITERION = {
+    kind: [name for name, row in SOLVERS.items() if row.criterion == kind]
+    for kind in ("discounted", "average")
+}
 DISCOUNTED = BY_CRITERION["discounted"]
 STOPS_BY_COUNT = [
     name
     for name, row in SOLVERS.items()
-    if "max_iterations" in inspect.signature(getattr(import_module(f"bellgrad.mdp.{row.module}"), name)).parameters
+    if "max_iterations"
+    in inspect.signature(getattr(import_module(f"bellgrad.mdp.{row.module}"), name)).parameters
 ]
 TOLERANCE = 1e-6
 
 
 def answers(mdp, criterion, **options):
-    return [solve(mdp, method, tolerance=TOLERANCE, progress="off", **options) for method in BY_CRITERION[criterion]]
+    return [
+        solve(mdp, method, tolerance=TOLERANCE, progress="off", **options)
+        for method in BY_CRITERION[criterion]
+    ]
 
 
 def agree(solutions, of):
@@ -39,17 +47,22 @@ def agree(solutions, of):
 
 
 def keeps_its_promises(mdp, solution, gamma):
-    """What it says about itself, and its policy: rows are distributions on legal actions, worth as much as the value."""
+    """What it says about itself, and its policy: rows are distributions on legal actions, worth as much as
+    the value."""
     assert solution.converged
     assert solution.error_bound <= TOLERANCE
-    assert solution.residual == pytest.approx(np.abs(bellman(mdp, solution.value, gamma) - solution.value).max(), abs=1e-9)
+    assert solution.residual == pytest.approx(
+        np.abs(bellman(mdp, solution.value, gamma) - solution.value).max(), abs=1e-9
+    )
     np.testing.assert_allclose(solution.q, q_from_value(mdp, solution.value, gamma), atol=1e-9)
     np.testing.assert_allclose(solution.policy.sum(axis=1), 1)
     assert (solution.policy[~mdp.legal] == 0).all()
-    np.testing.assert_allclose(value_of(mdp, solution.policy, gamma), solution.value, atol=4 * TOLERANCE / (1 - gamma))
+    np.testing.assert_allclose(
+        value_of(mdp, solution.policy, gamma), solution.value, atol=4 * TOLERANCE / (1 - gamma)
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- discounted
+# ------------------------------------------------------------------------------------------------- discounted
 @pytest.mark.parametrize("illegal", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 0.999])
@@ -94,7 +107,7 @@ def test_all_agree_on_a_few_hundred_states():
         np.testing.assert_array_equal(solution.policy, solutions[0].policy)
 
 
-# -------------------------------------------------------------------------------------------------------------- average
+# ---------------------------------------------------------------------------------------------------- average
 @settings(max_examples=50, deadline=None)
 @given(mdps(kinds=["dense", "sparse", "periodic"]))
 def test_all_agree_on_the_gain_or_all_refuse(mdp):
@@ -109,10 +122,11 @@ def test_all_agree_on_the_gain_or_all_refuse(mdp):
                 solve(mdp, method, progress="off")
 
 
-# ----------------------------------------------------------------------------------------------- known traps of planners
+# ------------------------------------------------------------------------------------ known traps of planners
 @pytest.mark.parametrize("method", DISCOUNTED)
 def test_value_iteration_stops_early_by_the_span_but_corrects_the_value(method):
-    """One state and reward 1: the first sweep changes all values alike, so that the span is 0 while the value is 99 off."""
+    """One state and reward 1: the first sweep changes all values alike, so that the span is 0 while the value
+    is 99 off."""
     mdp = FiniteMDP.from_arrays(np.ones((1, 1, 1)), np.ones(1))
     solution = solve(mdp, method, gamma=0.99, progress="off")
     assert abs(solution.value[0] - 100) <= solution.error_bound + 1e-9
@@ -124,7 +138,9 @@ def test_value_iteration_stops_early_by_the_span_but_corrects_the_value(method):
 def test_max_iter_reached_is_not_converged_and_a_warning_names_the_residual(method):
     mdp = corridor() if SOLVERS[method].criterion == "total" else garnet(30, 3, 3, seed=1)
     gamma = {"gamma": 0.99} if SOLVERS[method].criterion == "discounted" else {}
-    with pytest.warns(RuntimeWarning, match=f"{method} stopped after 1 iterations with the residual at [0-9]"):
+    with pytest.warns(
+        RuntimeWarning, match=f"{method} stopped after 1 iterations with the residual at [0-9]"
+    ):
         solution = solve(mdp, method, max_iterations=1, progress="off", **gamma)
     assert (solution.iterations, solution.converged) == (1, False)
     assert solution.error_bound > TOLERANCE

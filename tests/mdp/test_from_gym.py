@@ -89,14 +89,26 @@ STAY = [(1.0, 0, 0.0, False)]
             {"fickle_passenger": True},
             "Taxi-v4: a fickle passenger remembers the last step.*use fickle_passenger=False",
         ),
-        ("FrozenLak-v1", {}, "the environment FrozenLak-v1 could not be made: .*[Dd]id you mean: `?FrozenLake"),
+        (
+            "FrozenLak-v1",
+            {},
+            "the environment FrozenLak-v1 could not be made: .*[Dd]id you mean: `?FrozenLake",
+        ),
         ("FrozenLake-v1", {"slippery": True}, "the environment FrozenLake-v1 could not be made: .*slippery"),
         (Shown({0: {0: STAY}, 2: {0: STAY}}), {}, "Shown: `P` has no entry for state 1, action 0"),
         (Shown([{0: STAY}, {}]), {}, "Shown: `P` has no entry for state 1, action 0"),
         (Shown([[STAY], [[(0.5, 0, 0.0, False)]]]), {}, "state 1, action 0: the probabilities sum to 0.5"),
-        (Shown([[STAY], [[(1.0, 7, 0.0, False)]]]), {}, "state 1, action 0: with 2 states, an outcome leads to state 7"),
+        (
+            Shown([[STAY], [[(1.0, 7, 0.0, False)]]]),
+            {},
+            "state 1, action 0: with 2 states, an outcome leads to state 7",
+        ),
         (Shown([[STAY], [STAY]]), {"size": 4}, "an environment that is made takes no arguments, got size"),
-        (gymnasium.wrappers.TransformReward(Shown([[STAY], [STAY]]), abs), {}, "TransformReward changes Shown"),
+        (
+            gymnasium.wrappers.TransformReward(Shown([[STAY], [STAY]]), abs),
+            {},
+            "TransformReward changes Shown",
+        ),
     ],
 )
 def test_what_shows_no_dynamics_is_refused(env, kwargs, words):
@@ -150,7 +162,9 @@ RULES = [{"natural": False, "sab": True}, {"natural": True, "sab": False}, {"nat
 
 
 @pytest.mark.parametrize("rules", RULES, ids=["book", "natural", "plain"])
-@pytest.mark.parametrize("player", [[1, 10], [4, 10, 7], [1, 7], [7, 10]], ids=["natural", "21", "soft 18", "17"])
+@pytest.mark.parametrize(
+    "player", [[1, 10], [4, 10, 7], [1, 7], [7, 10]], ids=["natural", "21", "soft 18", "17"]
+)
 def test_blackjack_is_what_the_environment_does_with_every_sequence_of_cards(rules, player):
     env, mdp = BlackjackEnv(**rules), blackjack(**rules)
     for dealer, action in itertools.product((1, 10), (STICK, HIT)):
@@ -165,7 +179,10 @@ def test_blackjack_is_what_the_environment_does_with_every_sequence_of_cards(rul
         env.player, env.dealer = player, [dealer]
         state = number(env._get_obs(), natural=is_natural(player) and any(rules.values()))
         made = outcomes(mdp, state, action)
-        assert summed((p, (None if ends else after, reward, ends)) for p, after, reward, ends in made) == expected
+        assert (
+            summed((p, (None if ends else after, reward, ends)) for p, after, reward, ends in made)
+            == expected
+        )
 
 
 @pytest.mark.parametrize("rules", RULES[1:], ids=["natural", "plain"])
@@ -196,17 +213,21 @@ def test_states_that_no_hand_has_end_at_nothing():
 
 
 def test_sticking_on_20_only_is_worth_what_the_book_says():
-    # Sutton and Barto 2018, example 5.4: dealer's deuce, 13 with a usable ace, the policy that sticks on 20 and 21: -0.27726, the
-    # mean of 10^8 simulated returns, each -1, 0 or 1: its standard deviation is below 0.0001.
+    # Sutton and Barto 2018, example 5.4: dealer's deuce, 13 with a usable ace, the policy that sticks on 20
+    # and 21: -0.27726, the mean of 10^8 simulated returns, each -1, 0 or 1: its standard deviation is below
+    # 0.0001.
     mdp = blackjack(sab=True)
     action = np.full(704, HIT)
-    action[[number((total, dealer, ace)) for total in (20, 21) for dealer in range(1, 11) for ace in (0, 1)]] = STICK
+    action[
+        [number((total, dealer, ace)) for total in (20, 21) for dealer in range(1, 11) for ace in (0, 1)]
+    ] = STICK
     action[[number((0, dealer, 1)) for dealer in range(1, 11)]] = STICK
     assert policy_value(mdp, action, 1.0)[number((13, 2, 1))] == pytest.approx(-0.27726, abs=3e-4)
 
 
 def test_the_best_policy_of_blackjack_is_the_books():
-    # Sutton and Barto 2018, figure 5.2: the least sum to stick on, against an ace, 2, ..., 10; with the notch at the ace.
+    # Sutton and Barto 2018, figure 5.2: the least sum to stick on, against an ace, 2, ..., 10; with the notch
+    # at the ace.
     best = optimal_q(blackjack(sab=True), 1.0, sweeps=20).argmax(axis=1)
 
     def least_to_stick(dealer, ace):

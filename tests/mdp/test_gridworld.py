@@ -13,7 +13,8 @@ UP, RIGHT, DOWN, LEFT = range(4)
 
 
 def as_dictionary(entry):
-    """`{(next state, reward, terminated): probability}`, whatever the order and the number of equal outcomes."""
+    """`{(next state, reward, terminated): probability}`, whatever the order and the number of equal
+    outcomes."""
     found = {}
     for probability, *rest in entry:
         found[tuple(rest)] = found.get(tuple(rest), 0) + probability
@@ -97,7 +98,9 @@ def test_a_frozen_lake_is_a_grid_that_slips():
     turned = [lake.action_names.index(name) for name in mdp.action_names]
     for state in range(64):
         for action in range(4):
-            assert as_dictionary(outcomes(mdp, state, action)) == as_dictionary(outcomes(lake, state, turned[action]))
+            assert as_dictionary(outcomes(mdp, state, action)) == as_dictionary(
+                outcomes(lake, state, turned[action])
+            )
     np.testing.assert_array_equal(mdp.initial, lake.initial)
 
 

@@ -11,7 +11,8 @@ from bellgrad.mdp.model import FiniteMDP
 
 @pytest.fixture
 def mdp() -> FiniteMDP:
-    """Two states, two actions. In state 0 action 0 stays or ends; action 1 leads to state 1, where only action 0 is legal."""
+    """Two states, two actions. In state 0 action 0 stays or ends; action 1 leads to state 1, where only
+    action 0 is legal."""
     return FiniteMDP(
         num_actions=2,
         offset=np.array([0, 2, 3, 4, 4], np.int32),
@@ -53,8 +54,18 @@ def test_where_no_outcome_ends_the_transitions_are_the_probabilities_themselves(
         ("probability", 2, 1 + 1e-5, r"state 0 \(here\), action 1 \(go\): the probabilities sum to 1.00001"),
         ("probability", 3, -1.0, r"state 1 \(there\), action 0 \(try\): an outcome has probability -1.0"),
         ("probability", 0, np.nan, r"state 0 \(here\), action 0 \(try\): an outcome has probability nan"),
-        ("next_state", 3, 2, r"state 1 \(there\), action 0 \(try\): with 2 states, an outcome leads to state 2"),
-        ("next_state", 2, -1, r"state 0 \(here\), action 1 \(go\): with 2 states, an outcome leads to state -1"),
+        (
+            "next_state",
+            3,
+            2,
+            r"state 1 \(there\), action 0 \(try\): with 2 states, an outcome leads to state 2",
+        ),
+        (
+            "next_state",
+            2,
+            -1,
+            r"state 0 \(here\), action 1 \(go\): with 2 states, an outcome leads to state -1",
+        ),
         ("reward", 3, np.nan, r"state 1 \(there\), action 0 \(try\): an outcome has reward nan"),
         ("reward", 0, np.inf, r"state 0 \(here\), action 0 \(try\): an outcome has reward inf"),
         ("initial", 0, 0.5, "the start distribution must be probabilities that sum to 1; they sum to 0.5"),
@@ -79,7 +90,10 @@ def test_a_wrong_number_is_refused_with_its_place(mdp, field, index, value, word
         ({"reward": np.zeros(3)}, r"reward has shape \(3,\); there are 4 outcomes"),
         ({"reward": np.zeros(4, np.float32)}, "reward must be an array of float64, got float32"),
         ({"initial": [1.0, 0.0]}, "initial must be an array of float64, got list"),
-        ({"next_state": np.zeros(4, np.int64)}, "next_state is int64 and offset int32; they must be of one type"),
+        (
+            {"next_state": np.zeros(4, np.int64)},
+            "next_state is int64 and offset int32; they must be of one type",
+        ),
         ({"state_names": ("here",)}, "state_names are 1; expected 2"),
         ({"grid": (3, 1)}, "a grid of 3 x 1 cells does not have 2 states"),
         ({"initial": np.zeros(0)}, "an MDP needs a state and an action; these are 0 and 2"),

@@ -1,4 +1,5 @@
-"""Policies that see an observation of the state: the vacuum world's exact numbers, and brute force elsewhere."""
+"""Policies that see an observation of the state: the vacuum world's exact numbers, and brute force
+elsewhere."""
 
 import numpy as np
 import pytest
@@ -7,7 +8,11 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp.examples import VACUUM_LOOKS, garnet, vacuum_world
 from bellgrad.mdp.finite_horizon import backward_induction, finite_horizon_evaluation
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.mdp.observed import best_deterministic_memoryless, best_memoryless_with_one_mixture, memoryless_return
+from bellgrad.mdp.observed import (
+    best_deterministic_memoryless,
+    best_memoryless_with_one_mixture,
+    memoryless_return,
+)
 
 ALIASED, HORIZON = 1, 20
 NORTH, EAST, SOUTH, WEST = range(4)
@@ -23,7 +28,13 @@ def seeking(east: float) -> np.ndarray:
 def test_the_vacuum_world_is_drawn_as_described():
     mdp = vacuum_world()
     assert mdp.initial.tolist() == [0.25, 0.25, 0, 0.25, 0.25] and mdp.max_episode_steps == HORIZON
-    assert mdp.next_state.reshape(5, 4).tolist() == [[0, 1, 0, 0], [1, 2, 1, 0], [2, 3, 2, 1], [3, 4, 3, 2], [4, 4, 4, 3]]
+    assert mdp.next_state.reshape(5, 4).tolist() == [
+        [0, 1, 0, 0],
+        [1, 2, 1, 0],
+        [2, 3, 2, 1],
+        [3, 4, 3, 2],
+        [4, 4, 4, 3],
+    ]
     assert mdp.reward.reshape(5, 4)[:, SOUTH].tolist() == [-1, 0, 1, 0, -1]
     assert np.flatnonzero(mdp.terminated).tolist() == [4 * cell + SOUTH for cell in (0, 2, 4)]
     assert np.flatnonzero(mdp.reward).tolist() == np.flatnonzero(mdp.terminated).tolist()
@@ -42,14 +53,18 @@ def test_in_the_vacuum_world_one_action_a_look_succeeds_half_the_time_and_a_coin
     assert success == pytest.approx(1 - (2**-10 + 2**-9) / 2, abs=1e-14)
     np.testing.assert_allclose(policy, seeking(0.5), atol=1e-6)
 
-    assert mdp.initial @ backward_induction(mdp, HORIZON).value[0] == 1  # who knows the cell needs three steps at most
+    assert (
+        mdp.initial @ backward_induction(mdp, HORIZON).value[0] == 1
+    )  # who knows the cell needs three steps at most
 
 
 def test_the_chance_of_success_over_the_chance_of_going_east_is_the_polynomial_that_counting_gives():
     p = np.linspace(0, 1, 11)
     policies = np.stack([seeking(east) for east in p])
     expected = 1 - ((1 - p) ** 10 + p**10 + (1 - p) ** 9 + p**9) / 4
-    np.testing.assert_allclose(memoryless_return(vacuum_world(), VACUUM_LOOKS, policies, HORIZON), expected, atol=1e-14)
+    np.testing.assert_allclose(
+        memoryless_return(vacuum_world(), VACUUM_LOOKS, policies, HORIZON), expected, atol=1e-14
+    )
 
 
 def test_the_best_coin_needs_four_and_a_half_steps_and_a_memory_of_the_wall_last_seen_needs_three():
@@ -79,14 +94,21 @@ def test_on_random_mdps_the_searches_agree_with_plain_ones():
         assert memoryless_return(mdp, seen, random, 6, gamma=0.9) == pytest.approx(worth(random), abs=1e-12)
         plain = max(worth(np.eye(3)[[a, b, c]]) for a in range(3) for b in range(3) for c in range(3))
         deterministic, value = best_deterministic_memoryless(mdp, seen, 6, gamma=0.9)
-        assert value == pytest.approx(plain, abs=1e-12) and worth(deterministic) == pytest.approx(value, abs=1e-12)
+        assert value == pytest.approx(plain, abs=1e-12) and worth(deterministic) == pytest.approx(
+            value, abs=1e-12
+        )
 
         mixed, value = best_memoryless_with_one_mixture(mdp, seen, 6, 0, gamma=0.9)
         assert worth(mixed) == pytest.approx(value, abs=1e-12)
         grid = [
-            first + weight * (second - first) for first in np.eye(3) for second in np.eye(3) for weight in np.linspace(0, 1, 41)
+            first + weight * (second - first)
+            for first in np.eye(3)
+            for second in np.eye(3)
+            for weight in np.linspace(0, 1, 41)
         ]
-        searched = max(worth(np.stack([row, *np.eye(3)[[b, c]]])) for row in grid for b in range(3) for c in range(3))
+        searched = max(
+            worth(np.stack([row, *np.eye(3)[[b, c]]])) for row in grid for b in range(3) for c in range(3)
+        )
         assert searched <= value + 1e-12 and value - searched < 1e-2  # the grid is coarse
         assert value >= plain - 1e-12
 

@@ -1,4 +1,5 @@
-"""Policies on tables: who is greedy, where a policy goes, what it is worth, how that changes, and how probable its ways are."""
+"""Policies on tables: who is greedy, where a policy goes, what it is worth, how that changes, and how
+probable its ways are."""
 
 import math
 
@@ -44,7 +45,7 @@ from bellgrad.mdp.trajectories import (
 SEEDS = st.integers(0, 10**6)
 
 
-# ---------------------------------------------------------------------------------------------------------- greedy
+# ----------------------------------------------------------------------------------------------------- greedy
 def test_greedy_keeps_ties():
     """The workshop's table: the second action, the third, and any mixture of the first two."""
     q = np.array([[1.0, 2.0, -3.0], [-2.0, 1.0, 3.0], [4.0, 4.0, -5.0]])
@@ -90,7 +91,10 @@ def lookahead(mdp, state, value, depth, gamma):
             sum(
                 p * (r + (0 if ends else gamma * lookahead(mdp, s, value, depth - 1, gamma)))
                 for p, s, r, ends in zip(
-                    *(x[mdp.offset[pair] : mdp.offset[pair + 1]] for x in (mdp.probability, mdp.next_state, mdp.reward)),
+                    *(
+                        x[mdp.offset[pair] : mdp.offset[pair + 1]]
+                        for x in (mdp.probability, mdp.next_state, mdp.reward)
+                    ),
                     mdp.terminated[mdp.offset[pair] : mdp.offset[pair + 1]],
                     strict=True,
                 )
@@ -111,7 +115,8 @@ def test_k_step_lookahead_is_exact(mdp, depth, seed):
 
 
 def test_looking_further_ahead_finds_what_one_step_misses():
-    """In the corridor's third state one step prefers L, at cost 1, to R, at cost 10; twelve steps ahead it is the other way."""
+    """In the corridor's third state one step prefers L, at cost 1, to R, at cost 10; twelve steps ahead it is
+    the other way."""
     mdp, nothing = corridor(), np.zeros(5)
     assert greedy(mdp, nothing, 1, gamma=1.0)[2].tolist() == [1, 0]
     assert greedy(mdp, nothing, 12, gamma=1.0)[2].tolist() == [0, 1]
@@ -119,7 +124,7 @@ def test_looking_further_ahead_finds_what_one_step_misses():
         greedy(mdp, nothing, 0, gamma=1.0)
 
 
-# ------------------------------------------------------------------------------------------------------------ links
+# ------------------------------------------------------------------------------------------------------ links
 def test_the_corridor_of_always_right():
     """The lecture's tables: Q of `always R` is Q*, and the advantage of R is 0 everywhere."""
     mdp, right = corridor(), as_policy(corridor(), np.ones(5, int))
@@ -160,11 +165,13 @@ def test_what_is_no_policy_is_refused(policy, words):
 
 def test_a_policy_that_takes_an_illegal_action_is_refused():
     mdp = FiniteMDP.from_arrays(np.ones((1, 2, 1)), np.zeros(1), legal=[[True, False]])
-    with pytest.raises(UsageError, match="state 0, action 1: the policy may choose this action, which is illegal"):
+    with pytest.raises(
+        UsageError, match="state 0, action 1: the policy may choose this action, which is illegal"
+    ):
         as_policy(mdp, [[0.5, 0.5]])
 
 
-# ------------------------------------------------------------------------------------- where a policy goes, and its J
+# ----------------------------------------------------------------------------- where a policy goes, and its J
 @settings(max_examples=30, deadline=None)
 @given(mdps(), SEEDS, st.sampled_from([0.0, 0.5, 0.9]))
 def test_the_state_distribution_is_the_discounted_sum_over_time(mdp, seed, gamma):
@@ -174,7 +181,7 @@ def test_the_state_distribution_is_the_discounted_sum_over_time(mdp, seed, gamma
     for t in range(400):  # 0.9 to the 400 is 5e-19
         visits += gamma**t * here
         here = here @ chain
-    np.testing.assert_allclose(state_distribution(mdp, policy, gamma, normalised=False), visits, atol=1e-12)
+    np.testing.assert_allclose(state_distribution(mdp, policy, gamma, normalized=False), visits, atol=1e-12)
     np.testing.assert_allclose(state_distribution(mdp, policy, gamma), (1 - gamma) * visits, atol=1e-12)
     reward = (policy * dense(mdp)[1]).sum(axis=1)
     assert expected_return(mdp, policy, gamma) == pytest.approx(visits @ reward, abs=1e-11)
@@ -188,9 +195,10 @@ def test_the_state_distribution_sums_to_one_where_no_episode_ends_and_lacks_the_
 
 
 def test_without_a_discount_visits_are_those_of_the_random_walk():
-    """From the middle of 5 cells, a fair walk is in cell j `2 min(i, j) (6 - max(i, j)) / 6` times: its Green's function."""
+    """From the middle of 5 cells, a fair walk is in cell j `2 min(i, j) (6 - max(i, j)) / 6` times: its
+    Green's function."""
     walk = random_walk(5)
-    visits = state_distribution(walk, uniform_policy(walk), 1.0, normalised=False)
+    visits = state_distribution(walk, uniform_policy(walk), 1.0, normalized=False)
     np.testing.assert_allclose(visits, [2 * min(3, j) * (6 - max(3, j)) / 6 for j in range(1, 6)])
     assert expected_return(walk, uniform_policy(walk), 1.0) == pytest.approx(0.5)
 
@@ -198,13 +206,13 @@ def test_without_a_discount_visits_are_those_of_the_random_walk():
 def test_a_policy_that_never_ends_is_refused_without_a_discount():
     with pytest.raises(UsageError, match=r"from state 0 \(1\) the policy never ends the episode"):
         expected_return(corridor(), np.zeros(5, int), 1.0)
-    with pytest.raises(UsageError, match="gamma = 1 leaves nothing to normalise"):
+    with pytest.raises(UsageError, match="gamma = 1 leaves nothing to normalize"):
         state_distribution(corridor(), np.ones(5, int), 1.0)
     with pytest.raises(UsageError, match=r"gamma = 1.5 is out of range"):
         expected_return(corridor(), np.ones(5, int), 1.5)
 
 
-# ----------------------------------------------------------------------------------------------------- the gradient
+# ----------------------------------------------------------------------------------------------- the gradient
 @settings(max_examples=20, deadline=None)
 @given(mdps(), SEEDS)
 def test_the_softmax_gradient_equals_finite_differences(mdp, seed):
@@ -227,7 +235,9 @@ def test_the_softmax_gradient_equals_autograd_through_the_linear_solve(mdp, seed
     chain = torch.einsum("sa,sat->st", policy, transition)
     value = torch.linalg.solve(torch.eye(mdp.num_states) - 0.9 * chain, (policy * reward).sum(dim=1))
     (torch.tensor(mdp.initial) @ value).backward()
-    np.testing.assert_allclose(softmax_gradient(mdp, theta.detach().numpy(), 0.9), theta.grad.numpy(), atol=1e-11)
+    np.testing.assert_allclose(
+        softmax_gradient(mdp, theta.detach().numpy(), 0.9), theta.grad.numpy(), atol=1e-11
+    )
 
 
 def test_the_gradient_of_any_policy_follows_from_its_jacobian():
@@ -252,7 +262,9 @@ def test_the_softmax_jacobian_gives_the_softmax_gradient():
     jacobian = np.zeros((3, 3, 3, 3))
     for s in range(3):
         jacobian[s, :, s, :] = np.diag(policy[s]) - np.outer(policy[s], policy[s])
-    np.testing.assert_allclose(policy_gradient(mdp, policy, jacobian, 0.9), softmax_gradient(mdp, theta, 0.9), atol=1e-13)
+    np.testing.assert_allclose(
+        policy_gradient(mdp, policy, jacobian, 0.9), softmax_gradient(mdp, theta, 0.9), atol=1e-13
+    )
 
 
 def test_following_the_gradient_finds_the_best_policy_of_the_corridor():
@@ -263,7 +275,7 @@ def test_following_the_gradient_finds_the_best_policy_of_the_corridor():
     assert expected_return(mdp, softmax_policy(mdp, theta), 1.0) == pytest.approx(-13, abs=0.1)
 
 
-# ----------------------------------------------------------------------------------------------------- trajectories
+# ----------------------------------------------------------------------------------------------- trajectories
 @settings(max_examples=20, deadline=None)
 @given(mdps(max_states=3), SEEDS, st.integers(1, 3))
 def test_j_solved_backwards_equals_j_by_enumeration(mdp, seed, horizon):
@@ -279,7 +291,8 @@ def test_j_solved_backwards_equals_j_by_enumeration(mdp, seed, horizon):
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "absorbing", "periodic"])
 def test_j_by_sampling_agrees_within_five_standard_errors(kind):
-    """Five errors of a normal mean are missed by chance 6 times in ten million: two seeds in a million fail one of the four."""
+    """Five errors of a normal mean are missed by chance 6 times in ten million: two seeds in a million fail
+    one of the four."""
     mdp = random_mdp(kind, 5, 3, seed=11, illegal=True)
     policy = random_policy(mdp, 0)
     exact = return_by_enumeration(mdp, policy, 4, gamma=0.9)

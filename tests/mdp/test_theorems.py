@@ -1,4 +1,5 @@
-"""What the lectures prove about MDPs, as properties of drawn ones. Values of policies come from a dense solve of their own."""
+"""What the lectures prove about MDPs, as properties of drawn ones. Values of policies come from a dense solve
+of their own."""
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ GAMMAS = st.sampled_from([0.0, 0.5, 0.9, 0.99])
 drawn = settings(max_examples=40, deadline=None)
 
 
-# ------------------------------------------------------------------------------------------------ policy improvement
+# ----------------------------------------------------------------------------------------- policy improvement
 @drawn
 @given(mdps(), SEEDS, GAMMAS, st.integers(1, 3))
 def test_greedy_is_never_worse_and_strictly_better_unless_optimal(mdp, seed, gamma, depth):
-    """By at least what looking ahead promises: `V' >= T^k V >= V`, so that V' = V only where V = T V, the optimum's equation."""
+    """By at least what looking ahead promises: `V' >= T^k V >= V`, so that V' = V only where V = T V, the
+    optimum's equation."""
     value = value_of(mdp, random_policy(mdp, seed), gamma)
     promised = value
     for _ in range(depth):
@@ -40,13 +42,18 @@ def test_greedy_is_never_worse_and_strictly_better_unless_optimal(mdp, seed, gam
 @given(mdps(), GAMMAS)
 def test_greedy_on_the_optimum_is_the_optimum(mdp, gamma):
     best = linear_programming(mdp, gamma)
-    np.testing.assert_allclose(value_of(mdp, greedy(mdp, best.value, gamma=gamma), gamma), best.value, atol=1e-6)
+    np.testing.assert_allclose(
+        value_of(mdp, greedy(mdp, best.value, gamma=gamma), gamma), best.value, atol=1e-6
+    )
 
 
 def test_some_policies_cannot_be_compared():
-    """Two states, each with its own good action: each policy is right in one of them. Yet one is right in both."""
+    """Two states, each with its own good action: each policy is right in one of them. Yet one is right in
+    both."""
     mdp = FiniteMDP.from_arrays(np.repeat(np.eye(2)[:, None], 2, axis=1), np.array([[1.0, 0.0], [0.0, 1.0]]))
-    values = {policy.argmax(axis=1).tobytes(): value_of(mdp, policy, 0.5) for policy in deterministic_policies(mdp)}
+    values = {
+        policy.argmax(axis=1).tobytes(): value_of(mdp, policy, 0.5) for policy in deterministic_policies(mdp)
+    }
     assert sorted(value.tolist() for value in values.values()) == [[0, 0], [0, 2], [2, 0], [2, 2]]
 
 
@@ -60,7 +67,7 @@ def test_yet_one_deterministic_policy_is_as_good_as_any_in_every_state(mdp, gamm
     np.testing.assert_allclose(linear_programming(mdp, gamma).value, best, atol=1e-7)
 
 
-# --------------------------------------------------------------------------------------------- the Bellman operators
+# -------------------------------------------------------------------------------------- the Bellman operators
 @drawn
 @given(mdps(), SEEDS, GAMMAS, st.booleans())
 def test_the_bellman_operators_contract_by_gamma(mdp, seed, gamma, of_policy):
@@ -83,7 +90,9 @@ def test_the_bellman_operators_are_monotone(mdp, seed, gamma, of_policy):
 @given(mdps(kinds=["dense", "sparse", "periodic"]), SEEDS, GAMMAS)
 def test_a_constant_passes_through_discounted_where_no_episode_ends(mdp, seed, gamma):
     value = np.random.default_rng(seed).normal(size=mdp.num_states)
-    np.testing.assert_allclose(bellman(mdp, value + 5, gamma), bellman(mdp, value, gamma) + gamma * 5, atol=1e-12)
+    np.testing.assert_allclose(
+        bellman(mdp, value + 5, gamma), bellman(mdp, value, gamma) + gamma * 5, atol=1e-12
+    )
 
 
 @drawn
@@ -103,7 +112,7 @@ def test_the_residual_bounds_the_error(mdp, seed, gamma):
     assert np.abs(linear_programming(mdp, gamma).value - value).max() <= residual / (1 - gamma) + 1e-7
 
 
-# ------------------------------------------------------------------------------------------- criteria and each other
+# ------------------------------------------------------------------------------------ criteria and each other
 @drawn
 @given(mdps(), st.sampled_from([0.5, 0.9]), SEEDS)
 def test_a_discount_is_a_chance_to_survive(mdp, gamma, seed):
@@ -112,9 +121,11 @@ def test_a_discount_is_a_chance_to_survive(mdp, gamma, seed):
     total = stochastic_shortest_path(mortal, tolerance=1e-8)
     np.testing.assert_allclose(total.value, linear_programming(mdp, gamma).value, atol=1e-7)
     policy = random_policy(mdp, seed)
-    assert expected_return(mortal, policy, 1.0) == pytest.approx(expected_return(mdp, policy, gamma), abs=1e-9)
-    survived = state_distribution(mortal, policy, 1.0, normalised=False)
-    np.testing.assert_allclose(survived, state_distribution(mdp, policy, gamma, normalised=False), atol=1e-9)
+    assert expected_return(mortal, policy, 1.0) == pytest.approx(
+        expected_return(mdp, policy, gamma), abs=1e-9
+    )
+    survived = state_distribution(mortal, policy, 1.0, normalized=False)
+    np.testing.assert_allclose(survived, state_distribution(mdp, policy, gamma, normalized=False), atol=1e-9)
 
 
 @drawn
@@ -122,7 +133,13 @@ def test_a_discount_is_a_chance_to_survive(mdp, gamma, seed):
 def test_an_affine_change_of_rewards_changes_no_best_policy(mdp, shift, scale):
     """The gain moves with the rewards; the discounted value by `shift / (1 - gamma)`."""
     changed = FiniteMDP(
-        mdp.num_actions, mdp.offset, mdp.probability, mdp.next_state, scale * mdp.reward + shift, mdp.terminated, mdp.initial
+        mdp.num_actions,
+        mdp.offset,
+        mdp.probability,
+        mdp.next_state,
+        scale * mdp.reward + shift,
+        mdp.terminated,
+        mdp.initial,
     )
     one, two = average_policy_iteration(mdp), average_policy_iteration(changed)
     assert two.gain == pytest.approx(scale * one.gain + shift, abs=1e-8)
@@ -130,14 +147,15 @@ def test_an_affine_change_of_rewards_changes_no_best_policy(mdp, shift, scale):
     np.testing.assert_allclose(after, scale * before + shift / (1 - 0.9), atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------ policies and their J
+# --------------------------------------------------------------------------------------- policies and their J
 @drawn
 @given(mdps(), SEEDS, GAMMAS)
 def test_the_performance_difference_lemma(mdp, seed, gamma):
-    """`J(new) - J(old) = sum_s d_new(s) sum_a new(a | s) A_old(s, a)`: Kakade and Langford 2002, lemma 6.1."""
+    """`J(new) - J(old) = sum_s d_new(s) sum_a new(a | s) A_old(s, a)`: Kakade and Langford 2002, lemma
+    6.1."""
     old, new = random_policy(mdp, seed), random_policy(mdp, seed + 1)
     gain = advantage(q_from_value(mdp, value_of(mdp, old, gamma), gamma), old)
-    visits = state_distribution(mdp, new, gamma, normalised=False)
+    visits = state_distribution(mdp, new, gamma, normalized=False)
     difference = mdp.initial @ (value_of(mdp, new, gamma) - value_of(mdp, old, gamma))
     assert visits @ value_from_q(gain, new) == pytest.approx(difference, abs=1e-8)
 
@@ -151,4 +169,6 @@ def test_a_small_step_up_the_gradient_improves_by_its_squared_length(mdp, seed, 
         mdp, softmax_policy(mdp, theta), gamma
     )
     assert rise / step == pytest.approx((gradient**2).sum(), rel=1e-2, abs=1e-5)
-    np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-9)  # to add a constant to a row changes nothing
+    np.testing.assert_allclose(
+        gradient.sum(axis=1), 0, atol=1e-9
+    )  # to add a constant to a row changes nothing

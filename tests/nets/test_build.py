@@ -15,9 +15,10 @@ from bellgrad.nets.specs import CNN, MLP
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (2, 12, 12), np.uint8)
-# PyTorch's own initialisation where values are compared: orthogonal biases are zero and would hide a layer that forgets its bias.
-SMALL_MLP = MLP(hidden=(8,), initialisation="torch")
-SMALL_CNN = CNN(channels=(4, 5), kernels=(4, 3), strides=(2, 1), dense=(6,), initialisation="torch")
+# PyTorch's own initialization where values are compared: orthogonal biases are zero and would hide a layer
+# that forgets its bias.
+SMALL_MLP = MLP(hidden=(8,), initialization="torch")
+SMALL_CNN = CNN(channels=(4, 5), kernels=(4, 3), strides=(2, 1), dense=(6,), initialization="torch")
 
 
 class UserNet(nn.Module):
@@ -77,7 +78,7 @@ def member(params, i):
 
 
 def test_an_mlp_computes_what_plain_torch_layers_compute_from_the_same_weights():
-    module, params = made(MLP(hidden=(5, 4), activation="relu", initialisation="torch"))
+    module, params = made(MLP(hidden=(5, 4), activation="relu", initialization="torch"))
     plain = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
     plain.load_state_dict(dict(zip(plain.state_dict(), params.values(), strict=True)))
     obs = torch.randn(7, 3)
@@ -96,7 +97,8 @@ def test_a_cnn_computes_what_plain_torch_layers_compute_from_the_same_weights():
 
 def test_the_default_cnn_has_the_size_of_deepminds_atari_network():
     module, _ = made(CNN(), spaces.Box(0, 255, (4, 84, 84), np.uint8), outputs=4)
-    # Conv 8*8*4*32+32 = 8,224; 4*4*32*64+64 = 32,832; 3*3*64*64+64 = 36,928; dense 3136*512+512 = 1,606,144; 512*4+4 = 2,052.
+    # Conv 8*8*4*32+32 = 8,224; 4*4*32*64+64 = 32,832; 3*3*64*64+64 = 36,928; dense 3136*512+512 = 1,606,144;
+    # 512*4+4 = 2,052.
     assert sum(p.numel() for p in module.parameters()) == 1_686_180
 
 
@@ -123,9 +125,9 @@ def test_an_ensemble_equals_its_members_applied_one_by_one(spec, space, action_s
     for i in range(3):
         values = member(params, i).values()
         alone = {
-            name: (value.T if "perceptron" in name and value.dim() == 2 and name.endswith("weight") else value).reshape(
-                like.shape
-            )
+            name: (
+                value.T if "perceptron" in name and value.dim() == 2 and name.endswith("weight") else value
+            ).reshape(like.shape)
             for (name, like), value in zip(one.items(), values, strict=True)
         }
         torch.testing.assert_close(together[i], apply(single, alone, *inputs))
@@ -164,8 +166,8 @@ def test_orthogonal_weights_have_the_gain_sqrt_2_and_the_last_layer_the_asked_on
             assert not one[f"perceptron.layers.{layer}.bias"].any()
 
 
-def test_torch_initialisation_is_that_of_nn_linear():
-    _, params = made(MLP((6,), initialisation="torch"))
+def test_torch_initialization_is_that_of_nn_linear():
+    _, params = made(MLP((6,), initialization="torch"))
     seed = int(torch.randint(2**63 - 1, (), generator=rng()))
     with torch.random.fork_rng():
         torch.manual_seed(seed)

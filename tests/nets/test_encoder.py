@@ -25,9 +25,13 @@ SMALL_CNN = CNN(channels=(3,), kernels=(3,), strides=(1,))
         (spaces.MultiDiscrete([2, 3]), torch.tensor([[1, 0], [0, 2]]), [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
         (spaces.MultiBinary(3), torch.tensor([[1, 0, 1]], dtype=torch.int8), [[1, 0, 1]]),
         (
-            spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(1)])}),
+            spaces.Dict(
+                {"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(1)])}
+            ),
             {"b": torch.tensor([1]), "a": (torch.tensor([[3.0, 4.0]]), torch.tensor([[1]]))},
-            [[3, 4, 1, 0, 1]],  # gymnasium sorts the keys of a Dict space; the observation's own order does not matter
+            [
+                [3, 4, 1, 0, 1]
+            ],  # gymnasium sorts the keys of a Dict space; the observation's own order does not matter
         ),
     ],
 )
@@ -51,7 +55,10 @@ def test_a_plain_vector_is_handed_on_without_any_work():
 
 
 def test_images_with_the_channels_last_equal_those_with_the_channels_first():
-    first, last = Encoder(spaces.Box(0, 1, (2, 5, 6)), SMALL_CNN), Encoder(spaces.Box(0, 1, (5, 6, 2)), SMALL_CNN)
+    first, last = (
+        Encoder(spaces.Box(0, 1, (2, 5, 6)), SMALL_CNN),
+        Encoder(spaces.Box(0, 1, (5, 6, 2)), SMALL_CNN),
+    )
     params = init_params(lambda: first, torch.Generator())
     obs = torch.rand(4, 2, 5, 6)
     torch.testing.assert_close(apply(last, params, obs.permute(0, 2, 3, 1)), apply(first, params, obs))

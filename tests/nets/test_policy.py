@@ -23,7 +23,10 @@ def masked(actions=None, observed=MASKED, **fields):
 
 
 def obs(mask=ALLOWED, seed=0):
-    return {"observation": torch.randn(len(mask), 3, generator=torch.Generator().manual_seed(seed)), "action_mask": mask}
+    return {
+        "observation": torch.randn(len(mask), 3, generator=torch.Generator().manual_seed(seed)),
+        "action_mask": mask,
+    }
 
 
 def start(policy):
@@ -83,7 +86,9 @@ def test_several_choices_are_drawn_apart_and_masked_in_one_row():
     assert policy.noise(7) == Noise("uniform", (7, 2))
     probability = Categorical(given.logits).logprobs().exp()
     # The second row's mask forbids all of the second dimension, which frees it.
-    assert torch.equal(probability > 0, torch.tensor([[[True, False], [True, True]], [[False, True], [True, True]]]))
+    assert torch.equal(
+        probability > 0, torch.tensor([[[True, False], [True, True]], [[False, True], [True, True]]])
+    )
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 2), (2, 3)])

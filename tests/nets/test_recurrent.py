@@ -1,4 +1,5 @@
-"""Networks with a memory: the cells against PyTorch's, rows against single steps, and where gradients stop."""
+"""Networks with a memory: the cells against PyTorch's, rows against single steps, and where gradients
+stop."""
 
 import numpy as np
 import pytest
@@ -22,14 +23,23 @@ SIZE, STEPS = 5, 8
 def network(kind, **fields):
     """A network with random biases, its parameters, and a memory of two rows that is not empty."""
     make = lambda: build(kind(SIZE, **fields), SPACE, 2)  # noqa: E731
-    params = {name: value + 0.3 * torch.randn_like(value) for name, value in init_params(make, torch.Generator()).items()}
+    params = {
+        name: value + 0.3 * torch.randn_like(value)
+        for name, value in init_params(make, torch.Generator()).items()
+    }
     module = skeleton(make)
-    return module, params, {name: 0.5 * torch.randn_like(value) for name, value in module.first_memory(2).items()}
+    return (
+        module,
+        params,
+        {name: 0.5 * torch.randn_like(value) for name, value in module.first_memory(2).items()},
+    )
 
 
 def torch_cell(kind, params, inputs):
     cell = {LSTM: nn.LSTMCell, GRU: nn.GRUCell}[kind](inputs, SIZE)
-    cell.load_state_dict({name.removeprefix("cell."): value for name, value in params.items() if name.startswith("cell.")})
+    cell.load_state_dict(
+        {name.removeprefix("cell."): value for name, value in params.items() if name.startswith("cell.")}
+    )
     return cell
 
 
@@ -85,7 +95,9 @@ def test_gradients_reach_back_to_the_start_of_the_row_or_of_the_episode(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_truncated_gradients_are_those_of_a_chain_that_is_cut_and_full_ones_where_a_row_holds_the_episode(kind):
+def test_truncated_gradients_are_those_of_a_chain_that_is_cut_and_full_ones_where_a_row_holds_the_episode(
+    kind,
+):
     module, params, memory = network(kind, hidden=())
     obs, weights = torch.randn(2 * STEPS, 3), torch.randn(2 * STEPS, 1)
     never = torch.zeros(2 * STEPS, dtype=torch.bool)
@@ -106,7 +118,11 @@ def test_truncated_gradients_are_those_of_a_chain_that_is_cut_and_full_ones_wher
         with torch.no_grad():
             half = obs.view(2, STEPS, 3)[:, : STEPS // 2].flatten(0, 1)
             _, middle = module.unroll(params, "", half, memory, never[:STEPS])
-        begin = memory if rows == 2 else {k: torch.stack([v, middle[k]], 1).flatten(0, 1) for k, v in memory.items()}
+        begin = (
+            memory
+            if rows == 2
+            else {k: torch.stack([v, middle[k]], 1).flatten(0, 1) for k, v in memory.items()}
+        )
         leaves["output.weight"], leaves["output.bias"] = torch.ones(1, SIZE), torch.zeros(1)
         out, _ = module.unroll(leaves, "", obs, begin, never)
         (out * weights).sum().backward()
@@ -120,7 +136,9 @@ def test_truncated_gradients_are_those_of_a_chain_that_is_cut_and_full_ones_wher
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_gate_begins_orthogonal_and_only_the_forget_gate_has_a_bias(kind):
-    params = init_params(lambda: build(kind(SIZE, hidden=(SIZE,)), SPACE, 2, output_gain=0.01), torch.Generator())
+    params = init_params(
+        lambda: build(kind(SIZE, hidden=(SIZE,)), SPACE, 2, output_gain=0.01), torch.Generator()
+    )
     for name in ("cell.weight_ih", "cell.weight_hh"):
         for gate in params[name].split(SIZE):
             torch.testing.assert_close(gate @ gate.T, torch.eye(SIZE))

@@ -17,7 +17,17 @@ class Known(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "spec", [MLP(), MLP((), "relu", "torch"), LSTM(), GRU(32, (), 8), CNN(), CNN((8,), (3,), (1,), ()), Known, Known.Inner]
+    "spec",
+    [
+        MLP(),
+        MLP((), "relu", "torch"),
+        LSTM(),
+        GRU(32, (), 8),
+        CNN(),
+        CNN((8,), (3,), (1,), ()),
+        Known,
+        Known.Inner,
+    ],
 )
 def test_a_specification_survives_json(spec):
     assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
@@ -27,14 +37,17 @@ def test_a_specification_survives_json(spec):
     ("make", "message"),
     [
         (lambda: MLP(activation="rleu"), "unknown activation 'rleu'; did you mean relu"),
-        (lambda: MLP(initialisation="ortho"), "did you mean orthogonal"),
+        (lambda: MLP(initialization="ortho"), "did you mean orthogonal"),
         (lambda: MLP(hidden=(0,)), r"MLP.hidden = \(0,\)"),
         (lambda: MLP(hidden=(2.5,)), r"MLP.hidden = \(2.5,\)"),
         (lambda: MLP(hidden=64), "MLP.hidden = 64"),
         (lambda: CNN(kernels=(8,)), "equally long"),
         (lambda: CNN(channels=(), kernels=(), strides=()), "at least one convolution"),
         (lambda: CNN(activation="x"), "unknown activation"),
-        (lambda: spec_to_json(type("Local", (nn.Module,), {"__qualname__": "f.<locals>.Local"})), "inside a function"),
+        (
+            lambda: spec_to_json(type("Local", (nn.Module,), {"__qualname__": "f.<locals>.Local"})),
+            "inside a function",
+        ),
         (lambda: spec_to_json(torch.relu), "is no network"),
     ],
 )

@@ -5,7 +5,13 @@ import torch
 from torch import distributions as reference
 from torch import tensor
 
-from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical, SquashedGaussian, unsquash
+from bellgrad.ops.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    MultiCategorical,
+    SquashedGaussian,
+    unsquash,
+)
 
 RNG = torch.Generator().manual_seed(0)
 B, A, D = 7, 5, 3
@@ -40,7 +46,9 @@ def test_categorical_samples_with_the_right_frequencies():
     logits = LOGITS[:1].float()
     noise = torch.rand(50_000, generator=torch.Generator().manual_seed(1))
     share = torch.bincount(Categorical(logits.expand(len(noise), A)).sample(noise), minlength=A) / len(noise)
-    torch.testing.assert_close(share, logits[0].softmax(-1), atol=0.01, rtol=0)  # standard errors are below 0.0023
+    torch.testing.assert_close(
+        share, logits[0].softmax(-1), atol=0.01, rtol=0
+    )  # standard errors are below 0.0023
 
 
 @pytest.mark.parametrize("noise", [0.0, 1 - 2.0**-24, 1.0])
@@ -76,12 +84,15 @@ def test_many_choices_equal_torchs_one_by_one():
     sizes = (3, 1, 5)
     ours, other = (MultiCategorical.of(x, sizes) for x in (CHOICES, OTHER_CHOICES))
     theirs, their_other = (
-        [reference.Categorical(logits=part) for part in x.split(list(sizes), -1)] for x in (CHOICES, OTHER_CHOICES)
+        [reference.Categorical(logits=part) for part in x.split(list(sizes), -1)]
+        for x in (CHOICES, OTHER_CHOICES)
     )
     noise = torch.rand(B, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     action = ours.sample(noise)
     assert action.dtype == torch.int64 and (action < torch.tensor(sizes)).all()
-    torch.testing.assert_close(ours.logprob(action), sum(d.log_prob(a) for d, a in zip(theirs, action.unbind(-1), strict=True)))
+    torch.testing.assert_close(
+        ours.logprob(action), sum(d.log_prob(a) for d, a in zip(theirs, action.unbind(-1), strict=True))
+    )
     torch.testing.assert_close(ours.entropy(), sum(d.entropy() for d in theirs))
     pairs = zip(theirs, their_other, strict=True)
     torch.testing.assert_close(ours.kl(other), sum(reference.kl_divergence(*pair) for pair in pairs))
@@ -94,17 +105,27 @@ def test_each_of_many_choices_is_drawn_with_its_own_noise_and_frequencies():
     action = choices.sample(torch.rand(n, 3, generator=torch.Generator().manual_seed(6)))
     for d, size in enumerate(sizes):
         share = torch.bincount(action[:, d], minlength=size) / n
-        torch.testing.assert_close(share, choices.logits[0, d].softmax(-1)[:size], atol=0.01, rtol=0)  # standard errors < 0.0023
+        torch.testing.assert_close(
+            share, choices.logits[0, d].softmax(-1)[:size], atol=0.01, rtol=0
+        )  # standard errors < 0.0023
     both = torch.bincount(action[:, 0] * 5 + action[:, 2], minlength=15).view(3, 5) / n
-    torch.testing.assert_close(both, both.sum(1, keepdim=True) * both.sum(0), atol=0.01, rtol=0)  # independent
+    torch.testing.assert_close(
+        both, both.sum(1, keepdim=True) * both.sum(0), atol=0.01, rtol=0
+    )  # independent
 
 
 def test_filling_up_leaves_entropy_divergence_and_gradients_of_many_choices_finite():
     logits = CHOICES.clone().requires_grad_()
     choices = MultiCategorical.of(logits, (3, 1, 5))
-    terms = choices.entropy() + choices.kl(MultiCategorical.of(OTHER_CHOICES, (3, 1, 5))) + choices.logprob(choices.mode())
+    terms = (
+        choices.entropy()
+        + choices.kl(MultiCategorical.of(OTHER_CHOICES, (3, 1, 5)))
+        + choices.logprob(choices.mode())
+    )
     (gradient,) = torch.autograd.grad(terms.sum(), logits)
-    assert terms.isfinite().all() and gradient.isfinite().all() and gradient[:, 3].abs().max() == 0  # a choice of one is none
+    assert (
+        terms.isfinite().all() and gradient.isfinite().all() and gradient[:, 3].abs().max() == 0
+    )  # a choice of one is none
     with pytest.raises(ValueError, match="expected shape"):
         MultiCategorical.of(CHOICES, (3, 2, 5))
 
@@ -123,11 +144,15 @@ def test_gaussian_equals_torchs(log_std):
     assert torch.equal(ours.mode(), MEAN)
 
 
-@pytest.mark.parametrize("log_std", [0.3 * LOG_STD, 0.3 * LOG_STD[0]], ids=["[B,D]", "[D]"])  # where atanh still undoes tanh
+@pytest.mark.parametrize(
+    "log_std", [0.3 * LOG_STD, 0.3 * LOG_STD[0]], ids=["[B,D]", "[D]"]
+)  # where atanh still undoes tanh
 def test_squashed_gaussian_equals_torchs_transformed_distribution(log_std):
     ours = SquashedGaussian(MEAN, log_std)
     tanh = reference.transforms.TanhTransform()
-    theirs = reference.TransformedDistribution(normal(MEAN, log_std), [reference.IndependentTransform(tanh, 1)])
+    theirs = reference.TransformedDistribution(
+        normal(MEAN, log_std), [reference.IndependentTransform(tanh, 1)]
+    )
     action, logprob = ours.sample(NOISE)
     raw = MEAN + NOISE * log_std.exp()
     torch.testing.assert_close(action, tanh(raw))
@@ -135,7 +160,9 @@ def test_squashed_gaussian_equals_torchs_transformed_distribution(log_std):
     torch.testing.assert_close(ours.logprob(raw), logprob)
     torch.testing.assert_close(ours.mode(), MEAN.tanh())
     other = SquashedGaussian(OTHER_MEAN, OTHER_LOG_STD)
-    torch.testing.assert_close(ours.kl(other), reference.kl_divergence(normal(MEAN, log_std), normal(OTHER_MEAN, OTHER_LOG_STD)))
+    torch.testing.assert_close(
+        ours.kl(other), reference.kl_divergence(normal(MEAN, log_std), normal(OTHER_MEAN, OTHER_LOG_STD))
+    )
 
 
 @pytest.mark.parametrize("raw", [-60.0, -20.0, -9.5, 9.5, 20.0, 60.0])
@@ -153,7 +180,9 @@ def test_trap_squashed_gaussian_log_probability_at_extreme_values(raw):
 
 
 def test_trap_squashed_gaussian_log_probability_sums_over_dimensions():
-    one, three = (SquashedGaussian(torch.ones(1, d), torch.zeros(d)).sample(torch.ones(1, d)).logprob for d in (1, 3))
+    one, three = (
+        SquashedGaussian(torch.ones(1, d), torch.zeros(d)).sample(torch.ones(1, d)).logprob for d in (1, 3)
+    )
     torch.testing.assert_close(three, 3 * one)
 
 
@@ -180,7 +209,11 @@ def test_samples_and_densities_have_right_gradients():
 @pytest.mark.compiled
 def test_distributions_compile_whole_and_agree_with_eager():
     def all_of_them(logits, mean, log_std, uniform, noise):
-        categorical, choices, gaussian = Categorical(logits), MultiCategorical.of(logits, (2, 3)), DiagonalGaussian(mean, log_std)
+        categorical, choices, gaussian = (
+            Categorical(logits),
+            MultiCategorical.of(logits, (2, 3)),
+            DiagonalGaussian(mean, log_std),
+        )
         action = categorical.sample(uniform)
         density = gaussian.logprob(gaussian.sample(noise))
         squashed = SquashedGaussian(mean, log_std).sample(noise)

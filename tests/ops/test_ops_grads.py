@@ -64,7 +64,11 @@ def test_trap_a_loss_per_item_is_refused():
 @pytest.mark.parametrize("max_norm", [0.5, 5.0, 1e6])
 def test_clip_by_norm_equals_torchs(max_norm):
     rng = torch.Generator().manual_seed(0)
-    grads = {"a": torch.randn(4, 3, generator=rng), "b": torch.randn(5, generator=rng), "c": torch.randn((), generator=rng)}
+    grads = {
+        "a": torch.randn(4, 3, generator=rng),
+        "b": torch.randn(5, generator=rng),
+        "c": torch.randn((), generator=rng),
+    }
     tensors = [torch.nn.Parameter(torch.zeros_like(grad)) for grad in grads.values()]
     for tensor, grad in zip(tensors, grads.values(), strict=True):
         tensor.grad = grad.clone()

@@ -23,7 +23,7 @@ CASES = [
     ),
     (RMSprop(centered=True, momentum=0.5), torch.optim.RMSprop, {"centered": True, "momentum": 0.5}),
 ]
-OPTIMISERS = [case[0] for case in CASES]
+OPTIMIZERS = [case[0] for case in CASES]
 
 
 def problem(dtype=torch.float64, steps=60):
@@ -32,7 +32,9 @@ def problem(dtype=torch.float64, steps=60):
     shapes = {"weight": (4, 3), "bias": (4,), "log_alpha": ()}
 
     def draw(scale):
-        return {name: scale * torch.randn(shape, generator=rng, dtype=dtype) for name, shape in shapes.items()}
+        return {
+            name: scale * torch.randn(shape, generator=rng, dtype=dtype) for name, shape in shapes.items()
+        }
 
     return draw(1.0), [draw(10.0 ** (t % 5 - 2)) for t in range(steps)]
 
@@ -45,7 +47,8 @@ def clone(tree):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("path", ["eager", "vmap"])
 def test_every_step_equals_torchs(ours, theirs, options, dtype, tolerance, path):
-    """Both ways of running: as it is (Adam then uses torch's fused kernel), and the plain equations that are traced."""
+    """Both ways of running: as it is (Adam then uses torch's fused kernel), and the plain equations that are
+    traced."""
     params, grads = problem(dtype)
     tensors = {name: torch.nn.Parameter(param.clone()) for name, param in params.items()}
     optimizer = theirs(tensors.values(), **options)
@@ -53,7 +56,9 @@ def test_every_step_equals_torchs(ours, theirs, options, dtype, tolerance, path)
     if path == "vmap":
 
         def step(params, grads, state):
-            lifted = [torch.utils._pytree.tree_map(lambda leaf: leaf[None], tree) for tree in (params, grads, state)]
+            lifted = [
+                torch.utils._pytree.tree_map(lambda leaf: leaf[None], tree) for tree in (params, grads, state)
+            ]
             return torch.utils._pytree.tree_map(lambda leaf: leaf[0], vmap(ours.step)(*lifted))
 
     state = ours.init(params)
@@ -71,43 +76,47 @@ def test_every_step_equals_torchs(ours, theirs, options, dtype, tolerance, path)
 def test_rmsprop_with_epsilon_in_the_root_and_squares_that_begin_at_one_is_tensorflows():
     # By hand: the mean square is 0.99 + 0.01 * 4 = 1.03, then 0.99 * 1.03 + 0.01 * 25 = 1.2697; each step is
     # 0.1 * g / sqrt(square + 0.2).
-    optimiser = RMSprop(learning_rate=0.1, epsilon=0.2, epsilon_in_root=True, initial_square=1.0)
+    optimizer = RMSprop(learning_rate=0.1, epsilon=0.2, epsilon_in_root=True, initial_square=1.0)
     params = {"w": torch.zeros(1, dtype=torch.float64)}
-    state = optimiser.init(params)
+    state = optimizer.init(params)
     for grad in (2.0, -5.0):
-        params, state = optimiser.step(params, {"w": torch.tensor([grad], dtype=torch.float64)}, state)
+        params, state = optimizer.step(params, {"w": torch.tensor([grad], dtype=torch.float64)}, state)
     assert params["w"].item() == pytest.approx(-0.2 / 1.23**0.5 + 0.5 / 1.4697**0.5)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
-def test_nothing_is_changed_in_place(optimiser):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_nothing_is_changed_in_place(optimizer):
     params, (first, second) = problem(steps=2)
-    params, state = optimiser.step(params, first, optimiser.init(params))
+    params, state = optimizer.step(params, first, optimizer.init(params))
     inputs = {"params": params, "grads": second, "state": state}
     before = clone(inputs)
-    new_params, new_state = optimiser.step(params, second, state)
+    new_params, new_state = optimizer.step(params, second, state)
     for name, leaf in named_leaves(inputs).items():
         assert torch.equal(leaf, before[name]), name
     old_memory = {leaf.data_ptr() for leaf in named_leaves(inputs).values()}
     assert not old_memory & {leaf.data_ptr() for leaf in named_leaves((new_params, new_state)).values()}
-    assert list(named_leaves(new_state)) == list(named_leaves(state))  # the same structure: it can be saved and restored
+    assert list(named_leaves(new_state)) == list(
+        named_leaves(state)
+    )  # the same structure: it can be saved and restored
 
 
-@pytest.mark.parametrize("optimiser", [Adam(), Adam(amsgrad=True), AdamW(), SGD(momentum=0.9), RMSprop()])
-def test_a_learning_rate_argument_replaces_the_field(optimiser):
+@pytest.mark.parametrize("optimizer", [Adam(), Adam(amsgrad=True), AdamW(), SGD(momentum=0.9), RMSprop()])
+def test_a_learning_rate_argument_replaces_the_field(optimizer):
     params, (grads,) = problem(steps=1)
-    state = optimiser.init(params)
-    replaced = type(optimiser)(**{**vars(optimiser), "learning_rate": 0.125})
+    state = optimizer.init(params)
+    replaced = type(optimizer)(**{**vars(optimizer), "learning_rate": 0.125})
     expected, _ = replaced.step(params, grads, state)
     for rate in (0.125, torch.tensor(0.125)):
-        got, _ = optimiser.step(params, grads, state, rate)
+        got, _ = optimizer.step(params, grads, state, rate)
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign():
     params, grads = {"w": torch.zeros(3)}, {"w": torch.tensor([1e-3, -5.0, 0.0])}
     params, _ = Adam(learning_rate=0.1).step(params, grads, Adam().init(params))
-    torch.testing.assert_close(params["w"], torch.tensor([-0.1, 0.1, 0.0]), rtol=2e-5, atol=0)  # epsilon / 1e-3 = 1e-5
+    torch.testing.assert_close(
+        params["w"], torch.tensor([-0.1, 0.1, 0.0]), rtol=2e-5, atol=0
+    )  # epsilon / 1e-3 = 1e-5
 
 
 def test_adam_takes_gradients_and_parameters_in_any_memory_layout():
@@ -146,7 +155,9 @@ def test_many_seeds_and_learning_rates_at_once():
     got, state = vmap(step)(stacked(params), stacked(grads), rates)
     assert state.step.tolist() == [1, 1, 1]
     for i, rate in enumerate(rates):
-        expected, _ = step(*({name: leaf[i] for name, leaf in stacked(tree).items()} for tree in (params, grads)), rate)
+        expected, _ = step(
+            *({name: leaf[i] for name, leaf in stacked(tree).items()} for tree in (params, grads)), rate
+        )
         for name in params:
             assert got[name].dtype == torch.float32
             torch.testing.assert_close(got[name][i], expected[name])
@@ -154,10 +165,10 @@ def test_many_seeds_and_learning_rates_at_once():
 
 def test_grads_must_match_params():
     params = {"w": torch.ones(3)}
-    for optimiser in OPTIMISERS:
+    for optimizer in OPTIMIZERS:
         for wrong in ({"w": torch.ones(3, 1)}, {"v": torch.ones(3)}, {}):
             with pytest.raises(ValueError, match="differ"):
-                optimiser.step(params, wrong, optimiser.init(params))
+                optimizer.step(params, wrong, optimizer.init(params))
 
 
 @pytest.mark.parametrize(
@@ -179,9 +190,14 @@ def test_impossible_settings_are_refused(make):
 
 
 @pytest.mark.compiled
-def test_optimisers_compile_whole_and_agree_with_eager():
+def test_optimizers_compile_whole_and_agree_with_eager():
     params, grads = problem(torch.float32, steps=4)
-    chosen = (Adam(), AdamW(amsgrad=True), SGD(momentum=0.9, nesterov=True), RMSprop(centered=True, momentum=0.9))
+    chosen = (
+        Adam(),
+        AdamW(amsgrad=True),
+        SGD(momentum=0.9, nesterov=True),
+        RMSprop(centered=True, momentum=0.9),
+    )
 
     def step_all(params, grads, states, rate):
         return [o.step(p, grads, s, rate) for o, p, s in zip(chosen, params, states, strict=True)]

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bellgrad.ops.returns import discounted_returns, gae, lambda_returns, linear_recurrence, n_step_returns, reward_to_go
+from bellgrad.ops.returns import (
+    discounted_returns,
+    gae,
+    lambda_returns,
+    linear_recurrence,
+    n_step_returns,
+    reward_to_go,
+)
 
 YES, NO = torch.tensor([[True]]), torch.tensor([[False]])
 
@@ -19,13 +26,17 @@ def flags(*numbers):
 
 @st.composite
 def rollouts(draw):
-    """Sizes and a seed are drawn, the rest follows: reward, terminated, truncated, value, next_value, gamma, lambda."""
+    """Sizes and a seed are drawn, the rest follows: reward, terminated, truncated, value, next_value, gamma,
+    lambda."""
     steps, batch = draw(st.integers(1, 17)), draw(st.integers(1, 3))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     chance = draw(st.sampled_from([0.0, 0.2, 0.7]))
     reward, value, next_value = torch.randn(3, steps, batch, generator=rng, dtype=torch.float64)
     terminated, truncated = torch.rand(2, steps, batch, generator=rng) < chance
-    gamma, lambda_ = draw(st.sampled_from([0.0, 0.5, 0.99, 1.0])), draw(st.sampled_from([0.0, 0.3, 0.95, 1.0]))
+    gamma, lambda_ = (
+        draw(st.sampled_from([0.0, 0.5, 0.99, 1.0])),
+        draw(st.sampled_from([0.0, 0.3, 0.95, 1.0])),
+    )
     return reward, terminated, truncated, value, next_value, gamma, lambda_
 
 
@@ -54,7 +65,9 @@ def lambda_twin(reward, terminated, truncated, next_value, gamma, lambda_):
     for b in range(batch):
         for t in range(steps):
             length = next((k - t + 1 for k in range(t, steps) if ended[k, b]), steps - t)
-            weights = [(1 - lambda_) * lambda_ ** (n - 1) for n in range(1, length)] + [lambda_ ** (length - 1)]
+            weights = [(1 - lambda_) * lambda_ ** (n - 1) for n in range(1, length)] + [
+                lambda_ ** (length - 1)
+            ]
             out[t, b] = sum(weight * longer[n][t, b].item() for n, weight in enumerate(weights))
     return out
 
@@ -74,7 +87,9 @@ def test_the_recurrence_equals_a_backward_loop(rollout):
 def test_n_step_returns_equal_a_forward_walk(rollout, n):
     reward, terminated, truncated, _, next_value, gamma, _ = rollout
     got = n_step_returns(reward, terminated, truncated, next_value, gamma, n)
-    torch.testing.assert_close(got, n_step_twin(reward, terminated, truncated, next_value, gamma, n), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        got, n_step_twin(reward, terminated, truncated, next_value, gamma, n), rtol=1e-10, atol=1e-10
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +122,9 @@ def test_gae_equals_a_sum_of_discounted_errors_within_the_episode(rollout):
 def test_gae_plus_the_value_is_the_lambda_return_where_values_agree(rollout):
     reward, terminated, truncated, value, next_value, gamma, lambda_ = rollout
     going_on = ~(terminated | truncated)[:-1]
-    next_value[:-1] = torch.where(going_on, value[1:], next_value[:-1])  # inside an episode the successor is the next state
+    next_value[:-1] = torch.where(
+        going_on, value[1:], next_value[:-1]
+    )  # inside an episode the successor is the next state
     advantage = gae(reward, terminated, truncated, value, next_value, gamma, lambda_)
     return_ = lambda_returns(reward, terminated, truncated, next_value, gamma, lambda_)
     torch.testing.assert_close(advantage + value, return_, rtol=1e-10, atol=1e-10)
@@ -126,8 +143,8 @@ def test_padding_counts_for_nothing_even_if_it_holds_rubbish():
 
 
 def test_n_step_returns_by_hand():
-    # gamma 1/2, values 8: two steps from 0: 1 + 2/2 + 8/4 = 4; from 1, where step 2 terminates: 2 + 4/2 = 4; step 2: 4
-    # step 3 is the rollout's end, one step really taken: 8 + 8/2 = 12
+    # gamma 1/2, values 8: two steps from 0: 1 + 2/2 + 8/4 = 4; from 1, where step 2 terminates: 2 + 4/2 = 4;
+    # step 2: 4 step 3 is the rollout's end, one step really taken: 8 + 8/2 = 12
     got = n_step_returns(row(1, 2, 4, 8), flags(0, 0, 1, 0), flags(0, 0, 0, 0), row(8, 8, 8, 8), 0.5, 2)
     assert got.flatten().tolist() == [4, 4, 4, 12]
 
@@ -146,8 +163,12 @@ ESTIMATORS = {
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_trap_truncation_treated_as_termination(name):
-    # one step, reward 1, V(s) 0, V(s') 10, gamma 1/2: truncated 1 + 5 = 6, terminated 1, both: termination wins
-    got = [ESTIMATORS[name](row(1), a, b, row(0), row(10)).item() for a, b in ((NO, YES), (YES, NO), (YES, YES), (NO, NO))]
+    # one step, reward 1, V(s) 0, V(s') 10, gamma 1/2: truncated 1 + 5 = 6, terminated 1, both: termination
+    # wins
+    got = [
+        ESTIMATORS[name](row(1), a, b, row(0), row(10)).item()
+        for a, b in ((NO, YES), (YES, NO), (YES, YES), (NO, NO))
+    ]
     assert got == [6, 1, 1, 6]
 
 
@@ -170,7 +191,10 @@ def test_a_terminal_successors_value_may_be_anything(name):
 
 def test_the_recurrence_has_right_gradients():
     rng = torch.Generator().manual_seed(0)
-    x, decay, last = (torch.randn(*s, generator=rng, dtype=torch.float64, requires_grad=True) for s in ((5, 2), (5, 2), (2,)))
+    x, decay, last = (
+        torch.randn(*s, generator=rng, dtype=torch.float64, requires_grad=True)
+        for s in ((5, 2), (5, 2), (2,))
+    )
     assert torch.autograd.gradcheck(linear_recurrence, (x, decay, last))
 
 
@@ -179,7 +203,9 @@ def test_float32_stays_accurate_over_a_long_rollout():
     reward = torch.randn(2048, 2, generator=rng)
     gamma = 1 - 2**-10  # exact in float32
     got, exact = discounted_returns(reward, gamma), discounted_returns(reward.double(), gamma)
-    torch.testing.assert_close(got.double(), exact, rtol=0, atol=1e-4)  # returns reach about 60, where float32 steps are 4e-6
+    torch.testing.assert_close(
+        got.double(), exact, rtol=0, atol=1e-4
+    )  # returns reach about 60, where float32 steps are 4e-6
 
 
 @pytest.mark.compiled
@@ -193,4 +219,6 @@ def test_gae_and_n_step_compile_whole_and_agree_with_eager():
         return gae(*rollout, 0.99, 0.95), n_step_returns(reward, terminated, truncated, next_value, 0.99, 3)
 
     rollout = (reward, terminated, truncated, value, next_value)
-    torch.testing.assert_close(torch.compile(both, fullgraph=True)(*rollout), both(*rollout), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.compile(both, fullgraph=True)(*rollout), both(*rollout), rtol=1e-5, atol=1e-5
+    )

@@ -15,7 +15,10 @@ paths_q = torch.rand(T, B, A)
 flag, flag_column = path > 0.5, path_column > 0.5
 q, ensemble, matrix = torch.rand(B, A), torch.rand(E, B), torch.rand(B, D)
 action = torch.zeros(B, dtype=torch.int64)
-gaussian, squashed = distributions.DiagonalGaussian(matrix, matrix), distributions.SquashedGaussian(matrix, matrix)
+gaussian, squashed = (
+    distributions.DiagonalGaussian(matrix, matrix),
+    distributions.SquashedGaussian(matrix, matrix),
+)
 zero = torch.zeros(())
 
 # (op, right arguments, which of them are [B] or [T, B], that is, which a trailing axis of 1 would corrupt)
@@ -51,7 +54,7 @@ OPS = [
     (squashed.sample, (matrix,), (0,)),
     (squashed.logprob, (matrix,), (0,)),
     (RunningMoments.init((D,)).update, (matrix,), (0,)),
-    (RunningMoments.init((D,)).normalise, (matrix,), (0,)),
+    (RunningMoments.init((D,)).normalize, (matrix,), (0,)),
     (RunningMoments.init((D,)).rescale, (matrix,), (0,)),
 ]
 
@@ -97,7 +100,9 @@ def test_a_temperature_must_be_a_scalar():
             call()
 
 
-@pytest.mark.parametrize("follow", [lambda p, t: polyak(p, t, 0.5), lambda p, t: hard_copy_every(p, t, torch.tensor(0), 1)])
+@pytest.mark.parametrize(
+    "follow", [lambda p, t: polyak(p, t, 0.5), lambda p, t: hard_copy_every(p, t, torch.tensor(0), 1)]
+)
 def test_target_networks_refuse_other_shapes_and_names(follow):
     with pytest.raises(ValueError, match="shapes of 'w' differ"):
         follow({"w": item}, {"w": column})

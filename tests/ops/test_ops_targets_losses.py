@@ -8,7 +8,7 @@ from bellgrad.ops.losses import (
     adapted_kl_coef,
     clipped_value_loss,
     huber,
-    normalise_advantage,
+    normalize_advantage,
     policy_gradient_loss,
     ppo_clip_loss,
     ppo_kl_loss,
@@ -43,7 +43,10 @@ def test_double_q_lets_the_online_network_choose_and_the_target_network_evaluate
 
 
 def test_clipped_double_q_takes_the_lowest_critic_of_each_item():
-    assert clipped_double_q_target(REWARD, tensor([0.5, 0.5]), tensor([[2.0, 8.0], [4.0, 6.0]])).tolist() == [2, 4]
+    assert clipped_double_q_target(REWARD, tensor([0.5, 0.5]), tensor([[2.0, 8.0], [4.0, 6.0]])).tolist() == [
+        2,
+        4,
+    ]
 
 
 def test_trap_sac_target_masks_the_entropy_at_terminals_too():
@@ -67,7 +70,8 @@ def test_huber_and_squared_error_equal_torchs(delta):
 
 
 def test_ppo_clip_loss_by_hand():
-    # ratios 2, 2, 1/2, 1/2 with epsilon 0.2: min(2, 1.2) = 1.2; min(-2, -1.2) = -2; min(0.5, 0.8) = 0.5; min(-0.5, -0.8) = -0.8
+    # ratios 2, 2, 1/2, 1/2 with epsilon 0.2: min(2, 1.2) = 1.2; min(-2, -1.2) = -2; min(0.5, 0.8) = 0.5;
+    # min(-0.5, -0.8) = -0.8
     ratio = tensor([2.0, 2.0, 0.5, 0.5], dtype=torch.float64)
     result = ppo_clip_loss(ratio.log(), torch.zeros_like(ratio), tensor([1.0, -1.0, 1.0, -1.0]).double(), 0.2)
     assert result.loss.item() == pytest.approx(-(1.2 - 2 + 0.5 - 0.8) / 4)
@@ -115,21 +119,24 @@ def test_the_sampled_penalty_and_its_gradient_are_the_kl_divergences_on_average(
     new, old = logits.log_softmax(-1), torch.full((4,), 0.25, dtype=torch.float64).log()
     exact = (old.exp() * (old - new)).sum()
     result = ppo_kl_loss(new, old, torch.zeros_like(old), 3.0)
-    assert result.loss.item() == pytest.approx(3 * exact.item()) and result.approx_kl.item() == pytest.approx(exact.item())
+    assert result.loss.item() == pytest.approx(3 * exact.item()) and result.approx_kl.item() == pytest.approx(
+        exact.item()
+    )
     assert not result.approx_kl.requires_grad
     (expected,) = torch.autograd.grad(3 * exact, logits, retain_graph=True)
     (actual,) = torch.autograd.grad(result.loss, logits)
     torch.testing.assert_close(actual, expected)
 
 
-def test_the_penalised_loss_is_the_penalty_less_the_surrogate():
+def test_the_penalized_loss_is_the_penalty_less_the_surrogate():
     logprob, old, advantage = tensor([-1.0, -0.5]), tensor([-1.3, -0.2]), tensor([2.0, -1.0])
     loss, kl = ppo_kl_loss(logprob, old, advantage, tensor(0.5))
     assert loss.item() == pytest.approx(0.5 * kl.item() - surrogate(logprob, old, advantage).item())
 
 
 @pytest.mark.parametrize(
-    ("kl", "factor"), [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.015, 1.0), (0.0151, 2.0), (1.0, 2.0)]
+    ("kl", "factor"),
+    [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.015, 1.0), (0.0151, 2.0), (1.0, 2.0)],
 )
 def test_the_coefficient_follows_the_papers_rule(kl, factor):
     assert adapted_kl_coef(tensor(3.0), tensor(kl), 0.01).item() == 3 * factor  # thresholds 0.00667 and 0.015
@@ -149,26 +156,28 @@ def test_clipped_value_loss_by_hand():
     assert got.item() == pytest.approx(0.5 * (6.25 + 1) / 2)
 
 
-def test_trap_advantage_normalisation_of_a_minibatch_of_one():
+def test_trap_advantage_normalization_of_a_minibatch_of_one():
     for shape in ((1,), (1, 1)):
         advantage = torch.full(shape, 3.0)
-        assert torch.equal(normalise_advantage(advantage), advantage)
+        assert torch.equal(normalize_advantage(advantage), advantage)
 
 
-def test_advantage_normalisation_by_hand():
+def test_advantage_normalization_by_hand():
     # mean 2, unbiased standard deviation sqrt(2)
-    torch.testing.assert_close(normalise_advantage(tensor([1.0, 3.0])), tensor([-(0.5**0.5), 0.5**0.5]))
-    assert normalise_advantage(torch.full((4,), 7.0)).tolist() == [0, 0, 0, 0]  # no spread, no NaN
+    torch.testing.assert_close(normalize_advantage(tensor([1.0, 3.0])), tensor([-(0.5**0.5), 0.5**0.5]))
+    assert normalize_advantage(torch.full((4,), 7.0)).tolist() == [0, 0, 0, 0]  # no spread, no NaN
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
-def test_advantage_normalisation_takes_its_moments_from_the_items_inside_the_mask(shape):
+def test_advantage_normalization_takes_its_moments_from_the_items_inside_the_mask(shape):
     rng = torch.Generator().manual_seed(0)
     advantage, mask = torch.randn(shape, generator=rng), torch.rand((3, 4), generator=rng) < 0.6
     advantage[~mask] = 1e6
-    torch.testing.assert_close(normalise_advantage(advantage, mask)[mask], normalise_advantage(advantage[mask]))
+    torch.testing.assert_close(
+        normalize_advantage(advantage, mask)[mask], normalize_advantage(advantage[mask])
+    )
     one = torch.tensor([True, False])
-    assert normalise_advantage(tensor([3.0, 9.0]), one)[0] == 3
+    assert normalize_advantage(tensor([3.0, 9.0]), one)[0] == 3
 
 
 def test_sac_losses_by_hand():
@@ -176,9 +185,13 @@ def test_sac_losses_by_hand():
     assert sac_actor_loss(logprob, q, 0.5).item() == pytest.approx(((0.5 - 1) + (1.5 - 5)) / 2)
     log_alpha = torch.zeros((), requires_grad=True)
     # entropy is -2, target -1: too low, so a descent step must raise alpha
-    (gradient,) = torch.autograd.grad(sac_temperature_loss(log_alpha, logprob.requires_grad_(), -1.0), log_alpha)
+    (gradient,) = torch.autograd.grad(
+        sac_temperature_loss(log_alpha, logprob.requires_grad_(), -1.0), log_alpha
+    )
     assert gradient.item() == -1
-    assert not sac_temperature_loss(log_alpha.detach(), logprob, -1.0).requires_grad  # the policy gets no gradient from it
+    assert not sac_temperature_loss(
+        log_alpha.detach(), logprob, -1.0
+    ).requires_grad  # the policy gets no gradient from it
 
 
 def test_take_picks_one_entry_per_row():

@@ -54,7 +54,9 @@ def test_the_fisher_product_is_that_of_the_explicit_matrix(policy, size):
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_conjugate_gradients_solve_as_many_equations_as_they_take_steps(n):
     a, b = positive_definite(n), draw(n)
-    torch.testing.assert_close(conjugate_gradient(lambda v: a @ v, b, n, tolerance=1e-20), torch.linalg.solve(a, b))
+    torch.testing.assert_close(
+        conjugate_gradient(lambda v: a @ v, b, n, tolerance=1e-20), torch.linalg.solve(a, b)
+    )
 
 
 def test_conjugate_gradients_stay_where_they_are_once_they_have_arrived():
@@ -68,7 +70,9 @@ def test_the_natural_step_has_the_direction_of_the_natural_gradient_and_the_leng
     a, g = positive_definite(5), draw(5)
     step = natural_step(lambda v: a @ v, g, kl=0.02, steps=5)
     assert (0.5 * step @ a @ step).item() == pytest.approx(0.02)
-    torch.testing.assert_close(step / step.norm(), torch.nn.functional.normalize(torch.linalg.solve(a, g), dim=0))
+    torch.testing.assert_close(
+        step / step.norm(), torch.nn.functional.normalize(torch.linalg.solve(a, g), dim=0)
+    )
     assert natural_step(lambda v: a @ v, torch.zeros_like(g), kl=0.02, steps=5).tolist() == [0] * 5
 
 

@@ -37,7 +37,9 @@ def test_a_step_is_kept_with_the_probability_gamma_to_its_age():
     kept = keep(age, 0.5, torch.rand(age.shape, generator=torch.Generator().manual_seed(0))).double().mean(1)
     assert kept[0] == 1
     # six standard errors of a share of 100,000: at most 6 * 0.5 / 316 = 0.0095
-    torch.testing.assert_close(kept, 0.5 ** tensor([0.0, 1.0, 2.0, 9.0], dtype=torch.float64), rtol=0, atol=0.0095)
+    torch.testing.assert_close(
+        kept, 0.5 ** tensor([0.0, 1.0, 2.0, 9.0], dtype=torch.float64), rtol=0, atol=0.0095
+    )
 
 
 def test_the_td_residual_by_hand_is_gae_of_lambda_0():
@@ -90,15 +92,18 @@ def test_the_all_actions_gradient_is_the_mean_of_the_score_function_gradient():
     torch.testing.assert_close(summed, mean)
 
 
-# ------------------------------------------------- the two estimators on a quadratic, whose variances are known
-# f(x) = |x|^2 with x = m + sigma e in D dimensions: E f = D (m^2 + sigma^2), so the gradient is 2 m in each mean and 2 sigma^2
-# in each log sigma. The variances follow from E e^2, e^4, e^6, e^8 = 1, 3, 15, 105; Gauss and Hermite's quadrature with 8 nodes,
+# ----------------------------------------------- the two estimators on a quadratic, whose variances are known
+# f(x) = |x|^2 with x = m + sigma e in D dimensions: E f = D (m^2 + sigma^2), so the gradient is 2 m in each
+# mean and 2 sigma^2 in each log sigma. The variances follow from E e^2, e^4, e^6, e^8 = 1, 3, 15, 105;
+# Gauss and Hermite's quadrature with 8 nodes,
 # exact to the 15th power, takes the place of draws.
 def gradient_moments(estimator, m, sigma, dimensions):
     """Mean and variance of the estimates in the first mean and in the first log sigma."""
     node, chance = np.polynomial.hermite_e.hermegauss(8)
     noise = torch.cartesian_prod(*[tensor(node)] * dimensions).reshape(-1, dimensions)
-    chance = torch.cartesian_prod(*[tensor(chance / chance.sum())] * dimensions).reshape(-1, dimensions).prod(-1)
+    chance = (
+        torch.cartesian_prod(*[tensor(chance / chance.sum())] * dimensions).reshape(-1, dimensions).prod(-1)
+    )
     mean = torch.full_like(noise, m, requires_grad=True)
     log_std = torch.full_like(noise, sigma).log_().requires_grad_()
     surrogate = estimator(lambda x: x.square().sum(-1), DiagonalGaussian(mean, log_std), noise)
@@ -110,7 +115,9 @@ def gradient_moments(estimator, m, sigma, dimensions):
 @pytest.mark.parametrize("dimensions", [1, 3])
 @pytest.mark.parametrize(("m", "sigma"), [(1.0, 0.5), (0.0, 1.0), (-2.0, 0.3)])
 @pytest.mark.parametrize("name", ["pathwise", "score_function", "with_baseline"])
-def test_on_a_quadratic_both_estimators_have_the_mean_and_the_variance_that_theory_gives(name, m, sigma, dimensions):
+def test_on_a_quadratic_both_estimators_have_the_mean_and_the_variance_that_theory_gives(
+    name, m, sigma, dimensions
+):
     s2 = sigma**2
     others = (dimensions - 1) * (m**2 + s2)  # the mean of f's other terms
     spread = (dimensions - 1) * (4 * m**2 * s2 + 2 * s2**2)  # and their variance
@@ -144,6 +151,8 @@ def test_f_must_give_a_number_a_draw():
 def test_the_score_function_only_looks_at_f():
     draws = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
     mean = torch.zeros(4, 1, requires_grad=True)
-    surrogate = score_function(lambda x: (x > 0).float().squeeze(-1), DiagonalGaussian(mean, torch.zeros(1)), draws)
+    surrogate = score_function(
+        lambda x: (x > 0).float().squeeze(-1), DiagonalGaussian(mean, torch.zeros(1)), draws
+    )
     (gradient,) = torch.autograd.grad(surrogate.sum(), mean)
     torch.testing.assert_close(gradient, torch.where(draws > 0, draws, 0.0))  # d/dmu log N(x; mu, 1) = x - mu

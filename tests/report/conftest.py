@@ -53,9 +53,18 @@ def make_run(tmp_path):
             for i in range(1, lines + 1):
                 step = steps * i // lines
                 mean = level * (1 - math.exp(-4 * i / lines)) * (1 + rng.gauss(0, noise))
-                row = {"step": step, "time": step / 900, "updates": step // 16, "episode_return_mean": mean if i > 1 else None}
+                row = {
+                    "step": step,
+                    "time": step / 900,
+                    "updates": step // 16,
+                    "episode_return_mean": mean if i > 1 else None,
+                }
                 row |= {"episode_length_mean": mean, "steps_per_second": 899.0 + i % 3}
-                row |= {"loss": math.exp(-i / 20) + rng.random() * 0.1, "entropy": 0.69 - i * 0.01, "kl": rng.random() * 0.02}
+                row |= {
+                    "loss": math.exp(-i / 20) + rng.random() * 0.1,
+                    "entropy": 0.69 - i * 0.01,
+                    "kl": rng.random() * 0.02,
+                }
                 out.write(json.dumps(row) + "\n")
                 if i % 8 == 0:  # evaluations have lines of their own
                     row = {
@@ -77,16 +86,23 @@ def evaluated():
     def write(run, returns):
         mean = sum(returns) / len(returns)
         std = math.sqrt(sum((r - mean) ** 2 for r in returns) / len(returns))
-        result = {"return_mean": mean, "return_std": std, "length_mean": mean, "episodes": len(returns), "returns": returns}
+        result = {
+            "return_mean": mean,
+            "return_std": std,
+            "length_mean": mean,
+            "episodes": len(returns),
+            "returns": returns,
+        }
         (run / "evaluation.json").write_text(json.dumps(result))
         return run
 
     return write
 
 
-# ------------------------------------------------------------------------------------------------------- small MDPs, solved
+# ----------------------------------------------------------------------------------------- small MDPs, solved
 def mdp_of(num_states, num_actions, outcomes, initial, **described):
-    """A `FiniteMDP` from a function `(s, a) -> [(p, s', r, terminated)]`, given a start state or None for any."""
+    """A `FiniteMDP` from a function `(s, a) -> [(p, s', r, terminated)]`, given a start state or None for
+    any."""
     start = np.full(num_states, 1 / num_states) if initial is None else np.eye(num_states)[initial]
     return FiniteMDP.from_function(num_states, num_actions, outcomes, initial=start, **described)
 
@@ -121,7 +137,8 @@ def changed():
 
 @pytest.fixture
 def grid():
-    """A deterministic grid from its rows: S start, G goal, # wall; a step costs 1. Actions are left, down, right, up."""
+    """A deterministic grid from its rows: S start, G goal, # wall; a step costs 1. Actions are left, down,
+    right, up."""
 
     def make(*rows):
         letters, columns = "".join(rows), len(rows[0])
@@ -136,7 +153,11 @@ def grid():
             led = state if letters[led] == "#" else led
             return [(1.0, led, -1.0, letters[led] == "G")]
 
-        names = {"state_names": tuple(letters), "action_names": ("left", "down", "right", "up"), "grid": (len(rows), columns)}
+        names = {
+            "state_names": tuple(letters),
+            "action_names": ("left", "down", "right", "up"),
+            "grid": (len(rows), columns),
+        }
         return mdp_of(len(letters), 4, outcomes, letters.index("S"), **names)
 
     return make
@@ -151,12 +172,19 @@ def maze(grid, solved):
 
 @pytest.fixture
 def corridor(solved, changed):
-    """The corridor of the lecture: five cells, R in the third costs 10, both actions in the last end the episode."""
+    """The corridor of the lecture: five cells, R in the third costs 10, both actions in the last end the
+    episode."""
 
     def outcomes(state, action):
         if state == 4:
             return [(1.0, state, 0.0, True)]
-        return [(1.0, state + 1, -10.0 if state == 2 else -1.0, False) if action else (1.0, max(state - 1, 0), -1.0, False)]
+        return [
+            (
+                (1.0, state + 1, -10.0 if state == 2 else -1.0, False)
+                if action
+                else (1.0, max(state - 1, 0), -1.0, False)
+            )
+        ]
 
     mdp = mdp_of(5, 2, outcomes, 0, state_names=tuple("12345"), action_names=("L", "R"), grid=(1, 5))
     return mdp, changed(solved(mdp), method="policy_iteration", iterations=2)

@@ -15,17 +15,33 @@ def text_of(result, width=160):
 
 
 def test_two_experiments_are_compared_by_their_evaluations(make_run, evaluated):
-    ppo = [evaluated(make_run(f"p{i}", "ppo", seed=i, lines=2), [score]) for i, score in enumerate((10.0, 20.0, 30.0, 40.0))]
-    dqn = [evaluated(make_run(f"d{i}", "dqn", seed=i, lines=2), [score]) for i, score in enumerate((15.0, 25.0))]
+    ppo = [
+        evaluated(make_run(f"p{i}", "ppo", seed=i, lines=2), [score])
+        for i, score in enumerate((10.0, 20.0, 30.0, 40.0))
+    ]
+    dqn = [
+        evaluated(make_run(f"d{i}", "dqn", seed=i, lines=2), [score]) for i, score in enumerate((15.0, 25.0))
+    ]
     result = compare([*ppo, *dqn])
     first, second = result["groups"]
-    assert (first["label"], first["env"], first["seeds"], first["scores"]) == ("ppo", "CartPole-v1", 4, [10, 20, 30, 40])
+    assert (first["label"], first["env"], first["seeds"], first["scores"]) == (
+        "ppo",
+        "CartPole-v1",
+        4,
+        [10, 20, 30, 40],
+    )
     assert first["source"] == "evaluation.json"
-    assert first["iqm"]["value"] == 25 and first["mean"]["value"] == 25  # one of four left out at each end; symmetric
+    assert (
+        first["iqm"]["value"] == 25 and first["mean"]["value"] == 25
+    )  # one of four left out at each end; symmetric
     assert 10 <= first["mean"]["low"] < 25 < first["mean"]["high"] <= 40
     assert second["mean"]["value"] == 20
     (pair,) = result["improvement"]
-    assert (pair["x"], pair["y"], pair["probability"]) == ("ppo", "dqn", 5 / 8)  # 20 > 15; 30 and 40 beat both
+    assert (pair["x"], pair["y"], pair["probability"]) == (
+        "ppo",
+        "dqn",
+        5 / 8,
+    )  # 20 > 15; 30 and 40 beat both
     assert pair["low"] < 5 / 8 < pair["high"]
 
 
@@ -86,5 +102,7 @@ def test_a_run_without_any_return_is_named_rather_than_dropped(make_run):
 def test_the_table_shows_names_as_they_are(make_run):
     runs = [make_run(name, fields={"hidden": hidden}) for name, hidden in (("a", [64, 64]), ("b", [32]))]
     shown = text_of(compare(runs))
-    assert "ppo (hidden=[64, 64])" in shown and "ppo (hidden=[32])" in shown  # rich would take brackets for markup
+    assert (
+        "ppo (hidden=[64, 64])" in shown and "ppo (hidden=[32])" in shown
+    )  # rich would take brackets for markup
     assert "Probability of improvement" in shown

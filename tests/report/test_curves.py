@@ -22,7 +22,9 @@ def drawn(monkeypatch):
 
 def straight(run, *points):
     """A run whose return goes through the points."""
-    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "episode_return_mean": v}) + "\n" for s, v in points))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": s, "episode_return_mean": v}) + "\n" for s, v in points)
+    )
     return run
 
 
@@ -56,7 +58,9 @@ def test_seeds_are_interpolated_to_the_steps_that_all_have_reached(make_run, tmp
     np.testing.assert_allclose(y, 1.5 * x)
     (band,) = drawn().axes[0].collections
     vertices = band.get_paths()[0].vertices
-    np.testing.assert_allclose(vertices[vertices[:, 0] == 60][:, 1].max(), 120)  # of two seeds the band is their range
+    np.testing.assert_allclose(
+        vertices[vertices[:, 0] == 60][:, 1].max(), 120
+    )  # of two seeds the band is their range
 
 
 def test_the_interquartile_mean_leaves_a_failed_seed_out(make_run, tmp_path, drawn):
@@ -68,7 +72,11 @@ def test_the_interquartile_mean_leaves_a_failed_seed_out(make_run, tmp_path, dra
 
 
 def test_a_panel_for_each_environment_and_one_color_for_each_experiment(make_run, tmp_path, drawn):
-    runs = [make_run(f"{a}{e}", a, env=e, lines=3) for a in ("ppo", "dqn") for e in ("A-v0", "B-v0", "C-v0", "D-v0")]
+    runs = [
+        make_run(f"{a}{e}", a, env=e, lines=3)
+        for a in ("ppo", "dqn")
+        for e in ("A-v0", "B-v0", "C-v0", "D-v0")
+    ]
     plot(runs, tmp_path / "a.png")
     axes = drawn().axes
     assert [ax.get_title("left") for ax in axes] == ["A-v0", "B-v0", "C-v0", "D-v0"]
@@ -85,7 +93,10 @@ def test_more_experiments_than_colors_are_told_apart_by_dashes(make_run, tmp_pat
 
 
 def test_long_settings_do_not_push_the_curves_out_of_the_figure(make_run, tmp_path, drawn):
-    runs = [make_run(f"r{i}", fields={f"hyper_parameter_number_{j}": i + j for j in range(8)}, lines=3) for i in range(2)]
+    runs = [
+        make_run(f"r{i}", fields={f"hyper_parameter_number_{j}": i + j for j in range(8)}, lines=3)
+        for i in range(2)
+    ]
     plot(runs, tmp_path / "a.png")
     assert drawn().axes[0].get_position().height > 0.3
     box = drawn().legends[0].get_window_extent()
@@ -95,12 +106,19 @@ def test_long_settings_do_not_push_the_curves_out_of_the_figure(make_run, tmp_pa
 def test_the_same_runs_give_the_same_bytes(make_run, tmp_path):
     run = make_run()
     for suffix in ("png", "svg"):
-        assert plot([run], tmp_path / f"a.{suffix}").read_bytes() == plot([run], tmp_path / f"b.{suffix}").read_bytes()
+        assert (
+            plot([run], tmp_path / f"a.{suffix}").read_bytes()
+            == plot([run], tmp_path / f"b.{suffix}").read_bytes()
+        )
 
 
 def test_themes_have_their_own_paper(make_run, tmp_path):
     for theme in ("light", "dark"):
-        paper = Image.open(plot_run(make_run(), tmp_path / f"{theme}.png", theme=theme)).convert("RGB").getpixel((0, 0))
+        paper = (
+            Image.open(plot_run(make_run(), tmp_path / f"{theme}.png", theme=theme))
+            .convert("RGB")
+            .getpixel((0, 0))
+        )
         assert "#{:02x}{:02x}{:02x}".format(*paper) == INK[theme].paper
 
 
@@ -137,7 +155,9 @@ def test_one_run_shows_training_and_evaluations_with_their_spread(make_run, tmp_
     (ax,) = drawn().axes
     (bars,) = ax.containers
     (spread,) = bars[2]
-    assert [np.ptp(segment[:, 1]) for segment in spread.get_segments()] == pytest.approx([16, 16])  # twice 8% of level 100
+    assert [np.ptp(segment[:, 1]) for segment in spread.get_segments()] == pytest.approx(
+        [16, 16]
+    )  # twice 8% of level 100
 
 
 def test_diagnostics_show_what_the_algorithm_logged_and_nothing_else(make_run, tmp_path, drawn):

@@ -13,7 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 class Actor(nn.Module):
-    """Normaliser, network, tanh, scaling to the environment's bounds: what a continuous policy is made of."""
+    """Normalizer, network, tanh, scaling to the environment's bounds: what a continuous policy is made of."""
 
     def __init__(self):
         super().__init__()
@@ -43,11 +43,13 @@ class Greedy(nn.Module):
 def actor(tmp_path_factory):
     torch.manual_seed(0)
     policy = Actor().train()
-    return policy, export_onnx(policy, torch.zeros(1, 3), tmp_path_factory.mktemp("export") / "deep" / "actor.onnx")
+    return policy, export_onnx(
+        policy, torch.zeros(1, 3), tmp_path_factory.mktemp("export") / "deep" / "actor.onnx"
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 256])
-def test_running_normalisers_and_action_scaling_are_exported_with_the_policy_for_any_batch(actor, batch):
+def test_running_normalizers_and_action_scaling_are_exported_with_the_policy_for_any_batch(actor, batch):
     policy, out = actor
     session = onnxruntime.InferenceSession(out)
     obs = 5 * torch.randn(batch, 3, generator=torch.Generator().manual_seed(batch))
@@ -65,7 +67,9 @@ def test_the_file_is_whole_by_itself(actor):
 def test_images_to_discrete_actions(tmp_path):
     torch.manual_seed(1)
     policy = Greedy()
-    session = onnxruntime.InferenceSession(export_onnx(policy, torch.zeros(3, 2, 16, 16, dtype=torch.uint8), tmp_path / "a.onnx"))
+    session = onnxruntime.InferenceSession(
+        export_onnx(policy, torch.zeros(3, 2, 16, 16, dtype=torch.uint8), tmp_path / "a.onnx")
+    )
     obs = torch.randint(0, 256, (5, 2, 16, 16), dtype=torch.uint8)
     (action,) = session.run(["action"], {"obs": obs.numpy()})
     assert action.dtype == np.int64
@@ -76,7 +80,9 @@ def test_export_prints_nothing_and_keeps_each_modules_mode(tmp_path, capfd, capl
     policy = Actor().train()
     policy.net[2].eval()
     export_onnx(policy, torch.zeros(1, 3), tmp_path / "a.onnx")
-    assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert capfd.readouterr() == ("", "") and not [
+        record for record in caplog.records if record.levelno >= logging.WARNING
+    ]
     assert policy.training and not policy.net[2].training
 
 

@@ -35,7 +35,7 @@ def of_kind(ax, kind):
     return [collection for collection in ax.collections if isinstance(collection, kind)]
 
 
-# ------------------------------------------------------------------------------------------------------------ grids
+# ------------------------------------------------------------------------------------------------------ grids
 def test_a_grid_has_values_and_an_arrow_for_each_best_action(maze, tmp_path, drawn):
     out = tmp_path / "deep" / "grid.png"
     assert picture(*maze, out, "maze") == out and out.stat().st_size > 0
@@ -45,7 +45,8 @@ def test_a_grid_has_values_and_an_arrow_for_each_best_action(maze, tmp_path, dra
     (arrows,) = of_kind(values, Quiver)
     pointing = {(round(float(x)), round(float(y)), np.sign(u), np.sign(v))
                 for x, y, u, v in zip(arrows.X, arrows.Y, arrows.U, arrows.V, strict=True)}  # fmt: skip
-    # x to the right, y down: from the start down and right, from its right neighbour down, from the cell below it right
+    # x to the right, y down: from the start down and right, from its right neighbor down, from the cell below
+    # it right
     assert pointing == {(0, 0, 0, 1), (0, 0, 1, 0), (1, 0, 0, 1), (0, 1, 1, 0)}
 
 
@@ -60,7 +61,7 @@ def test_q_is_a_triangle_on_its_side_for_each_legal_action(maze, tmp_path, drawn
     assert first_left[0].tolist() == [0, 0] and set(first_left[1:, 0]) == {-0.5}
 
 
-def test_walls_and_ends_are_not_in_the_colours_of_the_scale(grid, solved, tmp_path, drawn):
+def test_walls_and_ends_are_not_in_the_colors_of_the_scale(grid, solved, tmp_path, drawn):
     mdp = grid("S#G", "...")
     picture(mdp, solved(mdp), tmp_path / "grid.png")
     pixels = drawn().axes[0].images[0].get_array().reshape(6, 4)
@@ -80,7 +81,7 @@ def test_a_large_grid_has_no_numbers_and_few_arrows(grid, solved, tmp_path, draw
     assert not any(of_kind(ax, PolyCollection) for ax in drawn().axes if ax is not values)
 
 
-# ----------------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------------- tables
 def test_an_mdp_without_a_grid_is_a_table_with_the_policy_in_bold(random_mdp, solved, tmp_path, drawn):
     mdp = random_mdp(5, 3, illegal=[(2, 1)])
     solution = solved(mdp, gamma=0.9)
@@ -116,15 +117,20 @@ def test_a_table_of_many_states_and_actions_says_what_it_leaves_out(random_mdp, 
     np.testing.assert_array_equal(curve.lines[0].get_ydata(), np.sort(solution.value)[::-1])
 
 
-# -------------------------------------------------------------------------------------------------------- blackjack
-def test_blackjack_has_two_panels_with_the_line_between_hit_and_stick(solved, random_mdp, changed, tmp_path, drawn):
+# -------------------------------------------------------------------------------------------------- blackjack
+def test_blackjack_has_two_panels_with_the_line_between_hit_and_stick(
+    solved, random_mdp, changed, tmp_path, drawn
+):
     sums, cards, ace = np.unravel_index(np.arange(704), (32, 11, 2))
     hits = sums < np.where(ace == 1, 18, 17)
     policy = np.stack([~hits, hits], axis=1).astype(float)
     small = random_mdp(2, 2)
     solution = changed(solved(small, gamma=0.9), value=sums + cards / 100, policy=policy)
     blackjack(solution, tmp_path / "blackjack.png")
-    for ax, name, first_stick in ((drawn().axes[0], "Usable ace", 18), (drawn().axes[1], "No usable ace", 17)):
+    for ax, name, first_stick in (
+        (drawn().axes[0], "Usable ace", 18),
+        (drawn().axes[1], "No usable ace", 17),
+    ):
         assert ax.get_title("left") == name
         line = np.concatenate([collection.get_segments() for collection in of_kind(ax, LineCollection)])
         assert set(line[..., 1].ravel()) == {first_stick - 12 - 0.5}
@@ -132,7 +138,7 @@ def test_blackjack_has_two_panels_with_the_line_between_hit_and_stick(solved, ra
         assert ax.texts[-1].get_text() == "21\nstick"
 
 
-# ------------------------------------------------------------------------------------------------------------ paths
+# ------------------------------------------------------------------------------------------------------ paths
 def test_paths_stand_beside_each_other_with_their_returns(grid, solved, tmp_path, drawn):
     mdp = grid("...", "S#G")
     q = solved(mdp).q
@@ -154,7 +160,7 @@ def test_paths_need_a_grid_and_tables_that_fit(maze, random_mdp, tmp_path):
         paths(mdp, {}, tmp_path / "a.png")
 
 
-# ------------------------------------------------------------------------------------------------------------ known
+# ------------------------------------------------------------------------------------------------------ known
 def test_what_is_known_has_triangles_and_a_count_over_time(maze, tmp_path, drawn):
     mdp, _ = maze
     known = np.full((4, 4), -1)
@@ -177,7 +183,7 @@ def test_what_is_known_of_an_mdp_without_a_grid_is_a_table(random_mdp, tmp_path,
         known_over_time(random_mdp(3, 2), np.zeros((2, 2)), tmp_path / "b.png")
 
 
-# ------------------------------------------------------------------------------------------------------------- film
+# ------------------------------------------------------------------------------------------------------- film
 def test_of_many_sweeps_a_film_keeps_the_first_some_later_ones_and_the_last():
     sweeps = Sweeps()
     buffer = np.zeros(3)
@@ -213,7 +219,7 @@ def test_an_mp4_and_an_mdp_without_a_grid(random_mdp, solved, tmp_path):
         assert out.read_bytes()[4:8] == b"ftyp"  # ISO/IEC 14496-12: the first box of an MP4
 
 
-# --------------------------------------------------------------------------------------------------------- mistakes
+# --------------------------------------------------------------------------------------------------- mistakes
 def test_a_wrong_suffix_or_an_empty_film_is_one_clear_line_and_no_file(maze, tmp_path):
     mdp, solution = maze
     with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf, not 'a\.jpg'"):

@@ -54,8 +54,13 @@ def test_what_did_not_converge_is_said_aloud(maze, changed):
 
 def test_the_first_step_of_a_horizon_is_shown(maze, changed):
     mdp, solution = maze
-    later = changed(solution, horizon=2, value=np.stack([solution.value, solution.value * 0, solution.value * 0]),
-                    q=np.stack([solution.q] * 2), policy=np.stack([solution.policy] * 2))  # fmt: skip
+    later = changed(
+        solution,
+        horizon=2,
+        value=np.stack([solution.value, solution.value * 0, solution.value * 0]),
+        q=np.stack([solution.q] * 2),
+        policy=np.stack([solution.policy] * 2),
+    )
     assert "the first of 2 steps" in solution_text(mdp, later)
     assert solution_text(mdp, later).splitlines()[-2:] == solution_text(mdp, solution).splitlines()[-2:]
 
@@ -63,6 +68,7 @@ def test_the_first_step_of_a_horizon_is_shown(maze, changed):
 def test_an_average_has_its_gain_and_relative_values(maze, changed):
     mdp, solution = maze
     text = solution_text(
-        mdp, changed(solution, criterion="average", gain=-0.5, bias=solution.value + 7, value=solution.value * 0)
+        mdp,
+        changed(solution, criterion="average", gain=-0.5, bias=solution.value + 7, value=solution.value * 0),
     )
     assert "average reward" in text and "gain -0.5 a step" in text and "value 5 at the start" in text

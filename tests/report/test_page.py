@@ -39,7 +39,9 @@ def parsed(run):
 
 
 def words(text):
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S))).split())
+    return " ".join(
+        unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S))).split()
+    )
 
 
 def test_the_page_holds_what_a_reader_looks_for(make_run, evaluated):
@@ -86,7 +88,9 @@ def test_a_young_run_leaves_out_what_it_does_not_have(make_run):
 
 
 def test_a_run_without_an_evaluation_shows_its_last_return(make_run):
-    assert re.search(r"Last evaluation return [\d.]+ ± 8 mean", words(parsed(make_run(lines=8))[0]))  # 8% of level 100
+    assert re.search(
+        r"Last evaluation return [\d.]+ ± 8 mean", words(parsed(make_run(lines=8))[0])
+    )  # 8% of level 100
     assert "Last training return" in words(parsed(make_run("short", lines=4))[0])
 
 
@@ -137,12 +141,19 @@ def test_a_large_video_is_linked(make_run, monkeypatch):
     (run / "videos" / "long film.mp4").write_bytes(bytes(101))
     monkeypatch.setattr(page, "EMBEDDED_VIDEO", 100)
     _, checker = parsed(run)
-    assert checker.links.count("videos/long%20film.mp4") == 2 and not any("video/mp4" in link for link in checker.links)
+    assert checker.links.count("videos/long%20film.mp4") == 2 and not any(
+        "video/mp4" in link for link in checker.links
+    )
 
 
 def test_settings_are_shown_exactly(make_run):
     shown = words(
-        parsed(make_run(fields={"gamma": 0.9999995, "net": {"hidden": [64, 64]}, "double": True, "limit": None}, lines=2))[0]
+        parsed(
+            make_run(
+                fields={"gamma": 0.9999995, "net": {"hidden": [64, 64]}, "double": True, "limit": None},
+                lines=2,
+            )
+        )[0]
     )
     for part in ("gamma 0.9999995", "net.hidden 64, 64", "double yes", "limit none"):
         assert part in shown

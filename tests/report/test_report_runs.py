@@ -76,7 +76,12 @@ def test_a_curve_leaves_out_what_is_absent_null_or_not_finite(make_run):
 def test_resume_lines_written_again_count_once_and_steps_rise(make_run):
     run = make_run()
     write_lines(
-        run, '{"step": 1, "x": 1}', '{"step": 2, "x": 2}', '{"step": 3, "x": 3}', '{"step": 2, "x": 20}', '{"step": 3, "x": 30}'
+        run,
+        '{"step": 1, "x": 1}',
+        '{"step": 2, "x": 2}',
+        '{"step": 3, "x": 3}',
+        '{"step": 2, "x": 20}',
+        '{"step": 3, "x": 30}',
     )
     np.testing.assert_array_equal(read_curve(run, "x"), [[1, 2, 3], [1, 20, 30]])
 

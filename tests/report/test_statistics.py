@@ -34,7 +34,8 @@ def test_interquartile_mean_along_an_axis(axis):
 
 
 def test_bootstrap_of_two_scores_has_its_closed_form():
-    """The mean of two draws from {0, 1} is 0, 1/2, 1 with chances 1/4, 1/2, 1/4: the middle 40% is 1/2, the middle 60% all."""
+    """The mean of two draws from {0, 1} is 0, 1/2, 1 with chances 1/4, 1/2, 1/4: the middle 40% is 1/2, the
+    middle 60% all."""
     assert bootstrap_interval([0, 1], np.mean, confidence=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0, 1], np.mean, confidence=0.6) == (0, 1)
 
@@ -52,7 +53,9 @@ def test_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says():
     for _ in range(300):
         low, high = bootstrap_interval(rng.normal(size=30), np.mean, confidence=0.9, resamples=300)
         hits += bool(low <= 0 <= high)
-    assert 0.84 <= hits / 300 <= 0.95  # 90% less the percentile interval's known shortfall, within three standard errors
+    assert (
+        0.84 <= hits / 300 <= 0.95
+    )  # 90% less the percentile interval's known shortfall, within three standard errors
 
 
 def test_bootstrap_treats_every_column_as_it_would_treat_it_alone():
@@ -71,7 +74,11 @@ def test_bootstrap_in_chunks_equals_bootstrap_at_once(monkeypatch):
 
 def test_bootstrap_repeats_itself_for_the_same_seed_only():
     values = np.random.default_rng(5).normal(size=10)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    assert (
+        bootstrap_interval(values, seed=1)
+        == bootstrap_interval(values, seed=1)
+        != bootstrap_interval(values, seed=2)
+    )
 
 
 @settings(deadline=None)
@@ -83,7 +90,10 @@ def test_probability_of_improvement_equals_mann_whitney(x, y):
 
 def test_probability_of_improvement_counts_a_tie_half_and_is_antisymmetric():
     assert probability_of_improvement([1, 2], [1, 2]).value == 0.5  # wins: 1/2, 0, 1, 1/2
-    assert probability_of_improvement([1, 2, 3], [2]).value + probability_of_improvement([2], [1, 2, 3]).value == 1
+    assert (
+        probability_of_improvement([1, 2, 3], [2]).value + probability_of_improvement([2], [1, 2, 3]).value
+        == 1
+    )
 
 
 def test_probability_of_improvement_interval_has_its_closed_form():
@@ -95,7 +105,10 @@ def test_probability_of_improvement_interval_has_its_closed_form():
     )
     found = probability_of_improvement(x, y, confidence=0.5, resamples=20_000)
     assert found.value == 0.25
-    assert (found.low, found.high) == (means[3], means[12])  # a quarter and three quarters of sixteen, inside their plateaus
+    assert (found.low, found.high) == (
+        means[3],
+        means[12],
+    )  # a quarter and three quarters of sixteen, inside their plateaus
 
 
 def test_certain_improvement_is_certain():

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from bellgrad.envs.mdp import to_gymnasium
+from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import Noise
 from bellgrad.training.engine import Engine
 from bellgrad.training.run import make_run_env
 from bellgrad.training.sampling import as_python
-from bellgrad.training.settings import Settings
 from bellgrad.training.tabular import Tabular
 
 
@@ -31,7 +31,8 @@ def trained(algorithm, mdp, steps, seed=0, engine="compiled"):
 
 
 class Lesson:
-    """A learner in plain Python, its tables, and the uniform numbers that it will draw; after those, zeros."""
+    """A learner in plain Python, its tables, and the uniform numbers that it will draw; after those,
+    zeros."""
 
     def __init__(self, algorithm, spec, numbers=()):
         self.learner = algorithm.build(spec, 1)
@@ -40,7 +41,8 @@ class Lesson:
         self._begins = True
 
     def show(self, *steps):
-        """Learn from `(obs, action, reward, next_obs, terminated, truncated)` one after another; returns the table."""
+        """Learn from `(obs, action, reward, next_obs, terminated, truncated)` one after another; returns the
+        table."""
         for step in steps:
             if self._begins:
                 as_python(self.learner.begin)(self.learner.numbers, self.table, step[0], self.noise)

@@ -1,4 +1,5 @@
-"""What holds for every tabular learner: the compiled functions are the plain ones, and a run goes on where it stopped."""
+"""What holds for every tabular learner: the compiled functions are the plain ones, and a run goes on where it
+stopped."""
 
 import shutil
 
@@ -7,13 +8,17 @@ import torch
 
 import bellgrad as bg
 from bellgrad.core.tree import leaves
-from bellgrad.training.settings import ALGORITHMS
+from bellgrad.runs.settings import ALGORITHMS
 
-LEARNERS = [name for name, algorithm in ALGORITHMS.items() if algorithm.__module__.startswith("bellgrad.tabular.")]
+LEARNERS = [
+    name for name, algorithm in ALGORITHMS.items() if algorithm.__module__.startswith("bellgrad.tabular.")
+]
 
 
 def train(folder, name, steps=1_500, **options):
-    return bg.train(ALGORITHMS[name](), "FrozenLake-v1", steps, out=folder, progress="off", eval_episodes=0, **options)
+    return bg.train(
+        ALGORITHMS[name](), "FrozenLake-v1", steps, out=folder, progress="off", eval_episodes=0, **options
+    )
 
 
 def tables(run):
@@ -26,11 +31,18 @@ def same(left, right):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_compiled_and_plain_learners_give_the_same_finite_bits(name, tmp_path):
-    compiled, plain = (tables(train(tmp_path / engine, name, engine=engine)) for engine in ("compiled", "eager"))
+    compiled, plain = (
+        tables(train(tmp_path / engine, name, engine=engine)) for engine in ("compiled", "eager")
+    )
     assert same(compiled, plain)
-    assert all(table.dtype in (torch.float64, torch.int64, torch.bool) and table.isfinite().all() for table in compiled)
+    assert all(
+        table.dtype in (torch.float64, torch.int64, torch.bool) and table.isfinite().all()
+        for table in compiled
+    )
     first = tables(train(tmp_path / "first", name, 1))
-    assert sum(not torch.equal(a, b) for a, b in zip(first, compiled, strict=True)) >= 2  # it learned something
+    assert (
+        sum(not torch.equal(a, b) for a, b in zip(first, compiled, strict=True)) >= 2
+    )  # it learned something
 
 
 @pytest.mark.parametrize("name", LEARNERS)

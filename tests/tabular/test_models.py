@@ -1,4 +1,5 @@
-"""Learners of a model: Dyna-Q, certainty equivalence and R-max, against the planner and against Q-learning."""
+"""Learners of a model: Dyna-Q, certainty equivalence and R-max, against the planner and against
+Q-learning."""
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def learned(folder, algorithm, env, steps, **options):
 
 
 def walk(mdp, q):
-    """Steps of a greedy walk from the start to the end, where nothing is random; more than there are states if it never ends."""
+    """Steps of a greedy walk from the start to the end, where nothing is random; more than there are states
+    if it never ends."""
     state = int(mdp.initial.argmax())
     for steps in range(1, mdp.num_states + 1):
         outcome = mdp.offset[state * mdp.num_actions + int(q[state].argmax())]
@@ -56,13 +58,14 @@ def maze():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_model_saves_most_of_the_steps(maze, seed, tmp_path):
-    """Sutton and Barto, figure 8.2, with its alpha and epsilon: with 50 planning steps the third episode is nearly the shortest,
-    without any the 25th. So Dyna-Q is through the maze several times as often. R-max asks for each of 184 pairs once."""
+    """Sutton and Barto, figure 8.2, with its alpha and epsilon: with 50 planning steps the third episode is
+    nearly the shortest, without any the 25th. So Dyna-Q is through the maze several times as often. R-max
+    asks for each of 184 pairs once."""
     usual = {"gamma": GAMMA, "alpha": 0.1, "epsilon_initial": 0.1, "epsilon_final": 0.1}
     dyna = learned(tmp_path / "dyna", bg.DynaQ(planning_steps=50, **usual), maze, 3_000, seed=seed)
     plain = learned(tmp_path / "plain", bg.QLearning(**usual), maze, 3_000, seed=seed)
     r_max = learned(tmp_path / "r_max", bg.RMax(gamma=GAMMA, known_visits=1), maze, 500, seed=seed)
-    last = 1 * 9 + 8, 0  # up from the cell below the goal, whose other neighbour is a wall
+    last = 1 * 9 + 8, 0  # up from the cell below the goal, whose other neighbor is a wall
     assert dyna.visits[last] > max(5 * plain.visits[last], 50)
     assert walk(maze, dyna.q) <= 16 and walk(maze, r_max.q) == 14
 
@@ -75,7 +78,8 @@ def test_dyna_learns_the_values_of_a_world_without_chance(maze, tmp_path):
 
 
 def test_dyna_remembers_as_much_as_it_is_told_to(tmp_path):
-    # What is remembered 200 times of a slippery pair has frequencies with a standard error of 0.033, and values are below 0.7.
+    # What is remembered 200 times of a slippery pair has frequencies with a standard error of 0.033, and
+    # values are below 0.7.
     best = bg.solve(bg.FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma=GAMMA).q
     slow = {"gamma": GAMMA, "alpha": 1.0, "alpha_power": 0.6, "epsilon_final": 1.0}
     errors = []
@@ -100,17 +104,22 @@ class OpensUp(FiniteMDPEnv):
 
 
 def test_only_a_bonus_for_what_was_long_untried_finds_a_way_that_opens(tmp_path):
-    """Sutton and Barto, figure 8.5 (the shortcut maze): Dyna-Q+ goes through the new gap again and again, Dyna-Q by accident."""
+    """Sutton and Barto, figure 8.5 (the shortcut maze): Dyna-Q+ goes through the new gap again and again,
+    Dyna-Q by accident."""
     usual = {"gamma": GAMMA, "alpha": 0.5, "epsilon_initial": 0.1, "epsilon_final": 0.1, "planning_steps": 50}
     in_gap = []
     for kappa in (0.0, 1e-3):
-        table = learned(tmp_path / str(kappa), bg.DynaQ(kappa=kappa, **usual), OpensUp, 6_000, backend="gymnasium")
+        table = learned(
+            tmp_path / str(kappa), bg.DynaQ(kappa=kappa, **usual), OpensUp, 6_000, backend="gymnasium"
+        )
         in_gap.append(table.visits[3 * 9 + 8].sum())
     assert in_gap[0] < 20 and in_gap[1] > 100
 
 
 def test_certainty_equivalence_plans_on_what_it_counted(tmp_path):
-    table = learned(tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, plan_period=5_000), "FrozenLake-v1", 5_000)
+    table = learned(
+        tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, plan_period=5_000), "FrozenLake-v1", 5_000
+    )
     counts, value = table.counts, np.zeros(16)
     visits = np.maximum(counts.visits.numpy(), 1)
     for _ in range(500):
@@ -123,14 +132,19 @@ def test_certainty_equivalence_plans_on_what_it_counted(tmp_path):
 
 def test_certainty_equivalence_comes_to_know_the_world(tmp_path):
     best = bg.solve(bg.FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma=GAMMA).q
-    table = learned(tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, epsilon_final=0.5), "FrozenLake-v1", 200_000)
+    table = learned(
+        tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, epsilon_final=0.5), "FrozenLake-v1", 200_000
+    )
     assert table.counts.visits.sum() == 200_000
-    np.testing.assert_allclose(table.q, best, atol=0.05)  # the rarest pairs have 900 visits, a standard error of 0.016 each
+    np.testing.assert_allclose(
+        table.q, best, atol=0.05
+    )  # the rarest pairs have 900 visits, a standard error of 0.016 each
 
 
 def test_r_max_of_a_grid_stays_within_the_bound(maze, tmp_path):
-    """Nothing is random, so that a pair is known once it is tried (m = 1). Until all that may be worth it is known, the agent
-    goes to an unknown pair by a way without a loop: at most S steps for each of S A pairs, S^2 A in all. Then it is optimal."""
+    """Nothing is random, so that a pair is known once it is tried (m = 1). Until all that may be worth it is
+    known, the agent goes to an unknown pair by a way without a loop: at most S steps for each of S A pairs,
+    S^2 A in all. Then it is optimal."""
     s, a = 47, 4  # cells that are no wall
     table = learned(tmp_path / "run", bg.RMax(gamma=GAMMA, known_visits=1), maze, s * s * a)
     best = bg.solve(maze, gamma=GAMMA, tolerance=1e-9)
@@ -142,18 +156,25 @@ def test_r_max_of_a_grid_stays_within_the_bound(maze, tmp_path):
 
 
 def test_r_max_of_a_chain_stays_within_the_bound(tmp_path):
-    """A pair counts as known after m = 100 visits. From the first state to the last takes `(0.8^-4 - 1) / 0.2 = 7.2` steps in the
-    mean, so that a visit of an unknown pair costs at most T = 8.2 of them, and all pairs cost m S A T = 8,200; twice as many are
-    given. Then the policy is within 5% of the best from every state. With m = 100 the chance of a slip is known to 0.04."""
+    """A pair counts as known after m = 100 visits. From the first state to the last takes `(0.8^-4 - 1) / 0.2
+    = 7.2` steps in the mean, so that a visit of an unknown pair costs at most T = 8.2 of them, and all pairs
+    cost m S A T = 8,200; twice as many are given. Then the policy is within 5% of the best from every state.
+    With m = 100 the chance of a slip is known to 0.04."""
     s, a, m, t = 5, 2, 100, 8.2
     mdp = chain(s)
-    table = learned(tmp_path / "run", bg.RMax(gamma=GAMMA, r_max=10.0, known_visits=m), mdp, int(2 * m * s * a * t))
+    table = learned(
+        tmp_path / "run", bg.RMax(gamma=GAMMA, r_max=10.0, known_visits=m), mdp, int(2 * m * s * a * t)
+    )
     reached = evaluate_policy(mdp, greedy_policy(table.q.numpy()), GAMMA).value
     best = bg.solve(mdp, gamma=GAMMA).value
     assert (reached >= 0.95 * best).all()
     assert (table.known_at >= 0).all() and (table.counts.visits == m).all()
-    easy = learned(tmp_path / "easy", bg.QLearning(gamma=GAMMA, epsilon_initial=0.1), mdp, int(2 * m * s * a * t))
-    assert (evaluate_policy(mdp, greedy_policy(easy.q.numpy()), GAMMA).value < 0.95 * best).all()  # it is content with going back
+    easy = learned(
+        tmp_path / "easy", bg.QLearning(gamma=GAMMA, epsilon_initial=0.1), mdp, int(2 * m * s * a * t)
+    )
+    assert (
+        evaluate_policy(mdp, greedy_policy(easy.q.numpy()), GAMMA).value < 0.95 * best
+    ).all()  # it is content with going back
 
 
 def test_what_r_max_does_not_know_is_worth_utopia(tmp_path):
@@ -166,10 +187,14 @@ def test_what_r_max_does_not_know_is_worth_utopia(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [bg.RMax(max_successors=1), bg.CertaintyEquivalence(max_successors=1)], ids=lambda a: type(a).__name__
+    "algorithm",
+    [bg.RMax(max_successors=1), bg.CertaintyEquivalence(max_successors=1)],
+    ids=lambda a: type(a).__name__,
 )
 def test_a_pair_that_leads_to_too_many_states_is_said_in_words(algorithm, tmp_path):
-    with pytest.raises(UsageError, match="an action of FrozenLake-v1 leads to more than 1 states: raise max_successors"):
+    with pytest.raises(
+        UsageError, match="an action of FrozenLake-v1 leads to more than 1 states: raise max_successors"
+    ):
         learned(tmp_path / "run", algorithm, "FrozenLake-v1", 500)
 
 

@@ -1,4 +1,5 @@
-"""Monte Carlo on and off policy: returns counted by hand, exact values, and the Blackjack of Sutton and Barto's chapter 5."""
+"""Monte Carlo on and off policy: returns counted by hand, exact values, and the Blackjack of Sutton and
+Barto's chapter 5."""
 
 from dataclasses import replace
 
@@ -46,7 +47,8 @@ class Story(gymnasium.Env):
 
 @pytest.mark.parametrize("algorithm", ON_POLICY + OFF_POLICY, ids=lambda a: a.__name__)
 @pytest.mark.parametrize(
-    ("visit", "value", "visits"), [("first", [3.0, 4.0, 0.0], [2, 2, 0]), ("every", [3.5, 4.0, 0.0], [4, 2, 0])]
+    ("visit", "value", "visits"),
+    [("first", [3.0, 4.0, 0.0], [2, 2, 0]), ("every", [3.5, 4.0, 0.0], [4, 2, 0])],
 )
 def test_returns_of_first_and_of_every_visit(algorithm, visit, value, visits, tmp_path):
     # Discount 0.5: the returns are 1 + 0.5 * 4 = 3, 2 + 0.5 * 4 = 4, and 4.
@@ -60,24 +62,34 @@ def test_an_episode_that_is_cut_off_is_gone_on_with_by_the_estimate_or_left_out(
     # The state in which it is cut off is estimated as 8: returns are 4 + 4 = 8, 2 + 4 = 6 and 1 + 3 = 4.
     options = {"engine": "eager", "env_kwargs": {"terminates": False}}
     kept = learned(tmp_path / "kept", algorithm(gamma=0.5, initial_value=8.0), Story, 3, **options)
-    left_out = learned(tmp_path / "out", algorithm(gamma=0.5, truncated_episodes="exclude"), Story, 3, **options)
-    first = 5.0 if algorithm is bg.OffPolicyMonteCarloControl else 4.0  # it counts every visit: the mean of 6 and 4
+    left_out = learned(
+        tmp_path / "out", algorithm(gamma=0.5, truncated_episodes="exclude"), Story, 3, **options
+    )
+    first = (
+        5.0 if algorithm is bg.OffPolicyMonteCarloControl else 4.0
+    )  # it counts every visit: the mean of 6 and 4
     assert (kept.v if hasattr(kept, "v") else kept.q[:, 0]).tolist() == [first, 8.0, 8.0]
     assert left_out.visits.sum() == 0
 
 
-ROOMS = [(algorithm, {}) for algorithm in ON_POLICY + OFF_POLICY] + [(bg.MonteCarlo, {"backend": "gymnasium", "engine": "eager"})]
+ROOMS = [(algorithm, {}) for algorithm in ON_POLICY + OFF_POLICY] + [
+    (bg.MonteCarlo, {"backend": "gymnasium", "engine": "eager"})
+]
 
 
 @pytest.mark.parametrize(("algorithm", "options"), ROOMS)
 def test_an_episode_that_outgrows_its_room_is_said_in_words(algorithm, options, tmp_path):
-    with pytest.raises(UsageError, match="CliffWalking-v1 takes more than 20 steps: raise max_episode_length"):
+    with pytest.raises(
+        UsageError, match="CliffWalking-v1 takes more than 20 steps: raise max_episode_length"
+    ):
         learned(tmp_path / "run", algorithm(max_episode_length=20), "CliffWalking-v1", 500, **options)
 
 
 def test_an_episode_may_be_as_long_as_its_room_and_room_follows_the_time_limit(tmp_path):
     learned(tmp_path / "fits", bg.MonteCarlo(max_episode_length=3), Story, 9, engine="eager")
-    table = learned(tmp_path / "cut", bg.MonteCarlo(), "FrozenLake-v1", 300, engine="eager", max_episode_steps=7)
+    table = learned(
+        tmp_path / "cut", bg.MonteCarlo(), "FrozenLake-v1", 300, engine="eager", max_episode_steps=7
+    )
     assert table.episode.obs.shape == (7,)
 
 
@@ -86,7 +98,10 @@ def test_an_episode_may_be_as_long_as_its_room_and_room_follows_the_time_limit(t
     [
         (bg.MonteCarlo(policy=[[1.0]]), r"has shape \(1, 1\); FrozenLake-v1 needs \(16, 4\)"),
         (bg.MonteCarlo(policy=[[0.5, 0.5, 0.5, 0.5]] * 16), "the row of state 0, .* is no distribution"),
-        (bg.OffPolicyMonteCarlo(behaviour=[[1.0, 0.0, 0.0, 0.0]] * 16), "may take action 1 in state 0, the behaviour never does"),
+        (
+            bg.OffPolicyMonteCarlo(behavior=[[1.0, 0.0, 0.0, 0.0]] * 16),
+            "may take action 1 in state 0, the behavior never does",
+        ),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused(algorithm, said, tmp_path):
@@ -101,13 +116,22 @@ def test_what_is_no_policy_is_refused_at_once(policy):
 
 
 def test_exploring_starts_need_known_dynamics(tmp_path):
-    with pytest.raises(UsageError, match="MonteCarloControl starts episodes anywhere, which needs known dynamics"):
-        learned(tmp_path / "run", bg.MonteCarloControl(exploring_starts=True), "FrozenLake-v1", 100, backend="gymnasium")
+    with pytest.raises(
+        UsageError, match="MonteCarloControl starts episodes anywhere, which needs known dynamics"
+    ):
+        learned(
+            tmp_path / "run",
+            bg.MonteCarloControl(exploring_starts=True),
+            "FrozenLake-v1",
+            100,
+            backend="gymnasium",
+        )
 
 
 @pytest.mark.parametrize("visit", ["first", "every"])
 def test_prediction_finds_the_values_of_the_random_walk(visit, tmp_path):
-    # 200,000 steps are 22,000 episodes; a return is 0 or 1, so that the standard error of a state's mean is below 0.005.
+    # 200,000 steps are 22,000 episodes; a return is 0 or 1, so that the standard error of a state's mean is
+    # below 0.005.
     table = learned(tmp_path / "run", bg.MonteCarlo(gamma=1.0, visit=visit), random_walk(), 200_000)
     np.testing.assert_allclose(table.v, np.arange(1, 6) / 6, atol=0.02)
 
@@ -125,7 +149,8 @@ def cautious(cards):
 
 
 def test_blackjack_is_evaluated_as_it_is(cards, cautious, tmp_path):
-    """Sutton and Barto, example 5.1. Returns are between -1 and 1, so that 5,000 of them have a standard error below 0.0142."""
+    """Sutton and Barto, example 5.1. Returns are between -1 and 1, so that 5,000 of them have a standard
+    error below 0.0142."""
     exact = finite_horizon_evaluation(cards, cautious, CARDS)[0]
     table = learned(tmp_path / "run", bg.MonteCarlo(gamma=1.0, policy=cautious), "Blackjack-v1", 2_000_000)
     often = (table.visits >= 5_000).numpy()
@@ -134,8 +159,9 @@ def test_blackjack_is_evaluated_as_it_is(cards, cautious, tmp_path):
 
 
 def test_blackjack_is_evaluated_while_a_coin_is_tossed(cards, cautious, tmp_path):
-    """Sutton and Barto, example 5.4: dealer's deuce, sum 13 with a usable ace. The book's own estimate is -0.27726. After
-    400,000 steps the standard error is 0.008, by the spread of 12 seeds at half as many steps: 0.03 is nearly four of them."""
+    """Sutton and Barto, example 5.4: dealer's deuce, sum 13 with a usable ace. The book's own estimate is
+    -0.27726. After 400,000 steps the standard error is 0.008, by the spread of 12 seeds at half as many
+    steps: 0.03 is nearly four of them."""
     start = (13 * 11 + 2) * 2 + 1
     exact = finite_horizon_evaluation(cards, cautious, CARDS)[0][start]
     assert exact == pytest.approx(-0.27726, abs=1e-3)
@@ -147,10 +173,13 @@ def test_blackjack_is_evaluated_while_a_coin_is_tossed(cards, cautious, tmp_path
 
 
 def test_exploring_starts_find_how_to_play_blackjack(cards, tmp_path):
-    """Sutton and Barto, figure 5.2. Every hand is played right whose better action is better by 0.05, nearly all of the others,
-    and Q is within 0.1. A pair that looks bad at first is seldom tried again: 3,400 visits, at a standard error of 0.017."""
+    """Sutton and Barto, figure 5.2. Every hand is played right whose better action is better by 0.05, nearly
+    all of the others, and Q is within 0.1. A pair that looks bad at first is seldom tried again: 3,400
+    visits, at a standard error of 0.017."""
     q = bg.solve(cards, horizon=CARDS, progress="off").q[0]
-    table = learned(tmp_path / "run", bg.MonteCarloControl(gamma=1.0, exploring_starts=True), "Blackjack-v1", 3_000_000)
+    table = learned(
+        tmp_path / "run", bg.MonteCarloControl(gamma=1.0, exploring_starts=True), "Blackjack-v1", 3_000_000
+    )
     hands = np.array(["against" in name for name in cards.state_names])
     assert (table.visits.sum(1).numpy()[hands] > 3_000).all()
     right = table.q.numpy().argmax(1) == q.argmax(1)
@@ -165,12 +194,16 @@ ROOM = ["S...", ".#..", "...G"]  # five steps to the goal
 
 def test_control_finds_the_shortest_way(tmp_path):
     mdp = gridworld(ROOM, step_reward=-1.0, rewards={})
-    algorithm = bg.MonteCarloControl(gamma=1.0, alpha=0.1, alpha_power=0.0, epsilon_final=0.0, epsilon_fraction=1.0)
-    run = bg.train(algorithm, mdp, 50_000, out=tmp_path / "run", max_episode_steps=200, progress="off", eval_episodes=0)
+    algorithm = bg.MonteCarloControl(
+        gamma=1.0, alpha=0.1, alpha_power=0.0, epsilon_final=0.0, epsilon_fraction=1.0
+    )
+    run = bg.train(
+        algorithm, mdp, 50_000, out=tmp_path / "run", max_episode_steps=200, progress="off", eval_episodes=0
+    )
     assert bg.evaluate(run, episodes=1).return_mean == -5
 
 
-def test_off_policy_control_learns_the_best_policy_from_any_behaviour(tmp_path):
+def test_off_policy_control_learns_the_best_policy_from_any_behavior(tmp_path):
     mdp = gridworld(ROOM, slip=0.2)
     best = bg.solve(mdp, gamma=0.9).q
     algorithm = bg.OffPolicyMonteCarloControl(gamma=0.9, epsilon_initial=0.5, epsilon_final=0.5)

@@ -1,4 +1,5 @@
-"""Temporal-difference control: updates by hand, what becomes what at the ends of a field, known examples, and the planner."""
+"""Temporal-difference control: updates by hand, what becomes what at the ends of a field, known examples, and
+the planner."""
 
 from dataclasses import replace
 from functools import cache
@@ -22,7 +23,7 @@ def spec(states=5, actions=2):
     return EnvSpec("steps", Discrete(states), Discrete(actions))
 
 
-# -------------------------------------------------------------------------------------------------------------- by hand
+# ---------------------------------------------------------------------------------------------------- by hand
 ALWAYS_RIGHT = [(0, 1, -1.0, 1, False, False), (1, 1, -1.0, 2, False, False), (2, 1, -10.0, 3, False, False)]
 
 
@@ -38,13 +39,16 @@ def test_q_learning_in_the_corridor_gives_the_lectures_table(algorithm):
 
 
 def values(algorithm, following, **fields):
-    """Q(0, 0) after one step from pair (0, 0) with reward 1 to state 1, worth 4 and 8 by its actions, at alpha 0.5, gamma 0.5."""
+    """Q(0, 0) after one step from pair (0, 0) with reward 1 to state 1, worth 4 and 8 by its actions, at
+    alpha 0.5, gamma 0.5."""
     learner = algorithm(alpha=0.5, gamma=0.5, **GREEDY, **fields)
     teach = [(1, 0, 4.0, 2, True, False)] * 60 + [(1, 1, 8.0, 2, True, False)] * 60
     return Lesson(learner, spec()).show(*teach, (0, 0, 1.0, 1, *following))
 
 
-@pytest.mark.parametrize("name", ["SARSA", "ExpectedSARSA", "QLearning", "SARSALambda", "SARSA1", "WatkinsQLambda", "NStepSARSA"])
+@pytest.mark.parametrize(
+    "name", ["SARSA", "ExpectedSARSA", "QLearning", "SARSALambda", "SARSA1", "WatkinsQLambda", "NStepSARSA"]
+)
 @pytest.mark.parametrize(("following", "wanted"), [((True, False), 0.5), ((False, True), 2.5)])
 def test_nothing_follows_a_termination_and_the_next_state_a_truncation(name, following, wanted):
     # 0.5 (1 + 0.5 * 0) and 0.5 (1 + 0.5 * 8); the policy is greedy, so that all targets are the same.
@@ -69,14 +73,15 @@ def test_double_q_learning_values_the_best_action_of_one_table_by_the_other(numb
 
 @pytest.mark.parametrize(("name", "wanted"), [("WatkinsQLambda", 3.0), ("SARSALambda", 5.0)])
 def test_watkins_traces_are_cut_by_an_action_that_explores_and_sarsas_are_not(name, wanted):
-    # In state 1, action 1 is worth 6; action 0 is taken, and earns 10. Watkins: 0.5 * 6, then no more. SARSA: 0.5 * 0 + 0.5 * 10.
+    # In state 1, action 1 is worth 6; action 0 is taken, and earns 10. Watkins: 0.5 * 6, then no more. SARSA:
+    # 0.5 * 0 + 0.5 * 10.
     always = {"epsilon_initial": 1.0, "epsilon_final": 1.0}  # all numbers are zero, which is action 0
     lesson = Lesson(getattr(bg, name)(alpha=0.5, gamma=1.0, lambda_=1.0, **always), spec())
     lesson.table.q[1] = [0.0, 6.0]
     assert lesson.show((0, 0, 0.0, 1, False, False), (1, 0, 10.0, 2, True, False)).q[0, 0] == wanted
 
 
-# ------------------------------------------------------------------------------------------------- what becomes what
+# ------------------------------------------------------------------------------------------ what becomes what
 SHORT = replace(garnet(6, 3, 2, seed=1), max_episode_steps=7)
 
 
@@ -93,7 +98,10 @@ def learned(algorithm, mdp_steps=400):
         (bg.SARSALambda(lambda_=0.0, traces="accumulating"), bg.SARSA()),
         (bg.WatkinsQLambda(lambda_=0.0), bg.QLearning()),
         (bg.SARSA1(), bg.SARSALambda(lambda_=1.0)),
-        (bg.ExpectedSARSA(epsilon_initial=0.0, epsilon_final=0.0), bg.QLearning(epsilon_initial=0.0, epsilon_final=0.0)),
+        (
+            bg.ExpectedSARSA(epsilon_initial=0.0, epsilon_final=0.0),
+            bg.QLearning(epsilon_initial=0.0, epsilon_final=0.0),
+        ),
     ],
     ids=lambda algorithm: type(algorithm).__name__,
 )
@@ -107,8 +115,12 @@ def test_the_general_learner_holds_the_special_one(general, special):
     [(bg.GradientQLearning, bg.QLearning), (bg.GradientSARSA, bg.SARSA)],
     ids=lambda algorithm: algorithm.__name__,
 )
-@pytest.mark.parametrize("fields", [{}, {"alpha": 1.0, "alpha_power": 0.7, "initial_value": 2.0}], ids=["constant", "falling"])
-def test_the_gradient_form_with_a_feature_for_each_state_is_the_table_form_bit_for_bit(gradient, table, fields):
+@pytest.mark.parametrize(
+    "fields", [{}, {"alpha": 1.0, "alpha_power": 0.7, "initial_value": 2.0}], ids=["constant", "falling"]
+)
+def test_the_gradient_form_with_a_feature_for_each_state_is_the_table_form_bit_for_bit(
+    gradient, table, fields
+):
     weights, q = learned(gradient(**fields)), learned(table(**fields))
     assert torch.equal(weights.weights, q.q) and torch.equal(weights.visits, q.visits)
 
@@ -118,9 +130,10 @@ def test_sarsa_1_is_found_by_name_and_is_nothing_else():
         bg.SARSA1(lambda_=0.5)
 
 
-# ----------------------------------------------------------------------------------------- Sutton and Barto's examples
+# -------------------------------------------------------------------------------- Sutton and Barto's examples
 def steps_of_greedy_path(learner, state, mdp):
-    """Steps from the start to the end of the episode in an MDP without chance; None where it never gets there."""
+    """Steps from the start to the end of the episode in an MDP without chance; None where it never gets
+    there."""
     best, obs = learner.action_value(state).argmax(-1).tolist(), int(mdp.initial.argmax())
     for steps in range(1, 100):
         outcome = mdp.offset[obs * mdp.num_actions + best[obs]]
@@ -132,8 +145,9 @@ def steps_of_greedy_path(learner, state, mdp):
 
 @pytest.mark.parametrize(("name", "reward", "steps"), [("SARSA", -25, 17), ("QLearning", -50, 13)])
 def test_on_the_cliff_sarsa_learns_the_safe_path_and_q_learning_the_edge(name, reward, steps):
-    # Example 6.6 and its figure (2018, page 132): epsilon 0.1, gamma 1. The curves, over the first 500 episodes, settle near -25
-    # and -50. The safe path of the figure, along the top, has 17 steps, the one at the edge 13. The book does not give alpha.
+    # Example 6.6 and its figure (2018, page 132): epsilon 0.1, gamma 1. The curves, over the first 500
+    # episodes, settle near -25 and -50. The safe path of the figure, along the top, has 17 steps, the one at
+    # the edge 13. The book does not give alpha.
     mdp = cliff_walking()
     learner, state, returns = trained(getattr(bg, name)(alpha=0.5, gamma=1.0, **TENTH), mdp, 200_000)
     assert abs(returns[100:500].mean() - reward) < 5
@@ -141,15 +155,15 @@ def test_on_the_cliff_sarsa_learns_the_safe_path_and_q_learning_the_edge(name, r
 
 
 def test_in_the_windy_gridworld_sarsa_finds_the_shortest_way():
-    # Example 6.5 (2018, page 130): 15 steps, and with epsilon 0.1 about 17 on average. Here alpha is 0.1 for 200,000 steps: at
-    # the book's 0.5 the table never comes to rest.
+    # Example 6.5 (2018, page 130): 15 steps, and with epsilon 0.1 about 17 on average. Here alpha is 0.1 for
+    # 200,000 steps: at the book's 0.5 the table never comes to rest.
     mdp = windy_gridworld()
     learner, state, returns = trained(bg.SARSA(alpha=0.1, gamma=1.0, **TENTH), mdp, 200_000)
     assert steps_of_greedy_path(learner, state, mdp) == 15
     assert abs(returns[-500:].mean() + 17) < 1
 
 
-# --------------------------------------------------------------------------------------------------------- the planner
+# ------------------------------------------------------------------------------------------------ the planner
 MDP = replace(garnet(6, 3, 2, seed=3), max_episode_steps=20)  # its truncations must not show
 GAMMA = 0.9
 
@@ -186,7 +200,8 @@ EXPLORE = {"alpha": 1.0, "alpha_power": 0.75, "gamma": GAMMA, "epsilon_initial":
     ids=lambda value: type(value).__name__ if not isinstance(value, int | float) else f"epsilon={value}",
 )
 def test_the_values_go_to_the_planners(algorithm, epsilon):
-    # Of values around 10 in size. Those that learn from their own behaviour go to the best policy that explores as much.
+    # Of values around 10 in size. Those that learn from their own behavior go to the best policy that
+    # explores as much.
     _, state, _ = trained(algorithm, MDP, 1_000_000)
     q = state.weights if hasattr(state, "weights") else state.q
     assert (q - optimal(epsilon)).abs().max() < 0.15

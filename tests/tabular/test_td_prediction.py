@@ -1,4 +1,5 @@
-"""Temporal-difference prediction: what becomes what, Monte Carlo and the online lambda-return by brute force, random walks."""
+"""Temporal-difference prediction: what becomes what, Monte Carlo and the online lambda-return by brute force,
+random walks."""
 
 from dataclasses import replace
 from functools import cache
@@ -44,7 +45,7 @@ def returns(steps, v):
     return found[::-1]
 
 
-# ------------------------------------------------------------------------------------------------- what becomes what
+# ------------------------------------------------------------------------------------------ what becomes what
 @pytest.mark.parametrize("falling", [False, True])
 def test_td_1_offline_is_every_visit_monte_carlo(falling):
     # Over an episode the values stand still; each visit has the step size of its number.
@@ -56,7 +57,9 @@ def test_td_1_offline_is_every_visit_monte_carlo(falling):
             visits[s] += 1
             change[s] += (0.9 / visits[s] ** 0.6 if falling else 0.1) * (g - v[s])
         v += change
-    assert np.allclose(value_after(bg.TDLambda(gamma=GAMMA, lambda_=1.0, online=False, **alpha)), v, rtol=0, atol=1e-12)
+    assert np.allclose(
+        value_after(bg.TDLambda(gamma=GAMMA, lambda_=1.0, online=False, **alpha)), v, rtol=0, atol=1e-12
+    )
 
 
 def test_td_lambda_0_offline_is_the_sum_of_the_errors_of_td_0():
@@ -66,22 +69,32 @@ def test_td_lambda_0_offline_is_the_sum_of_the_errors_of_td_0():
         for s, _, r, n, terminated, _ in steps:
             change[s] += 0.1 * (r + GAMMA * (0 if terminated else v[n]) - v[s])
         v += change
-    assert np.allclose(value_after(bg.TDLambda(gamma=GAMMA, alpha=0.1, lambda_=0.0, online=False)), v, rtol=0, atol=1e-12)
+    assert np.allclose(
+        value_after(bg.TDLambda(gamma=GAMMA, alpha=0.1, lambda_=0.0, online=False)), v, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("traces", ["accumulating", "replacing", "dutch"])
 def test_td_lambda_0_online_is_td_0(traces):
     wanted = value_after(bg.TD0(gamma=GAMMA, alpha=0.3))
-    assert np.allclose(value_after(bg.TDLambda(gamma=GAMMA, alpha=0.3, lambda_=0.0, traces=traces)), wanted, rtol=0, atol=1e-12)
+    assert np.allclose(
+        value_after(bg.TDLambda(gamma=GAMMA, alpha=0.3, lambda_=0.0, traces=traces)),
+        wanted,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_one_step_is_td_0():
-    assert np.allclose(value_after(bg.NStepTD(gamma=GAMMA, n=1)), value_after(bg.TD0(gamma=GAMMA)), rtol=0, atol=1e-15)
+    assert np.allclose(
+        value_after(bg.NStepTD(gamma=GAMMA, n=1)), value_after(bg.TD0(gamma=GAMMA)), rtol=0, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_n_steps_by_brute_force_also_where_episodes_end(n):
-    # The target of step t is known after step t + n or at the end, whichever comes first, and is taken in that order.
+    # The target of step t is known after step t + n or at the end, whichever comes first, and is taken in
+    # that order.
     v = np.zeros(4)
     for steps in EPISODES:
         last = len(steps)
@@ -95,7 +108,8 @@ def test_n_steps_by_brute_force_also_where_episodes_end(n):
 
 
 def test_dutch_traces_give_the_online_lambda_return():
-    # Sutton and Barto (2018), section 12.4: at every horizon h, all updates are made again with the returns that reach to h.
+    # Sutton and Barto (2018), section 12.4: at every horizon h, all updates are made again with the returns
+    # that reach to h.
     lambda_, alpha = 0.7, 0.3
     v = np.zeros(4)
     for steps in EPISODES:
@@ -108,16 +122,25 @@ def test_dutch_traces_give_the_online_lambda_return():
                     total += GAMMA ** (k - t) * steps[k][2]
                     after = 0.0 if steps[k][4] else reached[k][steps[k][3]]
                     g.append(total + GAMMA ** (k - t + 1) * after)
-                target = sum((1 - lambda_) * lambda_**i * x for i, x in enumerate(g[:-1])) + lambda_ ** (len(g) - 1) * g[-1]
+                target = (
+                    sum((1 - lambda_) * lambda_**i * x for i, x in enumerate(g[:-1]))
+                    + lambda_ ** (len(g) - 1) * g[-1]
+                )
                 weights[steps[t][0]] += alpha * (target - weights[steps[t][0]])
             reached.append(weights)
         v = reached[-1]
-    assert np.allclose(value_after(bg.TDLambda(gamma=GAMMA, alpha=alpha, lambda_=lambda_, traces="dutch")), v, rtol=0, atol=1e-12)
+    assert np.allclose(
+        value_after(bg.TDLambda(gamma=GAMMA, alpha=alpha, lambda_=lambda_, traces="dutch")),
+        v,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_the_three_traces_differ_where_a_state_comes_back():
     found = {
-        traces: tuple(value_after(bg.TDLambda(alpha=0.3, traces=traces))) for traces in ("accumulating", "replacing", "dutch")
+        traces: tuple(value_after(bg.TDLambda(alpha=0.3, traces=traces)))
+        for traces in ("accumulating", "replacing", "dutch")
     }
     assert len(set(found.values())) == 3
 
@@ -127,13 +150,14 @@ def test_dutch_traces_are_for_changes_at_every_step():
         bg.TDLambda(traces="dutch", online=False)
 
 
-# ------------------------------------------------------------------------------------------------------ random walks
+# ----------------------------------------------------------------------------------------------- random walks
 PREDICTORS = [bg.TD0, bg.NStepTD, bg.TDLambda]
 
 
 @pytest.mark.parametrize("algorithm", PREDICTORS, ids=lambda algorithm: algorithm.__name__)
 def test_on_the_walk_of_five_states_the_values_are_sixths(algorithm):
-    # Example 6.2 (2018, page 125): 1/6 to 5/6. Of 200,000 steps a state has at least 20,000, its standard error is below 0.005.
+    # Example 6.2 (2018, page 125): 1/6 to 5/6. Of 200,000 steps a state has at least 20,000, its standard
+    # error is below 0.005.
     _, state, returns_ = trained(algorithm(gamma=1.0, alpha=1.0, alpha_power=0.8), random_walk(5), 200_000)
     assert (state.v - torch.arange(1, 6) / 6).abs().max() < 0.03
     assert abs(returns_.mean() - 0.5) < 0.02
@@ -178,9 +202,9 @@ def error_on_the_walk_of_nineteen(algorithm, runs=100, episodes=10):
     ids=["n=4", "n=1", "lambda=0.8"],
 )
 def test_on_the_walk_of_nineteen_states_the_error_is_the_books(algorithm, low, high):
-    # Figures 7.2 (2018, page 145) and 12.8 (page 301): average RMS errors over the first ten episodes and 100 runs. The curves
-    # have their lowest points a little above 0.25, at n = 4 with alpha about 0.4; n = 1 is best at about 0.8, where a loop of ten
-    # lines of NumPy gave 0.347.
+    # Figures 7.2 (2018, page 145) and 12.8 (page 301): average RMS errors over the first ten episodes and 100
+    # runs. The curves have their lowest points a little above 0.25, at n = 4 with alpha about 0.4; n = 1 is
+    # best at about 0.8, where a loop of ten lines of NumPy gave 0.347.
     assert low < error_on_the_walk_of_nineteen(algorithm) < high
 
 

@@ -1,4 +1,5 @@
-"""Tile coding: exact tiles as Sutton and Barto lay them, one code for a batch and for a single step, and a car up its hill."""
+"""Tile coding: exact tiles as Sutton and Barto lay them, one code for a batch and for a single step, and a
+car up its hill."""
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ def test_each_tiling_has_tiles_of_its_own_and_one_more_in_each_dimension_than_bi
 
 
 def test_tilings_are_shifted_by_the_first_odd_numbers():
-    # Section 9.5.4 (2018, page 219): displacement (1, 3) in units of a tile's width over the number of tilings. With tiles of
-    # width 1/2 and four tilings, tiling 1 has its next border in the first dimension at 3/8 and in the second at 1/8.
+    # Section 9.5.4 (2018, page 219): displacement (1, 3) in units of a tile's width over the number of
+    # tilings. With tiles of width 1/2 and four tilings, tiling 1 has its next border in the first dimension
+    # at 3/8 and in the second at 1/8.
     def border(dimension, point, to):
         moved = list(point)
         moved[dimension] = to
@@ -38,14 +40,19 @@ def test_tilings_are_shifted_by_the_first_odd_numbers():
 
 
 def test_near_points_share_tiles_and_far_ones_do_not():
-    shared = [len(set(tiles([0.5, 0.5], 8, (4,))) & set(tiles([0.5 + far, 0.5], 8, (4,)))) for far in (0.0, 0.02, 0.1, 0.2, 0.3)]
+    shared = [
+        len(set(tiles([0.5, 0.5], 8, (4,))) & set(tiles([0.5 + far, 0.5], 8, (4,))))
+        for far in (0.0, 0.02, 0.1, 0.2, 0.3)
+    ]
     assert shared[0] == 8 and shared[-1] == 0 and sorted(shared, reverse=True) == shared
 
 
 @pytest.mark.parametrize("tilings", [1, 8])
 def test_one_observation_and_a_batch_are_coded_alike(tilings):
     coded = DiscreteStates((5, 7), tilings=tilings).bind(UNIT_SQUARE)
-    points = np.random.default_rng(0).uniform(-0.2, 1.2, (500, 2))  # also outside, where the outermost tile counts
+    points = np.random.default_rng(0).uniform(
+        -0.2, 1.2, (500, 2)
+    )  # also outside, where the outermost tile counts
     batch = coded.observe((), torch.from_numpy(points)).numpy()
     single = np.array([coded.observe_one((point[None],)) for point in points])
     assert np.array_equal(batch, single) and batch.min() >= 0
@@ -72,10 +79,20 @@ def test_what_tiles_cannot_do_is_said_in_words(algorithm, env, options, said, tm
 
 
 def test_sarsa_with_tiles_drives_the_car_up_the_hill(tmp_path):
-    # Example 10.1 (2018, page 245): 8 tilings of 8 x 8 tiles, alpha 0.5 shared among the tilings, epsilon 0, first values of 0,
-    # which are above the truth. Its curves come to rest between 100 and 200 steps an episode.
+    # Example 10.1 (2018, page 245): 8 tilings of 8 x 8 tiles, alpha 0.5 shared among the tilings, epsilon 0,
+    # first values of 0, which are above the truth. Its curves come to rest between 100 and 200 steps an
+    # episode.
     sarsa = bg.GradientSARSA(alpha=0.5, gamma=1.0, epsilon_initial=0.0, epsilon_final=0.0)
-    run = bg.train(sarsa, "MountainCar-v0", 40_000, out=tmp_path / "run", progress="off", bins=(8,), tilings=8, eval_episodes=0)
+    run = bg.train(
+        sarsa,
+        "MountainCar-v0",
+        40_000,
+        out=tmp_path / "run",
+        progress="off",
+        bins=(8,),
+        tilings=8,
+        eval_episodes=0,
+    )
     assert bg.evaluate(run, episodes=20).return_mean > -160
     agent = bg.load(run)
     assert agent.act(np.array([-0.5, 0.03], np.float32)) == 2  # on the way up, push on

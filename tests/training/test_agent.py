@@ -1,4 +1,5 @@
-"""The agent outside its run: the same actions as in evaluation, from raw observations, and the same again as ONNX."""
+"""The agent outside its run: the same actions as in evaluation, from raw observations, and the same again as
+ONNX."""
 
 from dataclasses import replace
 
@@ -82,8 +83,15 @@ class Levers(gymnasium.Env):
     """Three levers, counted from 5; which positions are free changes at each step."""
 
     def __init__(self):
-        seen = {"place": Discrete(5, start=4), "load": Box(-1, 1, (2,), np.float32), "action_mask": MultiBinary(7)}
-        self.observation_space, self.action_space = Dict(seen), MultiDiscrete([[2], [3], [2]], start=[[5], [5], [5]])
+        seen = {
+            "place": Discrete(5, start=4),
+            "load": Box(-1, 1, (2,), np.float32),
+            "action_mask": MultiBinary(7),
+        }
+        self.observation_space, self.action_space = (
+            Dict(seen),
+            MultiDiscrete([[2], [3], [2]], start=[[5], [5], [5]]),
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -94,7 +102,11 @@ class Levers(gymnasium.Env):
         rng = self.np_random
         mask = np.ones(7, np.int8)
         mask[[rng.integers(2), 2 + rng.integers(3), 5 + rng.integers(2)]] = 0
-        return {"place": int(rng.integers(4, 9)), "load": rng.uniform(-1, 1, 2).astype(np.float32), "action_mask": mask}
+        return {
+            "place": int(rng.integers(4, 9)),
+            "load": rng.uniform(-1, 1, 2).astype(np.float32),
+            "action_mask": mask,
+        }
 
     def step(self, action):
         self.steps += 1
@@ -103,12 +115,20 @@ class Levers(gymnasium.Env):
 
 RUNS = {
     "discrete": (DQN_SMALL, "CartPole-v1", {}),
-    "normalised": (PPO_SMALL, "CartPole-v1", {"normalise_obs": True, "normalise_reward": True, "num_envs": 4}),
+    "normalized": (
+        PPO_SMALL,
+        "CartPole-v1",
+        {"normalize_obs": True, "normalize_reward": True, "num_envs": 4},
+    ),
     "scaled": (SAC_SMALL, "Pendulum-v1", {}),
-    "scaled, normalised": (PPO_SMALL, "Pendulum-v1", {"normalise_obs": True, "num_envs": 4}),
+    "scaled, normalized": (PPO_SMALL, "Pendulum-v1", {"normalize_obs": True, "num_envs": 4}),
     "stacked": (DQN_SMALL, "CartPole-v1", {"frame_stack": 2}),
-    "all at once": (PPO_SMALL, "Pendulum-v1", {"normalise_obs": True, "normalise_reward": True, "frame_stack": 2, "num_envs": 4}),
-    "actions from -1": (PPO_SMALL, Shifted, {"normalise_obs": True, "num_envs": 2}),
+    "all at once": (
+        PPO_SMALL,
+        "Pendulum-v1",
+        {"normalize_obs": True, "normalize_reward": True, "frame_stack": 2, "num_envs": 4},
+    ),
+    "actions from -1": (PPO_SMALL, Shifted, {"normalize_obs": True, "num_envs": 2}),
     "levers": (PPO_SMALL, Levers, {"num_envs": 2}),
     "cells from 4": (replace(DQN_SMALL, learning_rate=0.02, gamma=0.0), Cells, {}),
 }
@@ -130,7 +150,8 @@ def runs(tmp_path_factory):
 
 
 def walk(run, steps=400):
-    """`(raw observation, action that the evaluation's path gives the environment, whether an episode begins)`, step by step."""
+    """`(raw observation, action that the evaluation's path gives the environment, whether an episode
+    begins)`, step by step."""
     learner, state, env = run.load(env=run.make_env(1, backend="gymnasium"))
     (inner,) = env.env.envs
     raw, taken = [], []
@@ -172,8 +193,8 @@ def test_the_agent_acts_as_the_evaluation_does(runs, name):
     assert begun >= 2 or name.startswith(("scaled", "all"))  # Pendulum's episodes are longer than the walk
 
 
-def test_trap_running_normalisers_are_saved_with_the_policy_and_stand_still_in_it(runs):
-    agent = api.load(runs("normalised"))
+def test_trap_running_normalizers_are_saved_with_the_policy_and_stand_still_in_it(runs):
+    agent = api.load(runs("normalized"))
     moments = agent._saved[0]
     assert moments.count > 200 and moments.m2.min() > 0
     before = [leaf.clone() for leaf in moments]
@@ -212,7 +233,16 @@ def test_greedy_actions_repeat_and_samples_of_the_policy_differ(runs):
 
 def test_actions_have_the_environments_types(runs, tmp_path):
     assert type(api.load(runs("discrete")).act(np.zeros(4, np.float32))) is int
-    run = api.train(PPO_SMALL, Compass, 64, out=tmp_path / "run", progress="off", num_envs=2, engine="eager", eval_episodes=0)
+    run = api.train(
+        PPO_SMALL,
+        Compass,
+        64,
+        out=tmp_path / "run",
+        progress="off",
+        num_envs=2,
+        engine="eager",
+        eval_episodes=0,
+    )
     agent = api.load(run)
     action = agent.act({"where": np.zeros(2, np.float32), "mode": 2})
     assert action.shape == (2, 1) and action.dtype == np.float32 and Compass().action_space.contains(action)
@@ -247,7 +277,10 @@ def test_an_observation_outside_a_discrete_space_is_refused(runs, obs):
 def test_the_agent_reads_a_folder_and_a_step(runs):
     run = runs("discrete")
     trained, first = api.load(run.folder), api.load(run, 0)
-    same = [torch.equal(a, b) for a, b in zip(trained.state.params.values(), first.state.params.values(), strict=True)]
+    same = [
+        torch.equal(a, b)
+        for a, b in zip(trained.state.params.values(), first.state.params.values(), strict=True)
+    ]
     assert not any(same)
     assert int(trained.state.steps) == 256 and int(first.state.steps) == 0
 
@@ -258,14 +291,18 @@ def test_a_policy_over_a_dictionary_is_exported_with_an_input_a_key_and_respects
     seen, taken, _ = zip(*walk(runs("levers"), 40), strict=True)
     assert {given.name for given in session.get_inputs()} == {"place", "load", "action_mask"}
     dtypes = {"place": np.int64, "load": np.float32, "action_mask": np.float32}
-    (action,) = session.run(["action"], {key: np.stack([obs[key] for obs in seen]).astype(t) for key, t in dtypes.items()})
+    (action,) = session.run(
+        ["action"], {key: np.stack([obs[key] for obs in seen]).astype(t) for key, t in dtypes.items()}
+    )
     assert action.tolist() == np.stack(taken)[..., 0].tolist()
     mask, choice = np.stack([obs["action_mask"] for obs in seen]), action - 5 + [0, 2, 5]
     assert np.take_along_axis(mask, choice, 1).all() and len(np.unique(action, axis=0)) > 2
 
 
-@pytest.mark.parametrize("name", ["normalised", "scaled", "scaled, normalised", "all at once", "actions from -1", "cells from 4"])
-def test_trap_running_normalisers_and_action_scaling_are_exported_with_the_policy(runs, name, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["normalized", "scaled", "scaled, normalized", "all at once", "actions from -1", "cells from 4"]
+)
+def test_trap_running_normalizers_and_action_scaling_are_exported_with_the_policy(runs, name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     run = runs(name)
     session = onnxruntime.InferenceSession(api.export(run, tmp_path / "policy.onnx"))

@@ -25,7 +25,7 @@ from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
-from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
+from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
@@ -38,13 +38,14 @@ def engine(updates_per_call=4, mode="eager"):
     return Engine(mode, 1, updates_per_call, "")
 
 
-# ------------------------------------------------------------------------------------------------ environments
+# ----------------------------------------------------------------------------------------------- environments
 TERMINATES_AFTER, TIME_LIMIT = 3, 5  # steps
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Observes `(origin, t)`: where the episode began, drawn from [0, 1), and its steps so far. Rewards `10 t + action`.
+    """Observes `(origin, t)`: where the episode began, drawn from [0, 1), and its steps so far. Rewards `10 t
+    + action`.
 
     Episodes with an origin below 1/2 terminate after three steps, the others are cut after five.
     """
@@ -94,7 +95,8 @@ WALKS = {
 
 @dataclass(frozen=True)
 class Torque:
-    """Two actions within [0, 4] and [-1, 3]; the observation is what the environment was given. One step an episode."""
+    """Two actions within [0, 4] and [-1, 3]; the observation is what the environment was given. One step an
+    episode."""
 
     id: str = "Torque"
     max_episode_steps: int | None = 1
@@ -115,7 +117,7 @@ class Torque:
         return physics
 
 
-# ---------------------------------------------------------------------------------------------------- learners
+# --------------------------------------------------------------------------------------------------- learners
 class WatchState(NamedTuple):
     params: dict[str, Tensor]
     updates: Tensor
@@ -149,17 +151,31 @@ class WatchReplay(Watch):
     """Keeps the batches that it is given."""
 
     def __init__(self, **config):
-        super().__init__(**({"update_period": 1, "updates_per_period": 1, "buffer_size": 1000, "learning_starts": 0,
-                             "batch_size": 4} | config))  # fmt: skip
+        super().__init__(
+            **(
+                {
+                    "update_period": 1,
+                    "updates_per_period": 1,
+                    "buffer_size": 1000,
+                    "learning_starts": 0,
+                    "batch_size": 4,
+                }
+                | config
+            )
+        )
         self.batches = []
 
     def update(self, state, batch, noise):
         self.batches.append((int(state.steps), batch))
-        return state._replace(updates=state.updates + 1), {"loss": batch.reward.mean(), "td_error": batch.reward}
+        return state._replace(updates=state.updates + 1), {
+            "loss": batch.reward.mean(),
+            "td_error": batch.reward,
+        }
 
 
 class WatchRollouts(Watch):
-    """Keeps the rollouts and minibatches that it is given; row `i` of a rollout has the advantage `i`. `kl` is its script."""
+    """Keeps the rollouts and minibatches that it is given; row `i` of a rollout has the advantage `i`. `kl`
+    is its script."""
 
     def __init__(self, kl=(), **config):
         self.max_kl = config.pop("max_kl", None)
@@ -207,7 +223,7 @@ def assert_trees_equal(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-# ------------------------------------------------------------------------------------------- what is remembered
+# ----------------------------------------------------------------------------------------- what is remembered
 def check_walks(obs, action, reward, terminated, truncated, next_obs=None):
     """Every row of `[T, B]` walks is one step of the known sequence, and follows the row before it."""
     origin, t = obs.unbind(-1)
@@ -215,7 +231,9 @@ def check_walks(obs, action, reward, terminated, truncated, next_obs=None):
     assert torch.equal(terminated, (origin < 0.5) & (t + 1 == TERMINATES_AFTER))
     assert torch.equal(truncated, t + 1 == TIME_LIMIT)
     if next_obs is not None:
-        assert torch.equal(next_obs, torch.stack([origin, t + 1], -1))  # never the next episode's first observation
+        assert torch.equal(
+            next_obs, torch.stack([origin, t + 1], -1)
+        )  # never the next episode's first observation
     ended = (terminated | truncated)[:-1]
     goes_on = torch.stack([origin, t + 1], -1)[:-1]
     assert torch.equal(obs[1:][~ended], goes_on[~ended])
@@ -226,7 +244,9 @@ def check_walks(obs, action, reward, terminated, truncated, next_obs=None):
 @pytest.mark.parametrize("updates_per_call", [1, 4])
 @pytest.mark.parametrize(("num_envs", "period"), [(1, 1), (1, 4), (3, 1), (2, 6)])
 @pytest.mark.parametrize("walk", WALKS)
-def test_trap_autoreset_the_replay_holds_every_real_transition_with_its_true_successor(walk, num_envs, period, updates_per_call):
+def test_trap_autoreset_the_replay_holds_every_real_transition_with_its_true_successor(
+    walk, num_envs, period, updates_per_call
+):
     driver = off_policy(WALKS[walk](num_envs), updates_per_call, update_period=period, learning_starts=25)
     advance(driver, 120)
     assert driver.replay.size == driver.steps
@@ -239,7 +259,12 @@ def test_trap_gae_across_an_episode_end_rollouts_hold_the_value_of_the_true_succ
     driver = on_policy(WALKS[walk](3), rollout_steps=24)
     advance(driver, 2 * 24 * 3)
     first, second = driver.learner.rollouts
-    joined = Rollout(*(torch.cat(pair) if isinstance(pair[0], Tensor) else None for pair in zip(first, second, strict=True)))
+    joined = Rollout(
+        *(
+            torch.cat(pair) if isinstance(pair[0], Tensor) else None
+            for pair in zip(first, second, strict=True)
+        )
+    )
     check_walks(joined.obs, joined.action, joined.reward, joined.terminated, joined.truncated)
     origin, t = joined.obs.unbind(-1)
     torch.testing.assert_close(joined.value, 100 * origin + t)
@@ -296,15 +321,20 @@ def test_the_carry_begins_anew_in_a_compiled_loop_too():
     assert torch.equal(rows[1], rows[0][..., 1].long())
 
 
-# ---------------------------------------------------------------------------------------------------- counting
+# --------------------------------------------------------------------------------------------------- counting
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize("updates_per_call", [1, 4])
 @pytest.mark.parametrize(
-    ("num_envs", "period", "per_period"), [(1, 1, 1), (1, 4, 1), (1, 3, 2), (4, 1, 1), (4, 4, 3), (8, 4, 1), (2, 8, 6), (4, 2, 5)]
+    ("num_envs", "period", "per_period"),
+    [(1, 1, 1), (1, 4, 1), (1, 3, 2), (4, 1, 1), (4, 4, 3), (8, 4, 1), (2, 8, 6), (4, 2, 5)],
 )
 def test_updates_are_counted_exactly(walk, updates_per_call, num_envs, period, per_period):
     driver = off_policy(
-        WALKS[walk](num_envs), updates_per_call, update_period=period, updates_per_period=per_period, learning_starts=20
+        WALKS[walk](num_envs),
+        updates_per_call,
+        update_period=period,
+        updates_per_period=per_period,
+        learning_starts=20,
     )
     warm_up = 0
     while driver.steps < 120:
@@ -316,7 +346,8 @@ def test_updates_are_counted_exactly(walk, updates_per_call, num_envs, period, p
     assert 20 <= warm_up < 20 + driver.steps_per_call
     assert driver.updates == len(driver.learner.batches) == int(driver.loop.state.updates)
     assert driver.steps == int(driver.loop.state.steps)
-    # Moments of update: after every `period` steps, or after each step of all environments where those are more.
+    # Moments of update: after every `period` steps, or after each step of all environments where those are
+    # more.
     moments = [steps for steps, _ in driver.learner.batches]
     stride = max(period, num_envs)
     assert sorted(set(moments)) == list(range(warm_up + stride, driver.steps + 1, stride))
@@ -336,21 +367,27 @@ def test_trap_minibatches_are_sampled_afresh_for_each_update():
     advance(driver, 120)
     drawn = [tuple(batch.index.tolist()) for _, batch in driver.learner.batches]
     assert len(set(drawn)) == len(drawn) >= 20
-    assert len({index for rows in drawn for index in rows}) > 100  # of 120 rows: 60 batches of 32 reach nearly all
+    assert (
+        len({index for rows in drawn for index in rows}) > 100
+    )  # of 120 rows: 60 batches of 32 reach nearly all
 
 
 @pytest.mark.parametrize(("num_envs", "period"), [(2, 3), (3, 2), (4, 6)])
 def test_periods_that_do_not_fit_the_environments_are_refused(num_envs, period):
-    with pytest.raises(UsageError, match=rf"update_period \({period}\).*{num_envs}.*one must divide the other"):
+    with pytest.raises(
+        UsageError, match=rf"update_period \({period}\).*{num_envs}.*one must divide the other"
+    ):
         off_policy(WALKS["native"](num_envs), update_period=period)
 
 
 def test_minibatches_that_do_not_divide_the_rollout_are_refused_with_a_number_that_would_do():
-    with pytest.raises(UsageError, match="16 steps x 3 environments cannot be split into 5 equal minibatches; 4 would do"):
+    with pytest.raises(
+        UsageError, match="16 steps x 3 environments cannot be split into 5 equal minibatches; 4 would do"
+    ):
         on_policy(WALKS["native"](3), minibatches=5)
 
 
-# ----------------------------------------------------------------------------------------------------- warm-up
+# ---------------------------------------------------------------------------------------------------- warm-up
 def test_trap_action_scaling_warm_up_actions_are_stored_in_the_learners_units():
     env = TransformedEnv(NativeEnv(Torque(), 4), [RescaleAction()])
     driver = off_policy(env, update_period=4, learning_starts=800)
@@ -358,11 +395,13 @@ def test_trap_action_scaling_warm_up_actions_are_stored_in_the_learners_units():
     assert driver.updates == 0
     _, action, _, _, _, given = (column[:800] for column in driver.replay[:6])
     assert action.shape == (800, 2) and action.min() >= -1 and action.max() <= 1
-    # Uniform on [-1, 1): of 800 draws the extremes lie within 0.02 of the ends (a miss has the chance e^-8), the mean within four
-    # standard errors.
+    # Uniform on [-1, 1): of 800 draws the extremes lie within 0.02 of the ends (a miss has the chance e^-8),
+    # the mean within four standard errors.
     assert (action.amin(0) < -0.98).all() and (action.amax(0) > 0.98).all()
     assert (action.mean(0).abs() < 4 / (3 * 800) ** 0.5).all()
-    torch.testing.assert_close(given, 2 * (action + 1) + torch.tensor([0.0, -1.0]))  # scaled once, to [0, 4] and [-1, 3]
+    torch.testing.assert_close(
+        given, 2 * (action + 1) + torch.tensor([0.0, -1.0])
+    )  # scaled once, to [0, 4] and [-1, 3]
 
 
 def test_warm_up_draws_every_discrete_action_alike():
@@ -370,10 +409,12 @@ def test_warm_up_draws_every_discrete_action_alike():
     advance(driver, 4000)
     counts = torch.bincount(driver.replay.action, minlength=10)
     assert len(counts) == 10
-    assert ((counts - 400).abs() < 4 * (4000 * 0.1 * 0.9) ** 0.5).all()  # four standard deviations of a binomial count
+    assert (
+        (counts - 400).abs() < 4 * (4000 * 0.1 * 0.9) ** 0.5
+    ).all()  # four standard deviations of a binomial count
 
 
-# ------------------------------------------------------------------------------------------------------ epochs
+# ----------------------------------------------------------------------------------------------------- epochs
 @pytest.mark.parametrize("updates_per_call", [1, 4, 100])
 def test_every_epoch_uses_every_step_of_the_rollout_once_in_an_order_of_its_own(updates_per_call):
     driver = on_policy(WALKS["native"](3), updates_per_call, epochs=3, minibatches=4)
@@ -412,7 +453,7 @@ def test_without_a_target_no_kl_stops_the_epochs():
     assert driver.updates == 12
 
 
-# ------------------------------------------------------------------------------------------------ real learners
+# ---------------------------------------------------------------------------------------------- real learners
 ALGORITHMS = {
     "dqn": (DQN(learning_starts=32, batch_size=16, target_period=5, network=SMALL), CartPole(), 96),
     "ppo": (PPO(rollout_steps=16, epochs=2, minibatches=2, network=SMALL), CartPole(), 128),
@@ -444,7 +485,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_trap_resume_goes_on_with_the_same_bits_in_a_new_driver(name, tmp_path):
     steps = ALGORITHMS[name][2]
-    whole, stopped, resumed = real(name), real(name), real(name, seed=9)  # the other seed's numbers must all be replaced
+    whole, stopped, resumed = (
+        real(name),
+        real(name),
+        real(name, seed=9),
+    )  # the other seed's numbers must all be replaced
     reports = advance(whole, 3 * steps)
     advance(stopped, steps)
     counters, tensors = stopped.snapshot()
@@ -471,8 +516,9 @@ def test_trap_resume_the_carry_of_an_episode_under_way_goes_on(walk, tmp_path):
 
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_updates_in_a_call_change_nothing_that_is_learned(name):
-    # Their noise is uniform and torch draws uniform numbers one after another, so the draws are the same however they are
-    # grouped. DQN's call is the whole loop (4 cycles of 4 steps), PPO's is a part of its epochs.
+    # Their noise is uniform and torch draws uniform numbers one after another, so the draws are the same
+    # however they are grouped. DQN's call is the whole loop (4 cycles of 4 steps), PPO's is a part of its
+    # epochs.
     changes = {"update_period": 4} if name == "dqn" else {}
     one, four = (real(name, updates_per_call=k, **changes) for k in (1, 4))
     for driver in (one, four):
@@ -500,7 +546,8 @@ def test_trap_stale_graph_nothing_that_a_driver_keeps_carries_a_graph(name):
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", ["dqn", "ppo", "sac"])
 def test_a_compiled_run_equals_an_eager_one_within_rounding(name):
-    # SGD, since Adam's first steps turn a gradient that is all rounding into a full step. Short rollouts compile sooner.
+    # SGD, since Adam's first steps turn a gradient that is all rounding into a full step. Short rollouts
+    # compile sooner.
     changes = {"optimizer": SGD(), "learning_rate": 1e-2} | ({"rollout_steps": 2} if name == "ppo" else {})
     eager, compiled = (real(name, updates_per_call=1, mode=mode, **changes) for mode in ("eager", "compiled"))
     before = eager.snapshot()[1]
@@ -509,7 +556,9 @@ def test_a_compiled_run_equals_an_eager_one_within_rounding(name):
     assert compiled.updates == eager.updates > 0
     expected, actual = eager.snapshot()[1], compiled.snapshot()[1]
     learned = [key for key in expected if "/params/" in key or "/critic/" in key]
-    assert max((expected[key] - before[key]).abs().max() for key in learned) > 0.01  # far beyond the tolerance below
+    assert (
+        max((expected[key] - before[key]).abs().max() for key in learned) > 0.01
+    )  # far beyond the tolerance below
     assert expected.keys() == actual.keys()
     for key in expected:
         if expected[key].is_floating_point():
@@ -521,7 +570,9 @@ def test_a_compiled_run_equals_an_eager_one_within_rounding(name):
 def test_short_rollouts_in_one_call_learn_what_they_learn_one_by_one():
     drivers = []
     for fused in (True, False):
-        learner = PPO(rollout_steps=2, epochs=1, minibatches=1, network=SMALL).build(NativeEnv(CartPole(), 3).spec, 1000)
+        learner = PPO(rollout_steps=2, epochs=1, minibatches=1, network=SMALL).build(
+            NativeEnv(CartPole(), 3).spec, 1000
+        )
         driver = OnPolicy(learner, NativeEnv(CartPole(), 3), engine(), 0, CPU)
         assert driver._fused and driver.steps_per_call == 24
         driver._fused = fused

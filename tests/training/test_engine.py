@@ -45,8 +45,13 @@ def eight_cores(monkeypatch):
 def test_auto_compiles_from_a_fixed_number_of_updates_and_says_so(compiler):
     below, at = choose(planned_updates=COMPILE_FROM_UPDATES - 1), choose(planned_updates=COMPILE_FROM_UPDATES)
     assert (below.mode, at.mode) == ("eager", "compiled")
-    assert below.reason == f"eager: {COMPILE_FROM_UPDATES - 1:,} updates planned, fewer than {COMPILE_FROM_UPDATES:,}"
-    assert at.reason == f"compiled: {COMPILE_FROM_UPDATES:,} updates planned, at least {COMPILE_FROM_UPDATES:,}"
+    assert (
+        below.reason
+        == f"eager: {COMPILE_FROM_UPDATES - 1:,} updates planned, fewer than {COMPILE_FROM_UPDATES:,}"
+    )
+    assert (
+        at.reason == f"compiled: {COMPILE_FROM_UPDATES:,} updates planned, at least {COMPILE_FROM_UPDATES:,}"
+    )
 
 
 def test_only_a_long_run_pays_for_a_bigger_graph(compiler):
@@ -129,7 +134,8 @@ class Owner:
 @pytest.mark.compiled
 @pytest.mark.parametrize("make", [scaled, lambda factor: Owner(factor).scale], ids=["closure", "method"])
 def test_compiled_functions_of_one_source_keep_their_own_constants(make):
-    # Guards are skipped and Dynamo caches by code object: without code of its own the second function would answer as the first.
+    # Guards are skipped and Dynamo caches by code object: without code of its own the second function would
+    # answer as the first.
     twice, thrice = (Engine("compiled", 1, 1, "").compile(make(factor)) for factor in (2.0, 3.0))
     x = torch.ones(2)
     for _ in range(2):

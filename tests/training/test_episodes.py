@@ -1,4 +1,4 @@
-"""Whole episodes: exactly n, every one finished, none favoured, and what stands still meanwhile."""
+"""Whole episodes: exactly n, every one finished, none favored, and what stands still meanwhile."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,15 +19,15 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
+from bellgrad.envs.transforms import FrameStack, NormalizeObs, NormalizeReward, TransformedEnv
 from bellgrad.envs.worker import SubprocessEnv
 from bellgrad.nets.specs import MLP
+from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
+from bellgrad.runs.settings import Settings
 from bellgrad.training import episodes as episodes_module
 from bellgrad.training import run as run_module
-from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.episodes import WholeEpisodes
-from bellgrad.training.settings import Settings
 
 CPU = torch.device("cpu")
 EAGER = Engine("eager", 1, 1, "")
@@ -38,7 +38,8 @@ SHORT, LONG, LIMIT = 1, 12, 9  # steps
 class Trip:
     """Observes `(origin, t)`: a number drawn from [0, 1) and the steps so far. The reward is `10 t + action`.
 
-    Episodes with an origin below 1/2 terminate after one step, the others after twelve, or are cut after nine.
+    Episodes with an origin below 1/2 terminate after one step, the others after twelve, or are cut after
+    nine.
     """
 
     id: str = "Trip"
@@ -55,7 +56,11 @@ class Trip:
 
     def advance(self, physics, action, noise):
         origin, t = physics.unbind(-1)
-        return torch.stack([origin, t + 1], -1), 10 * t + action, t + 1 == torch.where(origin < 0.5, SHORT, LONG)
+        return (
+            torch.stack([origin, t + 1], -1),
+            10 * t + action,
+            t + 1 == torch.where(origin < 0.5, SHORT, LONG),
+        )
 
     def observe(self, physics):
         return physics
@@ -92,7 +97,8 @@ class WatchState(NamedTuple):
 
 
 class Watch:
-    """Learns nothing and keeps what it is given. Its carry counts its decisions in an episode; the action is drawn."""
+    """Learns nothing and keeps what it is given. Its carry counts its decisions in an episode; the action is
+    drawn."""
 
     def __init__(self, episodes):
         self.config, self.seen = SimpleNamespace(episodes=episodes), []
@@ -132,7 +138,7 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-# ------------------------------------------------------------------------------------------------- what is gathered
+# ------------------------------------------------------------------------------------------- what is gathered
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 6])
 @pytest.mark.parametrize("trip", TRIPS)
 def test_exactly_n_whole_episodes_one_a_column_and_nothing_but_zeros_after_them(trip, num_envs):
@@ -148,7 +154,9 @@ def test_exactly_n_whole_episodes_one_a_column_and_nothing_but_zeros_after_them(
         assert torch.equal(e.reward, (10 * t + e.action) * e.mask)
         assert torch.equal(e.terminated, e.mask & (t + 1 == length) & (origin < 0.5))
         assert torch.equal(e.truncated, e.mask & (t + 1 == length) & (origin >= 0.5))
-        assert torch.equal(e.last_obs, torch.stack([origin, length.float()], -1))  # never the next episode's first
+        assert torch.equal(
+            e.last_obs, torch.stack([origin, length.float()], -1)
+        )  # never the next episode's first
         ended = report.ended.ended
         assert sorted(report.ended.length[ended].tolist()) == sorted(length.tolist())
         assert sorted(report.ended.return_[ended].tolist()) == sorted(e.reward.sum(0).tolist())
@@ -160,8 +168,9 @@ def test_exactly_n_whole_episodes_one_a_column_and_nothing_but_zeros_after_them(
 
 
 @pytest.mark.parametrize("trip", TRIPS)
-def test_short_episodes_are_not_favoured_as_stopping_after_some_steps_does(trip):
-    # 240 episodes of 1 or 9 steps: their mean length is 5 with a standard error of 4 / sqrt(240) = 0.26. False alarm: 6e-5.
+def test_short_episodes_are_not_favored_as_stopping_after_some_steps_does(trip):
+    # 240 episodes of 1 or 9 steps: their mean length is 5 with a standard error of 4 / sqrt(240) = 0.26.
+    # False alarm: 6e-5.
     driver, _ = drive(TRIPS[trip](4), 4, 60)
     lengths = torch.cat([e.mask.sum(0) for e in driver.learner.seen]).double()
     assert lengths.mean().item() == pytest.approx(5, abs=4 * 0.26)
@@ -196,13 +205,13 @@ def test_compiled_collecting_gathers_what_eager_collecting_does(monkeypatch):
     assert_same(*(run.learner.seen for run in runs))
 
 
-# ------------------------------------------------------------------------------------------------------- standing still
+# --------------------------------------------------------------------------------------------- standing still
 def wrapped(trip, num_envs):
-    return TransformedEnv(TRIPS[trip](num_envs), [NormaliseObs(), FrameStack(2), NormaliseReward(gamma=0.9)])
+    return TransformedEnv(TRIPS[trip](num_envs), [NormalizeObs(), FrameStack(2), NormalizeReward(gamma=0.9)])
 
 
 @pytest.mark.parametrize("trip", TRIPS)
-def test_normalisers_count_the_steps_taken_and_nothing_that_stood_still(trip):
+def test_normalizers_count_the_steps_taken_and_nothing_that_stood_still(trip):
     env = wrapped(trip, 3)
     driver, _ = drive(env, 6, 4)
     driver.sync_env()
@@ -213,7 +222,7 @@ def test_normalisers_count_the_steps_taken_and_nothing_that_stood_still(trip):
 
 @pytest.mark.parametrize("trip", TRIPS)
 def test_an_environment_that_stands_still_keeps_all_that_is_its_own(trip):
-    env = TransformedEnv(TRIPS[trip](3), [FrameStack(2), NormaliseReward(gamma=0.9)])
+    env = TransformedEnv(TRIPS[trip](3), [FrameStack(2), NormalizeReward(gamma=0.9)])
     env.reset(5)
     for _ in range(4):
         before = env.step(torch.ones(3, dtype=torch.int64))
@@ -223,7 +232,7 @@ def test_an_environment_that_stands_still_keeps_all_that_is_its_own(trip):
     assert (still.reward[1], still.terminated[1], still.truncated[1]) == (0, False, False)
     length = torch.where(before.terminated | before.truncated, 0, before.episode.length)
     assert torch.equal(still.episode.length - length, torch.tensor([1, 0, 1]))
-    alone = TransformedEnv(TRIPS[trip](3), [FrameStack(2), NormaliseReward(gamma=0.9)])
+    alone = TransformedEnv(TRIPS[trip](3), [FrameStack(2), NormalizeReward(gamma=0.9)])
     alone.restore(env.snapshot())  # what was left out of a replayed past would show here
     again, after = (e.step(torch.ones(3, dtype=torch.int64)) for e in (alone, env))
     assert torch.equal(again.obs, after.obs) and torch.equal(again.episode.return_, after.episode.return_)
@@ -241,7 +250,9 @@ def test_trap_resume_goes_on_with_the_same_bits_between_updates(trip, tmp_path):
     for _ in range(3):
         whole.advance()
     counters, tensors = whole.snapshot()
-    path = save_checkpoint(tmp_path, whole.steps, {"driver": counters}, {name: x.clone() for name, x in tensors.items()})
+    path = save_checkpoint(
+        tmp_path, whole.steps, {"driver": counters}, {name: x.clone() for name, x in tensors.items()}
+    )
     assert resumed.restore(Checkpoint.open(path)) is None
     for _ in range(3):
         report, again = whole.advance(), resumed.advance()
@@ -252,15 +263,22 @@ def test_trap_resume_goes_on_with_the_same_bits_between_updates(trip, tmp_path):
 
 def test_a_run_trains_stops_and_evaluates(tmp_path):
     algorithm = REINFORCE(episodes=4, network=MLP((8,)))
-    run = api.train(algorithm, "CartPole-v1", 500, out=tmp_path / "run", num_envs=2, progress="off", eval_episodes=2)
+    run = api.train(
+        algorithm, "CartPole-v1", 500, out=tmp_path / "run", num_envs=2, progress="off", eval_episodes=2
+    )
     assert run.status == "finished" and run.checkpoint().step >= 500
-    assert run.record["engine_used"]["reason"] == "eager: 250 steps of all environments planned, fewer than 20,000"
+    assert (
+        run.record["engine_used"]["reason"]
+        == "eager: 250 steps of all environments planned, fewer than 20,000"
+    )
     assert api.resume(run.folder, 900, progress="off").checkpoint().step >= 900
     assert api.evaluate(run, 2).episodes == 2
 
 
 def test_environments_that_cannot_share_the_episodes_equally_are_refused():
-    with pytest.raises(UsageError, match=r"^20 episodes cannot be shared equally by 8 environments; 5 would do$"):
+    with pytest.raises(
+        UsageError, match=r"^20 episodes cannot be shared equally by 8 environments; 5 would do$"
+    ):
         drive(TRIPS["native"](8), 20, 1)
 
 

@@ -16,7 +16,7 @@ from bellgrad.core.records import Acted
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import leaves, map_tree
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormaliseObs, NormaliseReward, TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.training import session as session_module
 from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evaluate_policy
@@ -24,7 +24,8 @@ from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evalu
 
 @dataclass(frozen=True)
 class Lengths:
-    """Half the episodes have one step, half nine; the reward is 1 a step plus a tenth of the action. Observes `(length, steps)`.
+    """Half the episodes have one step, half nine; the reward is 1 a step plus a tenth of the action. Observes
+    `(length, steps)`.
 
     `endless` episodes never end by themselves.
     """
@@ -56,7 +57,8 @@ class OneState(NamedTuple):
 
 
 class Fixed:
-    """Greedy: action 0. Exploring: 0 or 4 by a coin. Its carry counts the decisions of an episode, which `counted` collects."""
+    """Greedy: action 0. Exploring: 0 or 4 by a coin. Its carry counts the decisions of an episode, which
+    `counted` collects."""
 
     def __init__(self):
         self.counted = []
@@ -79,7 +81,8 @@ def evaluate(num_envs=4, episodes=16, dynamics=None, learner=None, seed=0, **opt
 
 
 def test_short_episodes_are_not_counted_more_often_than_long_ones():
-    # Half the episodes return 1, half 9: mean 5, deviation 4. The first 400 episodes to end would nearly all be short.
+    # Half the episodes return 1, half 9: mean 5, deviation 4. The first 400 episodes to end would nearly all
+    # be short.
     result = evaluate(num_envs=400, episodes=400)
     assert result.return_mean == pytest.approx(5, abs=4 * 4 / 20)  # four standard errors
     assert set(result.returns) == {1.0, 9.0}
@@ -89,7 +92,8 @@ def test_short_episodes_are_not_counted_more_often_than_long_ones():
 def test_every_environment_runs_its_fixed_share_and_no_more(num_envs, episodes):
     result = evaluate(num_envs, episodes)
     assert result.episodes == len(result.returns) == episodes and result.capped == 0
-    # Environment i's episodes follow each other, so asking for more episodes of each does not change the first ones.
+    # Environment i's episodes follow each other, so asking for more episodes of each does not change the
+    # first ones.
     first = evaluate(num_envs, num_envs).returns
     longer = evaluate(num_envs, 2 * num_envs).returns
     assert longer[::2] == first
@@ -150,8 +154,8 @@ def test_no_episodes_are_refused():
         evaluate(episodes=0)
 
 
-def test_trap_running_normalisers_are_frozen_in_evaluation_and_returns_are_in_the_environments_own_reward():
-    env = TransformedEnv(NativeEnv(Lengths(), 4), [NormaliseObs(), NormaliseReward(0.9)])
+def test_trap_running_normalizers_are_frozen_in_evaluation_and_returns_are_in_the_environments_own_reward():
+    env = TransformedEnv(NativeEnv(Lengths(), 4), [NormalizeObs(), NormalizeReward(0.9)])
     env.reset(0)
     for _ in range(20):
         env.step(torch.zeros(4, dtype=torch.int64))
@@ -167,8 +171,19 @@ def test_trap_running_normalisers_are_frozen_in_evaluation_and_returns_are_in_th
 def train(tmp_path):
     def go(name, **options):
         algorithm = PPO(rollout_steps=16, epochs=1, minibatches=2, network=MLP((8,)))
-        return api.train(algorithm, "CartPole-v1", 256, out=tmp_path / name, progress="off", num_envs=4, normalise_obs=True,
-                         normalise_reward=True, engine="eager", checkpoints=4, **options)  # fmt: skip
+        return api.train(
+            algorithm,
+            "CartPole-v1",
+            256,
+            out=tmp_path / name,
+            progress="off",
+            num_envs=4,
+            normalize_obs=True,
+            normalize_reward=True,
+            engine="eager",
+            checkpoints=4,
+            **options,
+        )
 
     return go
 
@@ -193,7 +208,7 @@ def test_evaluating_a_run_changes_none_of_its_checkpoints_and_repeats_itself(tra
     assert all(torch.equal(before[name], tensor) for name, tensor in parameters(run).items())
 
 
-def test_trap_running_normalisers_are_frozen_in_evaluation_wherever_it_is_called_from(train, monkeypatch):
+def test_trap_running_normalizers_are_frozen_in_evaluation_wherever_it_is_called_from(train, monkeypatch):
     moments = []
 
     def spy(learner, state, env, *args, **options):
@@ -211,4 +226,6 @@ def test_trap_running_normalisers_are_frozen_in_evaluation_wherever_it_is_called
     for before, after in moments:
         assert before.count > 0 and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     trained = run.checkpoint().tensors("env/transforms")
-    assert any(torch.equal(tensor, moments[-1][0].mean) for tensor in trained.values())  # and they are those of the run
+    assert any(
+        torch.equal(tensor, moments[-1][0].mean) for tensor in trained.values()
+    )  # and they are those of the run

@@ -1,4 +1,5 @@
-"""Whatever goes wrong while a run trains: one clear line, an exit code, and a last checkpoint that is whole and can be used."""
+"""Whatever goes wrong while a run trains: one clear line, an exit code, and a last checkpoint that is whole
+and can be used."""
 
 import contextlib
 import errno
@@ -21,11 +22,11 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault
 from bellgrad.ops.optim import SGD
+from bellgrad.runs.checkpoint import checkpoints, open_latest
+from bellgrad.runs.files import read_json
 from bellgrad.training import checkpoint as checkpoint_module
 from bellgrad.training import run as run_module
 from bellgrad.training import session as session_module
-from bellgrad.training.checkpoint import checkpoints, open_latest
-from bellgrad.training.files import read_json
 from bellgrad.training.run import Run
 from bellgrad.training.session import DivergedError, Session
 
@@ -40,7 +41,8 @@ count = itertools.count()
 
 
 class Faulty(gymnasium.Env):
-    """Random walks of 9 steps. While the file `armed` exists, the second environment made strikes at its step `at`."""
+    """Random walks of 9 steps. While the file `armed` exists, the second environment made strikes at its
+    step `at`."""
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -81,7 +83,8 @@ class Faulty(gymnasium.Env):
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """A function from a fault to the settings of a run that meets it at step 45 of environment 1, and the file that arms it."""
+    """A function from a fault to the settings of a run that meets it at step 45 of environment 1, and the
+    file that arms it."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("faulty", None)
@@ -89,15 +92,40 @@ def faulty(tmp_path, monkeypatch):
     armed.touch()
 
     def settings(fault, **more):
-        return {"num_envs": 2, "env_kwargs": {"fault": fault, "armed": str(armed), **more}, "eval_episodes": 0}
+        return {
+            "num_envs": 2,
+            "env_kwargs": {"fault": fault, "armed": str(armed), **more},
+            "eval_episodes": 0,
+        }
 
     yield settings, armed
     sys.modules.pop("faulty", None)
 
 
-STEADY = ["dqn", "--env", "CartPole-v1", "--engine", "eager", "--eval-episodes", "1", "--max-episode-steps", "40",
-          "--checkpoints", "7", "--algo.network.hidden", "16", "16", "--algo.learning_starts", "50", "--algo.batch_size", "8",
-          "--algo.update_period", "4", "--algo.buffer_size", "300"]  # fmt: skip
+STEADY = [
+    "dqn",
+    "--env",
+    "CartPole-v1",
+    "--engine",
+    "eager",
+    "--eval-episodes",
+    "1",
+    "--max-episode-steps",
+    "40",
+    "--checkpoints",
+    "7",
+    "--algo.network.hidden",
+    "16",
+    "16",
+    "--algo.learning_starts",
+    "50",
+    "--algo.batch_size",
+    "8",
+    "--algo.update_period",
+    "4",
+    "--algo.buffer_size",
+    "300",
+]
 # The same from Python; `train` has the other options.
 AS_STEADY = replace(TINY_DQN, network=replace(DQN().network, hidden=(16, 16)))
 
@@ -114,7 +142,9 @@ def children():
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name, state, parent = re.fullmatch(r"\d+ \((.*)\) (\S) (\d+) .*", (entry / "stat").read_text().strip(), re.S).groups()
+            name, state, parent = re.fullmatch(
+                r"\d+ \((.*)\) (\S) (\d+) .*", (entry / "stat").read_text().strip(), re.S
+            ).groups()
             if int(parent) == os.getpid() and state != "Z":
                 found.append(f"{entry.name} {name}")
     return set(found)
@@ -128,7 +158,7 @@ def assert_fit_for_use(folder):
     assert read_json(folder / "run.json")["status"] == "failed"
 
 
-# ------------------------------------------------------------------------------------------------------- environments
+# ----------------------------------------------------------------------------------------------- environments
 STRIKES = {
     "raises": r"raised RuntimeError: the door is stuck \(.*faulty\.py:\d+\) in step\(\S+\)",
     "nan": r"returned an observation with the value nan at \[1\]",
@@ -141,31 +171,71 @@ STRIKES = {
 def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faulty, tmp_path, capsys):
     settings, armed = faulty
     folder = tmp_path / "run"
-    words = ["train", "ppo", "--env", "faulty:Faulty", "--steps", 256, "--out", folder, "--num-envs", 2, "--quiet",
-             "--env-kwargs", json.dumps(settings(fault)["env_kwargs"]), "--eval-episodes", 0, "--checkpoints", 4,
-             "--engine", "eager", "--algo.rollout_steps", 16, "--algo.minibatches", 2, "--algo.epochs", 2,
-             "--algo.network.hidden", 16, 16]  # fmt: skip
+    words = [
+        "train",
+        "ppo",
+        "--env",
+        "faulty:Faulty",
+        "--steps",
+        256,
+        "--out",
+        folder,
+        "--num-envs",
+        2,
+        "--quiet",
+        "--env-kwargs",
+        json.dumps(settings(fault)["env_kwargs"]),
+        "--eval-episodes",
+        0,
+        "--checkpoints",
+        4,
+        "--engine",
+        "eager",
+        "--algo.rollout_steps",
+        16,
+        "--algo.minibatches",
+        2,
+        "--algo.epochs",
+        2,
+        "--algo.network.hidden",
+        16,
+        16,
+    ]
     code, said = command(capsys, *words)
     assert code == EnvironmentFault.exit_code != 0
     where = r"at step 45 \(step 9 of episode 4\); the checkpoint of step 64 is whole"
     line = (
-        rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume {re.escape(str(folder))} --trust-imports"
+        rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume"
+        rf" {re.escape(str(folder))} --trust-imports"
     )
     assert re.fullmatch(line, said)  # no dot matches a line's end
     assert_fit_for_use(folder)
 
     armed.unlink()  # the environment is mended
     assert cli.main(["resume", str(folder), "--quiet"]) == 0
-    train(TINY_PPO, "faulty:Faulty", 256, tmp_path / "whole", max_episode_steps=None, checkpoints=4, **settings(fault))
+    train(
+        TINY_PPO,
+        "faulty:Faulty",
+        256,
+        tmp_path / "whole",
+        max_episode_steps=None,
+        checkpoints=4,
+        **settings(fault),
+    )
     assert_same_end(folder, tmp_path / "whole")
 
 
 def test_an_environment_that_breaks_in_an_evaluation_is_told_from_one_that_trains(faulty, tmp_path):
     settings, _ = faulty
-    options = settings("nan", at=5, which=3) | {"eval_episodes": 2}  # the second environment of the first evaluation
+    options = settings("nan", at=5, which=3) | {
+        "eval_episodes": 2
+    }  # the second environment of the first evaluation
     with pytest.raises(EnvironmentFault) as fault:
         train(TINY_PPO, "faulty:Faulty", 256, tmp_path / "run", checkpoints=4, **options)
-    assert re.match(r"in the evaluation at step 64: environment 1 returned an observation with the value nan", str(fault.value))
+    assert re.match(
+        r"in the evaluation at step 64: environment 1 returned an observation with the value nan",
+        str(fault.value),
+    )
     assert read_json(tmp_path / "run" / "run.json")["status"] == "failed"
 
 
@@ -178,7 +248,10 @@ def test_a_fault_before_the_first_checkpoint_says_that_nothing_was_saved(faulty,
 
 DEATHS = {
     "dies": "the worker process of environment 0 ended with exit code 7",
-    "is killed": "the worker process of environment 0 was killed by SIGKILL (the system does that when memory runs out)",
+    "is killed": (
+        "the worker process of environment 0 was killed by SIGKILL (the system does that when memory runs"
+        " out)"
+    ),
     "hangs": "environments 0 to 1 hung: no step was finished in 1.5 seconds",
 }
 
@@ -187,24 +260,38 @@ DEATHS = {
 def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_path, monkeypatch):
     settings, armed = faulty
     make_env = run_module.make_env
-    monkeypatch.setattr(run_module, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options))
-    workers, which = (1, 1) if fault == "hangs" else (2, 0)  # in a process of its own each environment is the first one
+    monkeypatch.setattr(
+        run_module, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
+    )
+    workers, which = (
+        (1, 1) if fault == "hangs" else (2, 0)
+    )  # in a process of its own each environment is the first one
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
     before, began = children(), time.monotonic()
     options = settings(fault, which=which)
     with pytest.raises(EnvironmentFault) as raised:
-        train(TINY_PPO, "faulty:Faulty", 256, tmp_path / "run", backend="subprocess", checkpoints=4, **options)
+        train(
+            TINY_PPO, "faulty:Faulty", 256, tmp_path / "run", backend="subprocess", checkpoints=4, **options
+        )
     assert str(raised.value).startswith(DEATHS[fault])
-    assert str(raised.value).endswith(f"bellgrad resume {tmp_path / 'run'} --trust-imports") and "\n" not in str(raised.value)
+    assert str(raised.value).endswith(
+        f"bellgrad resume {tmp_path / 'run'} --trust-imports"
+    ) and "\n" not in str(raised.value)
     assert time.monotonic() - began < 60
     assert children() <= before
     armed.unlink()
     assert_fit_for_use(tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------------------------- divergence
+# ------------------------------------------------------------------------------------------------- divergence
 DIVERGING = DQN(
-    network=SMALL, learning_rate=10.0, optimizer=SGD(), loss="squared", max_grad_norm=None, learning_starts=8, batch_size=8
+    network=SMALL,
+    learning_rate=10.0,
+    optimizer=SGD(),
+    loss="squared",
+    max_grad_norm=None,
+    learning_starts=8,
+    batch_size=8,
 )
 
 
@@ -212,7 +299,8 @@ def test_a_diverging_loss_stops_the_run_with_its_name_and_step(tmp_path):
     with pytest.raises(DivergedError) as diverged:
         train(DIVERGING, "CartPole-v1", 2_000, tmp_path / "run", checkpoints=2)
     said = re.fullmatch(
-        r"(\w+) became (nan|inf|-inf) by step (\d+); a lower learning rate often helps; the checkpoint of step 0 is whole; "
+        r"(\w+) became (nan|inf|-inf) by step (\d+); a lower learning rate often helps; the checkpoint of"
+        r" step 0 is whole; "
         rf"go on with: bellgrad resume {re.escape(str(tmp_path / 'run'))}",
         str(diverged.value),
     )
@@ -221,8 +309,12 @@ def test_a_diverging_loss_stops_the_run_with_its_name_and_step(tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "LOG_LINES", 1)  # so that no line of the log comes before the checkpoint
-    with pytest.raises(DivergedError, match=r"(params|target|optimizer)/\S+ became (nan|inf|-inf) by step \d+"):
+    monkeypatch.setattr(
+        session_module, "LOG_LINES", 1
+    )  # so that no line of the log comes before the checkpoint
+    with pytest.raises(
+        DivergedError, match=r"(params|target|optimizer)/\S+ became (nan|inf|-inf) by step \d+"
+    ):
         train(DIVERGING, "CartPole-v1", 2_000, tmp_path / "run", checkpoints=4, eval_episodes=0)
     state = open_latest(tmp_path / "run" / "checkpoints")[0].tensors("loop/state")
     assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
@@ -232,13 +324,15 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
 def test_an_action_that_is_not_finite_never_reaches_an_environment(tmp_path):
     wild = SAC(network=SMALL, learning_rate=10.0, optimizer=SGD(), learning_starts=8, batch_size=8)
     with pytest.raises(BellgradError, match=r"action that is not finite|became (nan|inf|-inf)") as diverged:
-        train(wild, "Pendulum-v1", 2_000, tmp_path / "run", backend="gymnasium", checkpoints=2, eval_episodes=0)
+        train(
+            wild, "Pendulum-v1", 2_000, tmp_path / "run", backend="gymnasium", checkpoints=2, eval_episodes=0
+        )
     assert not isinstance(diverged.value, EnvironmentFault) and "\n" not in str(diverged.value)
     assert "bellgrad resume" in str(diverged.value)
     assert_fit_for_use(tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------------------------------- disks
+# ------------------------------------------------------------------------------------------------------ disks
 @pytest.fixture
 def disk(tmp_path):
     """A file system of its own, of 512 KiB, and a function that mounts it again with other options."""
@@ -246,7 +340,9 @@ def disk(tmp_path):
     place.mkdir()
     if (
         os.name != "posix"
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tiny", place], capture_output=True).returncode
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k", "tiny", place], capture_output=True
+        ).returncode
     ):
         pytest.skip("mounting a small disk needs privileges")
 
@@ -260,18 +356,42 @@ def disk(tmp_path):
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(disk, tmp_path, capsys):
     place, remount = disk
     folder = place / "run"
-    words = ["train", *STEADY, "--algo.buffer_size", 100_000, "--steps", 4_000, "--checkpoints", 10, "--quiet", "--out", folder]
+    words = [
+        "train",
+        *STEADY,
+        "--algo.buffer_size",
+        100_000,
+        "--steps",
+        4_000,
+        "--checkpoints",
+        10,
+        "--quiet",
+        "--out",
+        folder,
+    ]
     code, said = command(capsys, *words)
     assert code == CheckpointError.exit_code != 0
     assert re.fullmatch(
-        rf"error: checkpoint {folder}/checkpoints/step-\d+ was not written: No space left on device; .* is intact", said
+        rf"error: checkpoint {folder}/checkpoints/step-\d+ was not written: No space left on device; .* is"
+        r" intact",
+        said,
     )
     assert open_latest(folder / "checkpoints")[1] == []
-    assert read_json(folder / "run.json")["status"] in ("failed", "running")  # on a full disk not even that can be said
+    assert read_json(folder / "run.json")["status"] in (
+        "failed",
+        "running",
+    )  # on a full disk not even that can be said
     remount("size=64m")
     assert api.evaluate(folder, 2).episodes == 2
     api.resume(folder, progress="off")
-    train(replace(AS_STEADY, buffer_size=100_000), "CartPole-v1", 4_000, tmp_path / "whole", checkpoints=10, eval_episodes=1)
+    train(
+        replace(AS_STEADY, buffer_size=100_000),
+        "CartPole-v1",
+        4_000,
+        tmp_path / "whole",
+        checkpoints=10,
+        eval_episodes=1,
+    )
     assert_same_end(folder, tmp_path / "whole")
 
 
@@ -292,7 +412,8 @@ def test_a_disk_that_fills_up_inside_a_checkpoint_is_one_line(full_at, tmp_path,
     with pytest.raises(CheckpointError) as full:
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run", checkpoints=2)
     assert re.fullmatch(
-        r"checkpoint \S+step-100 was not written: No space left on device; the last checkpoint is intact", str(full.value)
+        r"checkpoint \S+step-100 was not written: No space left on device; the last checkpoint is intact",
+        str(full.value),
     )
     monkeypatch.undo()
     assert_fit_for_use(tmp_path / "run")
@@ -311,14 +432,18 @@ def test_a_read_only_folder_is_one_line(disk, capsys):
     ):
         code, said = command(capsys, *words)
         assert code not in (0, None) and "\n" not in said
-        assert re.fullmatch(rf"error: {place}\S* (cannot be written|could not be made): Read-only file system", said)
+        assert re.fullmatch(
+            rf"error: {place}\S* (cannot be written|could not be made): Read-only file system", said
+        )
     remount("rw")
     assert api.resume(place / "run", 400, progress="off").status == "finished"
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("precious")
-    code, said = command(capsys, "train", "ppo", "--env", "CartPole-v1", "--steps", 99, "--out", tmp_path / "file" / "run")
+    code, said = command(
+        capsys, "train", "ppo", "--env", "CartPole-v1", "--steps", 99, "--out", tmp_path / "file" / "run"
+    )
     assert code == 2 and said == f"error: {tmp_path / 'file' / 'run'} is not a folder; choose another --out"
 
 
@@ -331,17 +456,21 @@ def test_a_damaged_run_is_one_line(tmp_path, capsys):
         assert code == CheckpointError.exit_code and "\n" not in said and said.startswith("error: ")
 
 
-# -------------------------------------------------------------------------------------------------------------- Ctrl-C
+# ----------------------------------------------------------------------------------------------------- Ctrl-C
 class Trainer:
     """`bellgrad train` in a process (and a group) of its own."""
 
     def __init__(self, folder, *words, **environ):
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bellgrad.cli", "train", *map(str, words), "--out", folder], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "bellgrad.cli", "train", *map(str, words), "--out", folder],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"} | environ,
-        )  # fmt: skip
+        )
 
     def wait_for(self, happened):
         deadline = time.monotonic() + 60
@@ -384,10 +513,19 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, t
     code, said = trainer.end()
     newest = open_latest(trainer.folder / "checkpoints")[0]
     assert code == 130 and "Traceback" not in said
-    assert said.splitlines()[-2] == "stopping after the call under way and saving; press Ctrl-C again to stop at once"
+    assert (
+        said.splitlines()[-2]
+        == "stopping after the call under way and saving; press Ctrl-C again to stop at once"
+    )
     resume = f"bellgrad resume {shlex.quote(str(trainer.folder))}"
-    assert said.splitlines()[-1] == f"stopped; the checkpoint of step {newest.step:,} is whole; go on with: {resume}"
-    assert newest.step == newest.values["driver"]["steps"] < 2_000 and Run.open(trainer.folder).status == "interrupted"
+    assert (
+        said.splitlines()[-1]
+        == f"stopped; the checkpoint of step {newest.step:,} is whole; go on with: {resume}"
+    )
+    assert (
+        newest.step == newest.values["driver"]["steps"] < 2_000
+        and Run.open(trainer.folder).status == "interrupted"
+    )
 
     assert cli.main([*shlex.split(resume)[1:], "--quiet"]) == 0
     train(AS_STEADY, "CartPole-v1", 2_000, tmp_path / "whole", checkpoints=7, eval_episodes=1)
@@ -396,7 +534,9 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, t
 
 def test_a_second_ctrl_c_stops_at_once(start):
     endless = ["--algo.rollout_steps", 2_000_000, "--algo.minibatches", 1]  # one call takes minutes
-    trainer = start("ppo", "--env", "CartPole-v1", "--steps", "100m", "--num-envs", 1, "--engine", "eager", *endless)
+    trainer = start(
+        "ppo", "--env", "CartPole-v1", "--steps", "100m", "--num-envs", 1, "--engine", "eager", *endless
+    )
     trainer.wait_for(lambda: checkpoints(trainer.folder / "checkpoints"))
     time.sleep(0.5)  # into the first call
     trainer.process.send_signal(signal.SIGINT)
@@ -420,7 +560,10 @@ def test_ctrl_c_that_ends_a_compiler_at_work_is_no_error(tmp_path, monkeypatch):
         raise RuntimeError("C++ compile error: g++ was interrupted")
 
     monkeypatch.setattr(session_module.OffPolicy, "advance", killed)
-    with pytest.raises(KeyboardInterrupt, match=f"stopped; the checkpoint of step 0 is whole; .* bellgrad resume {tmp_path}/run"):
+    with pytest.raises(
+        KeyboardInterrupt,
+        match=f"stopped; the checkpoint of step 0 is whole; .* bellgrad resume {tmp_path}/run",
+    ):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert Run.open(tmp_path / "run").status == "interrupted"
 

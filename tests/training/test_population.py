@@ -1,4 +1,5 @@
-"""The driver of searches: what a candidate's fitness is, which steps count, and how a generation is divided."""
+"""The driver of searches: what a candidate's fitness is, which steps count, and how a generation is
+divided."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,14 +15,14 @@ from bellgrad.core.errors import UsageError
 from bellgrad.envs.classic import CartPole, Pendulum
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormaliseObs, RescaleAction, TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
+from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
+from bellgrad.runs.settings import Settings
 from bellgrad.training import population
-from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
 from bellgrad.training.engine import Engine
 from bellgrad.training.population import Population
-from bellgrad.training.settings import Settings
 
 CPU = torch.device("cpu")
 LINEAR = MLP(())
@@ -30,8 +31,8 @@ SEARCH = OpenAIES(population=6, episodes=4, sigma=1.0, network=LINEAR)
 
 @dataclass(frozen=True)
 class Walk:
-    """Every episode begins at 1 and moves by the action; a step's reward is the place that it leads to. It ends below 0, or after
-    11 steps. No episode differs from another under the same policy."""
+    """Every episode begins at 1 and moves by the action; a step's reward is the place that it leads to. It
+    ends below 0, or after 11 steps. No episode differs from another under the same policy."""
 
     id: str = "Walk"
     max_episode_steps: int | None = 11
@@ -98,7 +99,9 @@ def test_fitness_is_the_return_of_whole_episodes_and_only_steps_that_were_taken_
     torch.testing.assert_close(fitness, torch.tensor([total for total, _ in expected]))
     assert made.steps == made.loop.state.steps == 4 * sum(lengths)
     assert made.updates == made.loop.state.updates == 1
-    assert report.ended.ended.all() and report.ended.length.tolist() == [length for length in lengths for _ in range(4)]
+    assert report.ended.ended.all() and report.ended.length.tolist() == [
+        length for length in lengths for _ in range(4)
+    ]
     torch.testing.assert_close(report.ended.return_.view(6, 4).mean(1), fitness)
 
 
@@ -116,7 +119,10 @@ def test_groups_one_after_another_find_the_fitness_of_all_at_once(num_envs):
 
 @pytest.mark.parametrize(("num_envs", "would"), [(5, 4), (6, 4), (16, 12), (48, 24)])
 def test_other_numbers_of_environments_are_refused_with_one_that_would_do(num_envs, would):
-    with pytest.raises(UsageError, match=f"groups of {num_envs} environments; {would} would do, and 24 would play them at once"):
+    with pytest.raises(
+        UsageError,
+        match=f"groups of {num_envs} environments; {would} would do, and 24 would play them at once",
+    ):
         driver(num_envs)
 
 
@@ -136,7 +142,9 @@ def test_every_generation_begins_new_episodes():
     (first, fitness), (second, other) = one.told
     torch.testing.assert_close(first, second)
     assert not torch.equal(fitness, other)
-    assert torch.equal(fitness, again.told[0][1]) and torch.equal(other, again.told[1][1])  # the same seed, the same episodes
+    assert torch.equal(fitness, again.told[0][1]) and torch.equal(
+        other, again.told[1][1]
+    )  # the same seed, the same episodes
     assert_same_bits(one, again)
 
 
@@ -151,28 +159,44 @@ def test_environments_that_cannot_be_compiled_are_played_in_the_same_way():
 
 
 def test_trap_resume_goes_on_with_the_same_bits_in_a_new_driver(tmp_path):
-    made = [driver(8, dynamics=Pendulum(max_episode_steps=9), transforms=(NormaliseObs(), RescaleAction())) for _ in range(3)]
+    made = [
+        driver(8, dynamics=Pendulum(max_episode_steps=9), transforms=(NormalizeObs(), RescaleAction()))
+        for _ in range(3)
+    ]
     whole, stopped, resumed = made
     for _ in range(4):
         whole.advance()
         resumed.advance()  # its numbers must all be replaced
     stopped.advance()
     counters, tensors = stopped.snapshot()
-    assert resumed.restore(Checkpoint.open(save_checkpoint(tmp_path, 1, {"driver": counters}, tensors))) is None
+    assert (
+        resumed.restore(Checkpoint.open(save_checkpoint(tmp_path, 1, {"driver": counters}, tensors))) is None
+    )
     for _ in range(3):
         resumed.advance()
     assert_same_bits(whole, resumed)
 
 
-def test_a_normalised_reward_needs_a_discount():
-    with pytest.raises(UsageError, match="normalise_reward scales by the discounted return, and openai_es has no discount"):
-        Settings(SEARCH, "CartPole-v1", 100, normalise_reward=True)
+def test_a_normalized_reward_needs_a_discount():
+    with pytest.raises(
+        UsageError, match="normalize_reward scales by the discounted return, and openai_es has no discount"
+    ):
+        Settings(SEARCH, "CartPole-v1", 100, normalize_reward=True)
 
 
 def test_a_search_learns_cartpole_whatever_the_number_of_steps_in_a_generation(tmp_path):
     algorithm = OpenAIES(population=32, network=LINEAR)
-    run = api.train(algorithm, "CartPole-v1", 30_000, out=tmp_path / "run", max_episode_steps=80, checkpoints=6,
-                    engine="eager", progress="off", target_return=75.0)  # fmt: skip
+    run = api.train(
+        algorithm,
+        "CartPole-v1",
+        30_000,
+        out=tmp_path / "run",
+        max_episode_steps=80,
+        checkpoints=6,
+        engine="eager",
+        progress="off",
+        target_return=75.0,
+    )
     assert run.status == "finished"
     assert api.evaluate(run, 16).return_mean > 75  # a random policy has about 20
 
@@ -183,7 +207,12 @@ def test_a_compiled_generation_equals_an_eager_one_within_rounding(monkeypatch):
     # Rewards and ends of Pendulum do not depend on which side of a threshold a rounding falls.
     algorithm = replace(SEARCH, optimizer=SGD(), network=MLP((8,)))
     eager, compiled = (
-        driver(algorithm=algorithm, dynamics=Pendulum(max_episode_steps=12), mode=mode, transforms=[RescaleAction()])
+        driver(
+            algorithm=algorithm,
+            dynamics=Pendulum(max_episode_steps=12),
+            mode=mode,
+            transforms=[RescaleAction()],
+        )
         for mode in ("eager", "compiled")
     )
     for made in (eager, compiled):

@@ -1,4 +1,5 @@
-"""Runs of policies with a memory: what is remembered reaches acting, values, updates, checkpoints, evaluation and agents."""
+"""Runs of policies with a memory: what is remembered reaches acting, values, updates, checkpoints, evaluation
+and agents."""
 
 import shutil
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from bellgrad.core.tree import flat, leaves, named_leaves
 from bellgrad.envs.native import NativeEnv
 from bellgrad.nets.specs import GRU, LSTM, MLP
 from bellgrad.ops.grads import value_and_grad
-from bellgrad.training.checkpoint import open_latest
+from bellgrad.runs.checkpoint import open_latest
 from bellgrad.training.engine import Engine
 from bellgrad.training.evaluate import evaluate_policy
 from bellgrad.training.on_policy import OnPolicy
@@ -30,10 +31,11 @@ LENGTH = 4  # steps of an episode of `Recall`
 
 @dataclass(frozen=True)
 class Recall:
-    """The first observation is -1 or 1, the others are 0; in every step the action that names the first earns 1, the other -1.
+    """The first observation is -1 or 1, the others are 0; in every step the action that names the first earns
+    1, the other -1.
 
-    The physics `[B, 2]` is the cue and the steps so far. Whoever remembers returns 4; whoever does not knows the cue in the first
-    step alone, and returns 1 on average.
+    The physics `[B, 2]` is the cue and the steps so far. Whoever remembers returns 4; whoever does not knows
+    the cue in the first step alone, and returns 1 on average.
     """
 
     id: str = "Recall"
@@ -83,7 +85,9 @@ def test_a_policy_that_remembers_solves_what_one_that_does_not_cannot(network):
     assert learned(MLP((16,))) < 2.5  # whatever it answers to 0, one cue in two is another
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 16])  # episodes of 4 steps span rows, end with them, or end within them
+@pytest.mark.parametrize(
+    "steps", [1, 2, 4, 16]
+)  # episodes of 4 steps span rows, end with them, or end within them
 def test_rows_give_back_the_log_probabilities_and_values_of_acting(steps):
     driver = driver_of(LSTM(8, (8,), steps), rollout_steps=32)
     for batch in (rows_of(driver), rows_of(driver)):
@@ -95,7 +99,10 @@ def test_rows_give_back_the_log_probabilities_and_values_of_acting(steps):
 def test_a_successor_is_valued_with_the_memory_after_the_step():
     driver = driver_of(GRU(8, (8,), 4))
     rollouts, prepare = [], driver.learner.prepare
-    driver.learner.prepare = lambda state, rollout, noise: (rollouts.append(rollout), prepare(state, rollout, noise))[1]
+    driver.learner.prepare = lambda state, rollout, noise: (
+        rollouts.append(rollout),
+        prepare(state, rollout, noise),
+    )[1]
     driver.advance()
     (r,) = rollouts
     within = ~r.terminated[:-1]
@@ -108,7 +115,9 @@ def test_memory_is_empty_where_an_episode_begins_and_only_there():
     for _ in range(LENGTH + 1):
         empty = all((part == 0).all() for part in leaves(driver.loop.carry))
         assert empty == (int(driver.loop.env.age[0]) == 0)
-        driver.loop, _, _ = driver.interact(driver.loop, {k: v[0] for k, v in driver.draw_interaction(1).items()})
+        driver.loop, _, _ = driver.interact(
+            driver.loop, {k: v[0] for k, v in driver.draw_interaction(1).items()}
+        )
 
 
 def test_a2c_may_remember_too():
@@ -121,10 +130,16 @@ def test_a2c_may_remember_too():
         driver_of(GRU(8, (8,), 4), algorithm=A2C, rollout_steps=5)
 
 
-# ------------------------------------------------------------------------------------------------------------ whole runs
+# ------------------------------------------------------------------------------------------------- whole runs
 def train(out, steps, **options):
     algorithm = PPO(network=LSTM(8, (8,), 8), rollout_steps=16, minibatches=2, epochs=2)
-    options = {"num_envs": 4, "eval_episodes": 2, "max_episode_steps": 40, "engine": "eager", "progress": "off"} | options
+    options = {
+        "num_envs": 4,
+        "eval_episodes": 2,
+        "max_episode_steps": 40,
+        "engine": "eager",
+        "progress": "off",
+    } | options
     return api.train(algorithm, "CartPole-v1", steps, out=out, **options)
 
 
@@ -134,7 +149,9 @@ def tensors(folder):
 
 
 @pytest.mark.parametrize("backend", ["native", "gymnasium"])
-def test_trap_resume_goes_on_with_what_was_remembered_in_the_middle_of_an_episode(backend, tmp_path, monkeypatch):
+def test_trap_resume_goes_on_with_what_was_remembered_in_the_middle_of_an_episode(
+    backend, tmp_path, monkeypatch
+):
     save, copies = Session._save, []
 
     def saved(self):
@@ -173,7 +190,7 @@ def test_an_agent_remembers_until_it_is_reset_and_cannot_be_exported(tmp_path):
         agent.as_module()
 
 
-# -------------------------------------------------------------------------------------------------------------- compiled
+# --------------------------------------------------------------------------------------------------- compiled
 @pytest.mark.compiled
 def test_compiled_rows_and_their_gradients_equal_eager_ones_within_rounding():
     driver = driver_of(LSTM(3, (), 2))
@@ -181,7 +198,9 @@ def test_compiled_rows_and_their_gradients_equal_eager_ones_within_rounding():
     critic = {name: tensor for name, tensor in state.params.items() if name.startswith("critic.")}
 
     def learn(params, batch):
-        loss = lambda p: learner.critic.unroll(p, batch.obs, batch.carry["critic"], batch.ended).square().mean()  # noqa: E731
+        def loss(p):
+            return learner.critic.unroll(p, batch.obs, batch.carry["critic"], batch.ended).square().mean()
+
         return value_and_grad(loss)(params)
 
     (loss, grads), expected = Engine("compiled", 1, 1, "").compile(learn)(critic, batch), learn(critic, batch)

@@ -1,7 +1,8 @@
 """A run that was stopped and resumed ends with the same bits as one that never stopped.
 
-A kill leaves the run folder as it is at that moment. So `killed_at` copies the folder while a run trains, and a copy that is
-resumed must end as the run itself did. (`tests/chaos.py` kills real processes, also inside the writing of a checkpoint.)
+A kill leaves the run folder as it is at that moment. So `killed_at` copies the folder while a run trains, and
+a copy that is resumed must end as the run itself did. (`tests/chaos.py` kills real processes, also inside the
+writing of a checkpoint.)
 """
 
 import json
@@ -29,11 +30,11 @@ from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.nets.specs import CNN, MLP
+from bellgrad.runs.checkpoint import checkpoints, open_latest
+from bellgrad.runs.files import read_json
+from bellgrad.runs.metrics import read_metrics
 from bellgrad.training import session as session_module
-from bellgrad.training.checkpoint import checkpoints, open_latest
 from bellgrad.training.evaluate import Evaluation
-from bellgrad.training.files import read_json
-from bellgrad.training.metrics import read_metrics
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
 
@@ -45,7 +46,8 @@ TINY_PPO = PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=2)
 
 
 class Pictures(gymnasium.Env):
-    """Random uint8 pictures, large enough that the replay keeps each once; the action should be their parity."""
+    """Random uint8 pictures, large enough that the replay keeps each once; the action should be their
+    parity."""
 
     observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
     action_space = spaces.Discrete(2)
@@ -68,7 +70,9 @@ class Pictures(gymnasium.Env):
 class Mixed(gymnasium.Env):
     """Observes a dictionary, one part of it an integer; episodes end at random."""
 
-    observation_space = spaces.Dict({"where": spaces.Box(-1, 1, (2,), np.float32), "kind": spaces.Discrete(3)})
+    observation_space = spaces.Dict(
+        {"where": spaces.Box(-1, 1, (2,), np.float32), "kind": spaces.Discrete(3)}
+    )
     action_space = spaces.Box(-2.0, 5.0, (2,), np.float32)
 
     def reset(self, *, seed=None, options=None):
@@ -87,7 +91,9 @@ class Levers(gymnasium.Env):
     """Two choices at once; one action of each is forbidden, another one at each step."""
 
     def __init__(self):
-        self.observation_space = spaces.Dict({"load": spaces.Box(-1, 1, (2,), np.float32), "action_mask": spaces.MultiBinary(5)})
+        self.observation_space = spaces.Dict(
+            {"load": spaces.Box(-1, 1, (2,), np.float32), "action_mask": spaces.MultiBinary(5)}
+        )
         self.action_space = spaces.MultiDiscrete([2, 3], start=[0, 4])
 
     def reset(self, *, seed=None, options=None):
@@ -105,7 +111,8 @@ class Levers(gymnasium.Env):
 
 
 class LeavesTraces(gymnasium.Env):
-    """Two steps an episode; the reward counts the episodes that this object has seen, as no seed can change."""
+    """Two steps an episode; the reward counts the episodes that this object has seen, as no seed can
+    change."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -131,7 +138,8 @@ def resume(folder, steps=None, **options):
 
 @pytest.fixture
 def killed_at(tmp_path, monkeypatch):
-    """Copies of the folder `whole`, or another, from within its training: as `kill -9` would leave it at these steps."""
+    """Copies of the folder `whole`, or another, from within its training: as `kill -9` would leave it at
+    these steps."""
     init = Session.__init__
 
     def arrange(*steps, name="whole"):
@@ -167,7 +175,11 @@ def final(folder):
     checkpoint, warnings = open_latest(folder / "checkpoints")
     assert not warnings
     values = {k: v for k, v in checkpoint.values.items() if k not in ("seconds", "metrics_bytes")}
-    return checkpoint.step, {name: checkpoint.read(name).numpy().tobytes() for name in checkpoint.names()}, values
+    return (
+        checkpoint.step,
+        {name: checkpoint.read(name).numpy().tobytes() for name in checkpoint.names()},
+        values,
+    )
 
 
 def kept(folder):
@@ -185,13 +197,25 @@ def assert_same_end(folder, other):
     assert read_json(folder / "run.json")["status"] == read_json(other / "run.json")["status"] == "finished"
 
 
-# --------------------------------------------------------------------------------------------------------- exactness
+# -------------------------------------------------------------------------------------------------- exactness
 @pytest.mark.parametrize(
     ("algorithm", "env", "steps", "killed", "options"),
     [
         (TINY_DQN, "CartPole-v1", 600, (12, 404), {}),
-        (TINY_DQN, "CartPole-v1", 600, (365,), {"normalise_obs": True, "normalise_reward": True, "num_envs": 2}),
-        (TINY_DQN, "CartPole-v1", 600, (365,), {"backend": "gymnasium", "frame_stack": 3, "normalise_obs": True}),
+        (
+            TINY_DQN,
+            "CartPole-v1",
+            600,
+            (365,),
+            {"normalize_obs": True, "normalize_reward": True, "num_envs": 2},
+        ),
+        (
+            TINY_DQN,
+            "CartPole-v1",
+            600,
+            (365,),
+            {"backend": "gymnasium", "frame_stack": 3, "normalize_obs": True},
+        ),
         (
             DQN(network=CNN((4, 4, 4)), learning_starts=50, batch_size=8, update_period=4, buffer_size=100),
             Pictures,
@@ -199,32 +223,96 @@ def assert_same_end(folder, other):
             (244,),
             {"frame_stack": 2},
         ),
-        (TINY_PPO, "Pendulum-v1", 1536, (100, 1000), {"normalise_obs": True, "normalise_reward": True, "frame_stack": 2}),
-        (TINY_PPO, "CartPole-v1", 1536, (1000,), {"backend": "gymnasium", "normalise_obs": True, "normalise_reward": True}),
-        (PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=4, target_kl=1e-4), "CartPole-v1", 1536, (900,), {}),
-        (TINY_PPO, Mixed, 768, (500,), {"normalise_reward": True}),
+        (
+            TINY_PPO,
+            "Pendulum-v1",
+            1536,
+            (100, 1000),
+            {"normalize_obs": True, "normalize_reward": True, "frame_stack": 2},
+        ),
+        (
+            TINY_PPO,
+            "CartPole-v1",
+            1536,
+            (1000,),
+            {"backend": "gymnasium", "normalize_obs": True, "normalize_reward": True},
+        ),
+        (
+            PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=4, target_kl=1e-4),
+            "CartPole-v1",
+            1536,
+            (900,),
+            {},
+        ),
+        (TINY_PPO, Mixed, 768, (500,), {"normalize_reward": True}),
         (TINY_PPO, Levers, 384, (200,), {"num_envs": 2}),
-        (PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=2, objective="kl"), "CartPole-v1", 768, (500,), {}),
+        (
+            PPO(network=SMALL, rollout_steps=16, minibatches=2, epochs=2, objective="kl"),
+            "CartPole-v1",
+            768,
+            (500,),
+            {},
+        ),
         (A2C(network=SMALL, state_weight="geometric"), "CartPole-v1", 480, (300,), {}),
-        (A2C(network=SMALL), "Pendulum-v1", 480, (300,), {"backend": "gymnasium", "normalise_obs": True}),
-        (VPG(network=SMALL, rollout_steps=16, epochs=2, state_weight="geometric"), "Pendulum-v1", 768, (500,), {}),
+        (A2C(network=SMALL), "Pendulum-v1", 480, (300,), {"backend": "gymnasium", "normalize_obs": True}),
+        (
+            VPG(network=SMALL, rollout_steps=16, epochs=2, state_weight="geometric"),
+            "Pendulum-v1",
+            768,
+            (500,),
+            {},
+        ),
         (TRPO(network=SMALL, rollout_steps=16, epochs=2, conjugate_steps=2), "CartPole-v1", 768, (500,), {}),
-        (TINY_REINFORCE, "CartPole-v1", 600, (4, 300), {"num_envs": 2, "normalise_obs": True, "normalise_reward": True}),
+        (
+            TINY_REINFORCE,
+            "CartPole-v1",
+            600,
+            (4, 300),
+            {"num_envs": 2, "normalize_obs": True, "normalize_reward": True},
+        ),
         (TINY_REINFORCE, Mixed, 500, (300,), {"num_envs": 1}),
-        (OpenAIES(population=6, episodes=2), "CartPole-v1", 900, (1, 500), {"normalise_obs": True, "frame_stack": 2}),
+        (
+            OpenAIES(population=6, episodes=2),
+            "CartPole-v1",
+            900,
+            (1, 500),
+            {"normalize_obs": True, "frame_stack": 2},
+        ),
         (CMAES(population=6), "Pendulum-v1", 960, (500,), {"backend": "gymnasium"}),
         (SimulatedAnnealing(population=4, episodes=2), Mixed, 300, (200,), {"num_envs": 4}),
         (TINY_SAC, "Pendulum-v1", 500, (8, 352), {}),
-        (TINY_SAC, "Pendulum-v1", 500, (352,), {"backend": "gymnasium", "normalise_reward": True, "frame_stack": 2}),
+        (
+            TINY_SAC,
+            "Pendulum-v1",
+            500,
+            (352,),
+            {"backend": "gymnasium", "normalize_reward": True, "frame_stack": 2},
+        ),
     ],
     ids=[
-        "dqn-native", "dqn-native-normalised", "dqn-gymnasium-stacked", "dqn-frames", "ppo-native-wrapped", "ppo-gymnasium",
-        "ppo-target-kl", "ppo-dictionary", "ppo-masked-choices", "ppo-kl", "a2c-native", "a2c-gymnasium", "vpg", "trpo",
-        "reinforce-native-normalised", "reinforce-dictionary",
-        "openai-es-native-wrapped", "cma-es-gymnasium", "annealing-dictionary-in-groups",
-        "sac-native", "sac-gymnasium-wrapped",
+        "dqn-native",
+        "dqn-native-normalized",
+        "dqn-gymnasium-stacked",
+        "dqn-frames",
+        "ppo-native-wrapped",
+        "ppo-gymnasium",
+        "ppo-target-kl",
+        "ppo-dictionary",
+        "ppo-masked-choices",
+        "ppo-kl",
+        "a2c-native",
+        "a2c-gymnasium",
+        "vpg",
+        "trpo",
+        "reinforce-native-normalized",
+        "reinforce-dictionary",
+        "openai-es-native-wrapped",
+        "cma-es-gymnasium",
+        "annealing-dictionary-in-groups",
+        "sac-native",
+        "sac-gymnasium-wrapped",
     ],
-)  # fmt: skip
+)
 def test_trap_resume_ends_with_the_bits_of_the_run_that_never_stopped(
     algorithm, env, steps, killed, options, killed_at, tmp_path
 ):
@@ -239,7 +327,16 @@ def test_trap_resume_ends_with_the_bits_of_the_run_that_never_stopped(
 
 def test_trap_resume_with_environments_in_worker_processes(killed_at, tmp_path):
     copies = killed_at(500)
-    train(TINY_PPO, "CartPole-v1", 1_000, tmp_path / "whole", checkpoints=4, backend="subprocess", num_envs=4, eval_episodes=0)
+    train(
+        TINY_PPO,
+        "CartPole-v1",
+        1_000,
+        tmp_path / "whole",
+        checkpoints=4,
+        backend="subprocess",
+        num_envs=4,
+        eval_episodes=0,
+    )
     resume(copies[0])
     assert_same_end(copies[0], tmp_path / "whole")
 
@@ -281,7 +378,9 @@ def test_a_run_that_is_killed_between_its_end_and_saying_so_only_says_so(tmp_pat
     assert_same_end(copies[0], tmp_path / "whole")
 
 
-def test_a_line_that_a_kill_tore_and_what_was_logged_after_the_checkpoint_are_written_anew(killed_at, tmp_path):
+def test_a_line_that_a_kill_tore_and_what_was_logged_after_the_checkpoint_are_written_anew(
+    killed_at, tmp_path
+):
     copies = killed_at(440)
     train(TINY_DQN, "CartPole-v1", 600, tmp_path / "whole", checkpoints=6)
     with open(copies[0] / "metrics.jsonl", "ab") as file:
@@ -311,11 +410,13 @@ def test_when_the_log_reads_its_tensors_changes_nothing(tmp_path, monkeypatch):
 
 def test_evaluations_do_not_depend_on_one_another(tmp_path):
     train(TINY_PPO, LeavesTraces, 512, tmp_path / "run", checkpoints=4, eval_episodes=6)
-    returns = [record["eval_return_mean"] for record in metrics(tmp_path / "run") if "eval_return_mean" in record]
+    returns = [
+        record["eval_return_mean"] for record in metrics(tmp_path / "run") if "eval_return_mean" in record
+    ]
     assert returns == [2.0] * 4  # six new environments, one episode each, two steps with the reward 1
 
 
-# ------------------------------------------------------------------------------------------------------- larger totals
+# ---------------------------------------------------------------------------------------------- larger totals
 def test_a_larger_total_goes_on_as_if_it_had_been_asked_for_at_once(tmp_path):
     train(TINY_DQN, "CartPole-v1", 600, tmp_path / "at-once")
     train(TINY_DQN, "CartPole-v1", 300, tmp_path / "extended")
@@ -351,7 +452,7 @@ def test_a_total_that_is_reached_already_is_refused(tmp_path):
         resume(tmp_path / "run")
 
 
-# ----------------------------------------------------------------------------------- environments that do not repeat themselves
+# ----------------------------------------------------------------- environments that do not repeat themselves
 class Unseeded(gymnasium.Env):
     """Episodes of 7 steps that take their numbers from the operating system, whatever their seed."""
 
@@ -371,8 +472,10 @@ class Unseeded(gymnasium.Env):
 
 
 @pytest.mark.parametrize("algorithm", [TINY_DQN, TINY_PPO])
-def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_run_says_so(algorithm, tmp_path, capsys):
-    train(algorithm, Unseeded, 256, tmp_path / "run", num_envs=2, normalise_obs=True)
+def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_run_says_so(
+    algorithm, tmp_path, capsys
+):
+    train(algorithm, Unseeded, 256, tmp_path / "run", num_envs=2, normalize_obs=True)
     before, _ = open_latest(tmp_path / "run" / "checkpoints")
     assert before.values["restarts"] == []
     run = Run.open(tmp_path / "run", env=Unseeded)
@@ -380,14 +483,26 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
     env = run.make_env(2)
     session = Session(run, env, resumed=True, progress="off")
     warnings = capsys.readouterr().err.strip().splitlines()
-    assert len(warnings) == 1 and "environment 0 gave another observation" in warnings[0] and "differs" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "environment 0 gave another observation" in warnings[0]
+        and "differs" in warnings[0]
+    )
 
     values, tensors = session.driver.snapshot()
-    began_anew = {"env/env/seed", "env/env/steps", "env/env/episode", "env/env/length", "env/env/return_", "env/env/action",
-                  "env/env/obs/0", "loop/obs"}  # fmt: skip
+    began_anew = {
+        "env/env/seed",
+        "env/env/steps",
+        "env/env/episode",
+        "env/env/length",
+        "env/env/return_",
+        "env/env/action",
+        "env/env/obs/0",
+        "loop/obs",
+    }
     changed = {name for name in before.names() if not torch.equal(before.read(name), tensors[name])}
-    normaliser = {name for name in changed if name.startswith("env/transforms/0/")}
-    assert changed - normaliser <= began_anew and "loop/obs" in changed
+    normalizer = {name for name in changed if name.startswith("env/transforms/0/")}
+    assert changed - normalizer <= began_anew and "loop/obs" in changed
     count = "env/transforms/0/count"
     assert tensors[count] == before.read(count) + 2  # it has taken in the two new first observations
     assert values == before.values["driver"]
@@ -401,7 +516,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
     assert set(lengths) == {7}  # no episode is counted that was begun before the stop and ended after it
 
 
-# -------------------------------------------------------------------------------------------------- damaged checkpoints
+# ---------------------------------------------------------------------------------------- damaged checkpoints
 def damage(checkpoint):
     file = sorted(checkpoint.glob("tensors-*"))[0]
     content = bytearray(file.read_bytes())
@@ -434,7 +549,8 @@ def test_a_run_with_no_whole_checkpoint_is_never_begun_anew_silently(killed_at, 
 
 
 @pytest.mark.parametrize(
-    "change", [{"engine_used": {"mode": "eager"}}, {"engine_used": None}, {"log_every": 0}, {"checkpoint_every": "10"}]
+    "change",
+    [{"engine_used": {"mode": "eager"}}, {"engine_used": None}, {"log_every": 0}, {"checkpoint_every": "10"}],
 )
 def test_a_run_json_that_says_nonsense_is_refused_in_one_line(change, tmp_path):
     train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
@@ -445,7 +561,7 @@ def test_a_run_json_that_says_nonsense_is_refused_in_one_line(change, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-# ------------------------------------------------------------------------------------------------- status and the best
+# ---------------------------------------------------------------------------------------- status and the best
 def test_the_status_tells_where_a_run_is(tmp_path, monkeypatch):
     seen = []
     advance = session_module.OffPolicy.advance
@@ -479,7 +595,10 @@ def test_the_best_checkpoint_is_kept_beside_the_last_three(tmp_path, monkeypatch
     run = train(TINY_DQN, "CartPole-v1", 600, tmp_path / "run", checkpoints=6)
     assert [step for step, _ in checkpoints(tmp_path / "run" / "checkpoints")] == [200, 400, 500, 600]
     assert run.checkpoint("best").step == 200
-    assert open_latest(tmp_path / "run" / "checkpoints")[0].values["best"] == {"step": 200, "return_mean": 5.0}
+    assert open_latest(tmp_path / "run" / "checkpoints")[0].values["best"] == {
+        "step": 200,
+        "return_mean": 5.0,
+    }
 
 
 def test_every_run_has_the_number_of_checkpoints_that_was_asked_for(tmp_path):
@@ -498,7 +617,9 @@ def test_a_run_stops_early_once_an_evaluation_reaches_the_target_return(killed_a
     assert_same_end(copies[0], tmp_path / "whole")
 
 
-def test_a_run_that_was_killed_after_its_last_checkpoint_by_the_target_does_not_train_on(tmp_path, monkeypatch):
+def test_a_run_that_was_killed_after_its_last_checkpoint_by_the_target_does_not_train_on(
+    tmp_path, monkeypatch
+):
     returns(monkeypatch, 1.0, 8.0)
     train(TINY_DQN, "CartPole-v1", 600, tmp_path / "run", checkpoints=6, target_return=8.0)
     record = read_json(tmp_path / "run" / "run.json") | {"status": "running", "finished": None}
@@ -516,7 +637,9 @@ def test_a_target_that_was_reached_does_not_stop_a_run_that_is_asked_to_go_on(tm
     assert resume(tmp_path / "missed", 600).checkpoint().step == 300  # a target that was missed still stands
 
 
-def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(killed_at, tmp_path, monkeypatch):
+def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(
+    killed_at, tmp_path, monkeypatch
+):
     now = 0.0
 
     def passes(seconds, original):
@@ -533,12 +656,14 @@ def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(kil
     copies = killed_at(244)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "whole", checkpoints=4)
     logged = [record for record in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "time" in record]
-    assert [(r["time"], r["steps_per_second"]) for r in logged] == [(r["step"] / 4, 4.0) for r in logged]  # 4 steps a call
+    assert [(r["time"], r["steps_per_second"]) for r in logged] == [
+        (r["step"] / 4, 4.0) for r in logged
+    ]  # 4 steps a call
     resume(copies[0])
     assert read_metrics(copies[0] / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
 
 
-# ------------------------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------------------- what is refused
 def test_a_folder_that_holds_a_run_is_refused_with_the_resume_command(tmp_path):
     folder = tmp_path / "my run"
     train(TINY_DQN, "CartPole-v1", 200, folder)
@@ -549,7 +674,9 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_resume_command(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("left", [[], [".tmp-run.json-7", ".lock"], ["run.json"]], ids=["nothing", "half", "no checkpoint"])
+@pytest.mark.parametrize(
+    "left", [[], [".tmp-run.json-7", ".lock"], ["run.json"]], ids=["nothing", "half", "no checkpoint"]
+)
 def test_an_empty_or_unfinished_start_is_used(left, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -585,7 +712,10 @@ def test_two_processes_cannot_train_one_run(killed_at, tmp_path):
     train(TINY_DQN, "CartPole-v1", 200, tmp_path / "whole")
     folder = copies[0]
     lock = f"open({str(folder / '.lock')!r})"
-    holds = f"import fcntl, sys; file = {lock}; fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    holds = (
+        f"import fcntl, sys; file = {lock}; fcntl.flock(file, fcntl.LOCK_EX); print(flush=True);"
+        " sys.stdin.read()"
+    )
     other = subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         other.stdout.readline()

@@ -43,7 +43,9 @@ def test_compiled_and_plain_sampling_give_the_same_bits(tmp_path):
     assert table(runs[0]).visits.sum() == 3_000
 
 
-def test_the_bits_do_not_depend_on_how_many_numbers_are_drawn_at_once_or_how_long_a_call_is(tmp_path, monkeypatch):
+def test_the_bits_do_not_depend_on_how_many_numbers_are_drawn_at_once_or_how_long_a_call_is(
+    tmp_path, monkeypatch
+):
     whole = table(train(tmp_path / "whole"))
     monkeypatch.setattr(tabular, "DRAWN", 10)
     monkeypatch.setattr(tabular, "MOST_STEPS", 7)
@@ -71,8 +73,8 @@ def test_a_longer_run_is_the_shorter_one_gone_on_with(tmp_path):
 
 
 def test_sampling_and_stepping_learn_the_same_values(tmp_path):
-    # Two estimates of the same Q from 60,000 steps each: 15 states, alpha 1/n, uniform behaviour. Their standard errors are
-    # below 0.02, so that 0.1 is five of them.
+    # Two estimates of the same Q from 60,000 steps each: 15 states, alpha 1/n, uniform behavior. Their
+    # standard errors are below 0.02, so that 0.1 is five of them.
     learner = bg.QLearning(alpha=1.0, alpha_power=1.0, epsilon_initial=1.0, epsilon_final=1.0)
     q = [bg.load(bg.train(learner, random_walk(), 60_000, out=tmp_path / b, backend=b, **QUIET)).state.q
          for b in ("auto", "gymnasium")]  # fmt: skip
@@ -91,8 +93,12 @@ print("hits", sum(loops[0].stats.cache_hits.values()))
 """
     hits = []
     for name in ("first", "second"):
-        done = subprocess.run([sys.executable, "-c", script.replace("OUT", repr(str(tmp_path / name)))], text=True,
-                              capture_output=True, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("OUT", repr(str(tmp_path / name)))],
+            text=True,
+            capture_output=True,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )
         assert done.returncode == 0, done.stderr
         hits.append(int(re.search(r"hits (\d+)", done.stdout)[1]))
     assert hits == [0, 1]
@@ -103,7 +109,11 @@ def test_the_key_of_the_kept_code_follows_every_file_that_it_is_made_of(tmp_path
     changed = tmp_path / "common.py"
     changed.write_text("# another common.py")
     real = sampling.inspect.getsourcefile
-    monkeypatch.setattr(sampling.inspect, "getsourcefile", lambda f: str(changed) if real(f).endswith("common.py") else real(f))
+    monkeypatch.setattr(
+        sampling.inspect,
+        "getsourcefile",
+        lambda f: str(changed) if real(f).endswith("common.py") else real(f),
+    )
     assert sampling.sources(q_learning.learn) != before
 
 
@@ -121,7 +131,9 @@ class Unseeded(gymnasium.Env):
         return os.urandom(1)[0], 1.0, self.left == 0, False, {}
 
 
-def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode_and_the_run_says_so(tmp_path, capsys):
+def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode_and_the_run_says_so(
+    tmp_path, capsys
+):
     run = train(tmp_path / "run", 1_000, Unseeded)  # 1,000 steps end within an episode
     assert table(bg.resume(run, 1_500, progress="off")).visits.sum() == 1_500
     assert "new episodes were begun" in capsys.readouterr().err
@@ -148,10 +160,16 @@ class Drunk(gymnasium.Env):
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"obs": 2}, "outside its space"), ({"obs": None}, "wants one integer"), ({"reward": np.nan}, "the reward nan")],
+    [
+        ({"obs": 2}, "outside its space"),
+        ({"obs": None}, "wants one integer"),
+        ({"reward": np.nan}, "the reward nan"),
+    ],
 )
 def test_an_environment_that_breaks_its_contract_is_named_with_the_step(wrong, said, tmp_path):
-    with pytest.raises(EnvironmentFault, match=f"environment 0 .*{said}.*, at step 3 .*the checkpoint of step 0 is whole"):
+    with pytest.raises(
+        EnvironmentFault, match=f"environment 0 .*{said}.*, at step 3 .*the checkpoint of step 0 is whole"
+    ):
         train(tmp_path / "run", env=Drunk, env_kwargs=wrong)
 
 
@@ -160,7 +178,7 @@ def test_an_environment_that_breaks_its_contract_is_named_with_the_step(wrong, s
     [
         ("FrozenLake-v1", {"num_envs": 2}, "leave num_envs at 1"),
         ("FrozenLake-v1", {"backend": "subprocess"}, "backend at auto or gymnasium"),
-        ("FrozenLake-v1", {"normalise_obs": True}, "normalise_obs is for networks"),
+        ("FrozenLake-v1", {"normalize_obs": True}, "normalize_obs is for networks"),
         ("FrozenLake-v1", {"device": "cuda"}, "on the CPU"),
         ("CartPole-v1", {}, "say how many --bins each of the 4 numbers"),
         ("CartPole-v1", {"bins": (3,)}, "give --bin-low and --bin-high"),

@@ -1,12 +1,15 @@
-"""Advantage actor-critic: after every few steps of all environments, one gradient step for policy and value together.
+"""Advantage actor-critic: after every few steps of all environments, one gradient step for policy and value
+together.
 
     L(params) = E[ -A * log pi(a | s) ] + value_coef * E[ (R - V(s))^2 ] - entropy_coef * H(pi)
 
-with R the rewards up to the rollout's end and the value there, and A = R - V(s) (lambda = 1; less than 1 gives GAE).
+with R the rewards up to the rollout's end and the value there, and A = R - V(s) (lambda = 1; less than 1
+gives GAE).
 
-Source: Mnih et al. 2016, arXiv 1602.01783, algorithm S3 and equation S2 (RMSprop with epsilon inside the root), here
-synchronous, as in the A2C of OpenAI Baselines, whose rates, clipping and running squares that begin at 1 are the defaults.
-Deviates in the network, which actor and critic do not share, and in the entropy bonus, which is 0.01 there.
+Source: Mnih et al. 2016, arXiv 1602.01783, algorithm S3 and equation S2 (RMSprop with epsilon inside the
+root), here synchronous, as in the A2C of OpenAI Baselines, whose rates, clipping and running squares that
+begin at 1 are the defaults. Deviates in the network, which actor and critic do not share, and in the entropy
+bonus, which is 0.01 there.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec, Minibatch
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import squared_error
-from bellgrad.ops.optim import Optimiser, RMSprop
+from bellgrad.ops.optim import Optimizer, RMSprop
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,10 @@ class A2C(PolicyGradient):
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     lambda_: float = 1.0
     rollout_steps: int = 5
-    normalise_advantages: bool = False
-    optimizer: Optimiser = field(default_factory=lambda: RMSprop(epsilon=1e-5, epsilon_in_root=True, initial_square=1.0))
+    normalize_advantages: bool = False
+    optimizer: Optimizer = field(
+        default_factory=lambda: RMSprop(epsilon=1e-5, epsilon_in_root=True, initial_square=1.0)
+    )
     value_coef: float = 0.5
 
     epochs: ClassVar[int] = 1
@@ -51,14 +56,17 @@ class A2C(PolicyGradient):
         check_range(self, value_coef=(0, 1e6))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> A2CLearner:
-        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
+        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning
+        rate."""
         return A2CLearner(self, spec, steps)
 
 
 class A2CLearner(PolicyGradientLearner):
     """The pure functions of A2C for one environment."""
 
-    def update(self, state: ActorCriticState, batch: Minibatch, noise: None = None) -> tuple[ActorCriticState, Metrics]:
+    def update(
+        self, state: ActorCriticState, batch: Minibatch, noise: None = None
+    ) -> tuple[ActorCriticState, Metrics]:
         """One step down the gradient of policy and value."""
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:

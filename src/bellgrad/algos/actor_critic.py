@@ -1,4 +1,5 @@
-"""What the algorithms share that learn a policy and its value from rollouts: fields, state, acting, advantages."""
+"""What the algorithms share that learn a policy and its value from rollouts: fields, state, acting,
+advantages."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from bellgrad.nets.value import PREFIX as CRITIC
 from bellgrad.nets.value import Value
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
 from bellgrad.ops.losses import squared_error
-from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
+from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 from bellgrad.ops.returns import gae
 from bellgrad.ops.schedules import Constant, Linear
 
@@ -30,21 +31,22 @@ class ActorCritic:
     """Hyper-parameters that these algorithms share; each gives them its own defaults.
 
     Attributes:
-        learning_rate: of the optimiser, above 0.
+        learning_rate: of the optimizer, above 0.
         learning_rate_decay: `linear` falls to 0 at the end of the planned run; `constant` stays.
         gamma: discount per environment step, in [0, 1].
         lambda_: of the advantage estimate, in [0, 1].
         rollout_steps: steps of each environment between updates (T).
         entropy_coef: weight of the entropy bonus.
-        normalise_advantages: to mean 0 and standard deviation 1 over what an update sees.
+        normalize_advantages: to mean 0 and standard deviation 1 over what an update sees.
         max_grad_norm: gradients are scaled down to this global norm; None leaves them.
-        head: how a policy scores Discrete actions: `vector` gives one output an action, `score` one output for the observation
-            joined with an action, asked for every action.
-        log_std: of a Gaussian policy: `free` is a parameter of each action dimension, `shared` are further outputs of the mean's
-            network, `separate` is a network of its own.
+        head: how a policy scores Discrete actions: `vector` gives one output an action, `score` one output
+            for the observation joined with an action, asked for every action.
+        log_std: of a Gaussian policy: `free` is a parameter of each action dimension, `shared` are further
+            outputs of the mean's network, `separate` is a network of its own.
         initial_log_std: of a Gaussian policy.
         optimizer: how gradients become steps; its learning rate is replaced by the field above.
-        network: of actor and critic alike: an `MLP`, a `CNN`, an `LSTM`, a `GRU`, or a user's own `nn.Module` class.
+        network: of actor and critic alike: an `MLP`, a `CNN`, an `LSTM`, a `GRU`, or a user's own `nn.Module`
+            class.
     """
 
     learning_rate: float = 5e-4
@@ -53,19 +55,19 @@ class ActorCritic:
     lambda_: float = 0.95
     rollout_steps: int = 256
     entropy_coef: float = 0.0
-    normalise_advantages: bool = True
+    normalize_advantages: bool = True
     max_grad_norm: float | None = 0.5
     head: Head = "vector"
     log_std: LogStd = "free"
     initial_log_std: float = 0.0
-    optimizer: Optimiser = field(default_factory=lambda: Adam(epsilon=1e-5))
+    optimizer: Optimizer = field(default_factory=lambda: Adam(epsilon=1e-5))
     network: Spec = field(default_factory=MLP)
 
     memory: ClassVar[bool] = False  # whether the updates unroll networks that remember
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimiser(self.optimizer)
+        check_optimizer(self.optimizer)
         check_spec(self.network, memory=self.memory)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), rollout_steps=(1, 1e7))
         check_range(self, entropy_coef=(0, 1e6), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))
@@ -95,16 +97,21 @@ class ActorCriticLearner:
         self.critic = Value(config.network, spec)
         self.sequence = config.network.backprop_steps if isinstance(config.network, Recurrent) else 1
         linear = config.learning_rate_decay == "linear"
-        self._learning_rate = Linear(config.learning_rate, 0.0, steps) if linear else Constant(config.learning_rate)
+        self._learning_rate = (
+            Linear(config.learning_rate, 0.0, steps) if linear else Constant(config.learning_rate)
+        )
 
     def init(self, rng: torch.Generator) -> ActorCriticState:
-        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
         params = self.policy.init(rng) | self.critic.init(rng)
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
-        return ActorCriticState(params, self.config.optimizer.init(params), self._learning_rate.value(zero), zero, zero.clone())
+        return ActorCriticState(
+            params, self.config.optimizer.init(params), self._learning_rate.value(zero), zero, zero.clone()
+        )
 
     def init_carry(self, num_envs: int) -> Tree:
-        """What actor and critic remember where an episode begins, each its own; None for networks without a memory."""
+        """What actor and critic remember where an episode begins, each its own; None for networks without a
+        memory."""
         if not self.policy.remembers:
             return None
         return {"actor": self.policy.first_memory(num_envs), "critic": self.critic.first_memory(num_envs)}
@@ -113,7 +120,9 @@ class ActorCriticLearner:
         """What a sample of the policy takes."""
         return self.policy.noise(num_envs)
 
-    def act(self, state: ActorCriticState, carry: Tree, obs: Tree, noise: Tensor | None, explore: bool = True) -> Acted:
+    def act(
+        self, state: ActorCriticState, carry: Tree, obs: Tree, noise: Tensor | None, explore: bool = True
+    ) -> Acted:
         """A sample of the policy, or its mode; memories go on by one step."""
         if not self.policy.remembers:
             policy = self.policy.distribution(state.params, obs)
@@ -133,7 +142,8 @@ class ActorCriticLearner:
         return self.critic.step(state.params, obs, carry["critic"])[0]
 
     def judge(self, params: dict[str, Tensor], batch: Minibatch) -> tuple[Distribution, Tensor]:
-        """The policy's distributions and the values `[B]` at what a minibatch observed, remembered from each row's start."""
+        """The policy's distributions and the values `[B]` at what a minibatch observed, remembered from each
+        row's start."""
         if not self.policy.remembers:
             return self.policy.distribution(params, batch.obs), self.critic.predict(params, batch.obs)
         policy = self.policy.unroll(params, batch.obs, batch.carry["actor"], batch.ended)
@@ -146,22 +156,30 @@ class ActorCriticLearner:
         """Advantages, value targets and the learning rate of a rollout, `[T, B]`."""
         c, r = self.config, rollout
         advantage = gae(r.reward, r.terminated, r.truncated, r.value, r.next_value, c.gamma, c.lambda_)
-        state = state._replace(learning_rate=self._learning_rate.value(state.steps - r.reward.numel()))  # as the rollout began
+        state = state._replace(
+            learning_rate=self._learning_rate.value(state.steps - r.reward.numel())
+        )  # as the rollout began
         ended = r.terminated | r.truncated
-        return state, Minibatch(r.obs, r.action, r.logprob, r.value, advantage, advantage + r.value, ended, r.carry), {}
+        return (
+            state,
+            Minibatch(r.obs, r.action, r.logprob, r.value, advantage, advantage + r.value, ended, r.carry),
+            {},
+        )
 
     def update_noise(self) -> None:
         """An update is deterministic, given its minibatch."""
 
     def descend(self, state: Any, grads: dict[str, Tensor], metrics: Metrics) -> tuple[Any, Metrics]:
-        """One step of the optimiser, the gradients clipped. Parameters that have none stay as they are."""
+        """One step of the optimizer, the gradients clipped. Parameters that have none stay as they are."""
         c = self.config
         if c.max_grad_norm is not None:
             grads, norm = clip_by_norm(grads, c.max_grad_norm)
             metrics = metrics | {"grad_norm": norm}
         moving = {name: state.params[name] for name in grads}
         moved, optimizer = c.optimizer.step(moving, grads, state.optimizer, state.learning_rate)
-        return state._replace(params=state.params | moved, optimizer=optimizer, updates=state.updates + 1), metrics
+        return state._replace(
+            params=state.params | moved, optimizer=optimizer, updates=state.updates + 1
+        ), metrics
 
     def regress(self, state: Any, batch: Minibatch) -> tuple[Any, Metrics]:
         """One step of the value alone down its squared error; `state.optimizer` is that of `critic.*`."""

@@ -4,9 +4,11 @@
     mu, sigma^2 <- mean and variance of the elite: the candidates of the highest fitness
     Z_t = extra_std^2 * max(0, 1 - t / extra_generations)
 
-Fitting the Gaussian to the elite by maximum likelihood minimises the cross entropy between the two. The policy found is mu.
+Fitting the Gaussian to the elite by maximum likelihood minimizes the cross entropy between the two. The
+policy found is mu.
 
-Source: Szita and Lorincz 2006, "Learning Tetris using the noisy cross-entropy method", equations 2 and 3, with noise that decays.
+Source: Szita and Lorincz 2006, "Learning Tetris using the noisy cross-entropy method", equations 2 and 3,
+with noise that decays.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class CEM(Search):
     """Hyper-parameters of the noisy cross-entropy method, for discrete and continuous actions.
 
     Attributes:
-        elite_fraction: share of the candidates to which the Gaussian is fitted, in (0, 1]; at least one candidate is.
+        elite_fraction: share of the candidates to which the Gaussian is fitted, in (0, 1]; at least one
+            candidate is.
         initial_std: standard deviation of every parameter at first, above 0.
         extra_std: standard deviation of the noise that is added at first, 0 or more.
         extra_generations: generations after which nothing is added any more.
@@ -43,7 +46,9 @@ class CEM(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, population=(2, 1e6), elite_fraction=(1e-9, 1), initial_std=(1e-12, 1e6), extra_std=(0, 1e6))
+        check_range(
+            self, population=(2, 1e6), elite_fraction=(1e-9, 1), initial_std=(1e-12, 1e6), extra_std=(0, 1e6)
+        )
         check_range(self, extra_generations=(1, 1e9))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> CEMLearner:
@@ -78,9 +83,14 @@ class CEMLearner(SearchLearner):
         extra = c.extra_std**2 * (1 - state.updates / c.extra_generations).clamp(min=0.0)
         return state.params + (state.std.square() + extra).sqrt() * noise
 
-    def tell(self, state: CEMState, candidates: Tensor, fitness: Tensor, noise: None = None) -> tuple[CEMState, Metrics]:
+    def tell(
+        self, state: CEMState, candidates: Tensor, fitness: Tensor, noise: None = None
+    ) -> tuple[CEMState, Metrics]:
         """Fit the Gaussian to the elite."""
         elite = candidates[fitness.topk(self.elite).indices]
         std, mean = torch.std_mean(elite, 0, correction=0)
-        metrics = described(fitness) | {"fitness_elite": fitness.topk(self.elite).values.mean(), "std": std.mean()}
+        metrics = described(fitness) | {
+            "fitness_elite": fitness.topk(self.elite).values.mean(),
+            "std": std.mean(),
+        }
         return state._replace(params=mean, std=std, updates=state.updates + 1), metrics

@@ -7,8 +7,8 @@
 
 The weights of the worse half are negative: C shrinks in their directions. The policy found is m.
 
-Source: Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772, figure 6 with the default parameters of table 1;
-the numbers of the equations stand beside the lines. Fitness is maximised here.
+Source: Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772, figure 6 with the default
+parameters of table 1; the numbers of the equations stand beside the lines. Fitness is maximized here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ MOST_PARAMETERS = 2_000  # beyond, decomposing C takes seconds a generation
 
 @dataclass(frozen=True)
 class CMAES(Search):
-    """Hyper-parameters of CMA-ES, for discrete and continuous actions; all others follow from the number of parameters n.
+    """Hyper-parameters of CMA-ES, for discrete and continuous actions; all others follow from the number of
+    parameters n.
 
     Attributes:
-        population: candidates in a generation (P), 4 or more; where fitness has no noise, 4 + 3 ln(n) are usual.
+        population: candidates in a generation (P), 4 or more; where fitness has no noise, 4 + 3 ln(n) are
+            usual.
         sigma: standard deviation of every parameter at first, above 0.
     """
 
@@ -73,8 +75,10 @@ class CMAESLearner(SearchLearner):
     def __init__(self, config: CMAES, spec: EnvSpec):
         super().__init__(config, spec)
         if self.size > MOST_PARAMETERS:
-            raise UsageError(f"CMA-ES keeps the covariances of all parameters, and the network has {self.size:,}; it takes up to "
-                             f"{MOST_PARAMETERS:,}: give a smaller network, or use openai_es")  # fmt: skip
+            raise UsageError(
+                f"CMA-ES keeps the covariances of all parameters, and the network has {self.size:,}; it takes"
+                f" up to {MOST_PARAMETERS:,}: give a smaller network, or use openai_es"
+            )
         self.rates = Rates.of(self.size, config.population)
 
     def init(self, rng: torch.Generator) -> CMAESState:
@@ -82,13 +86,17 @@ class CMAESLearner(SearchLearner):
         mean = self.first_params(rng).to(torch.float64)
         identity, zero = torch.eye(self.size, dtype=mean.dtype, device=mean.device), torch.zeros_like(mean)
         sigma = torch.tensor(self.config.sigma, dtype=mean.dtype, device=mean.device)
-        return CMAESState(mean, sigma, identity, identity.clone(), zero + 1, zero, zero.clone(), *counters(rng))
+        return CMAESState(
+            mean, sigma, identity, identity.clone(), zero + 1, zero, zero.clone(), *counters(rng)
+        )
 
     def ask(self, state: CMAESState, noise: Tensor) -> Tensor:
         """A sample of the Gaussian `[P, n]` float64."""
         return state.params + state.sigma * (state.scale * noise) @ state.basis.T  # 38 to 40
 
-    def tell(self, state: CMAESState, candidates: Tensor, fitness: Tensor, noise: None = None) -> tuple[CMAESState, Metrics]:
+    def tell(
+        self, state: CMAESState, candidates: Tensor, fitness: Tensor, noise: None = None
+    ) -> tuple[CMAESState, Metrics]:
         """Move the Gaussian."""
         s, r, n = state, self.rates, self.size
         weights = torch.tensor(r.weights, dtype=candidates.dtype, device=candidates.device)
@@ -97,23 +105,34 @@ class CMAESLearner(SearchLearner):
         mean = s.params + s.sigma * y_w  # 42
 
         round_w = s.basis @ ((s.basis.T @ y_w) / s.scale)  # C^(-1/2) y_w
-        path_sigma = (1 - r.c_sigma) * s.path_sigma + math.sqrt(r.c_sigma * (2 - r.c_sigma) * r.mu_eff) * round_w  # 43
+        path_sigma = (1 - r.c_sigma) * s.path_sigma + math.sqrt(
+            r.c_sigma * (2 - r.c_sigma) * r.mu_eff
+        ) * round_w  # 43
         length = path_sigma.norm() / r.chi
         sigma = s.sigma * ((r.c_sigma / r.d_sigma) * (length - 1)).exp()  # 44
 
         grown = (1 - (1 - r.c_sigma) ** (2 * (s.updates + 1))).sqrt()  # the path began at 0
-        steady = (length / grown < 1.4 + 2 / (n + 1)).to(y.dtype)  # h_sigma: else sigma is growing fast, and the path waits
+        steady = (length / grown < 1.4 + 2 / (n + 1)).to(
+            y.dtype
+        )  # h_sigma: else sigma is growing fast, and the path waits
         path_c = (1 - r.c_c) * s.path_c + steady * math.sqrt(r.c_c * (2 - r.c_c) * r.mu_eff) * y_w  # 45
         lengths = ((y @ s.basis) / s.scale).square().sum(-1)  # |C^(-1/2) y_i|^2
         active = torch.where(weights >= 0, weights, weights * n / lengths.clamp(min=1e-12))  # 46
         kept = 1 + r.c_1 * (1 - steady) * r.c_c * (2 - r.c_c) - r.c_1 - r.c_mu * weights.sum()
-        covariance = kept * s.covariance + r.c_1 * torch.outer(path_c, path_c) + r.c_mu * (y.T * active) @ y  # 47
+        covariance = (
+            kept * s.covariance + r.c_1 * torch.outer(path_c, path_c) + r.c_mu * (y.T * active) @ y
+        )  # 47
 
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
-        basis = basis.contiguous()  # as a checkpoint gives it back: products round by how their factors lie in memory
+        basis = (
+            basis.contiguous()
+        )  # as a checkpoint gives it back: products round by how their factors lie in memory
         scale = variances.clamp(min=1e-20).sqrt()
         metrics = described(fitness) | {"sigma": sigma, "axis_ratio": scale.max() / scale.min()}
-        return CMAESState(mean, sigma, covariance, basis, scale, path_sigma, path_c, s.updates + 1, s.steps), metrics
+        return (
+            CMAESState(mean, sigma, covariance, basis, scale, path_sigma, path_c, s.updates + 1, s.steps),
+            metrics,
+        )
 
 
 class Rates(NamedTuple):
@@ -136,7 +155,9 @@ class Rates(NamedTuple):
         mu_eff, mu_eff_minus = (sum(w) ** 2 / sum(x * x for x in w) for w in (better, worse))
         c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)  # 57
         c_mu = min(1 - c_1 - 1e-8, 2 * (mu_eff - 2 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff))  # 58
-        alpha = min(1 + c_1 / c_mu, 1 + 2 * mu_eff_minus / (mu_eff + 2), (1 - c_1 - c_mu) / (n * c_mu))  # 50 to 52
+        alpha = min(
+            1 + c_1 / c_mu, 1 + 2 * mu_eff_minus / (mu_eff + 2), (1 - c_1 - c_mu) / (n * c_mu)
+        )  # 50 to 52
         total, total_minus = sum(x for x in raw if x > 0), -sum(x for x in raw if x < 0)
         weights = [x / total if x >= 0 else alpha * x / total_minus for x in raw]  # 53
         c_sigma = (mu_eff + 2) / (n + mu_eff + 5)  # 55

@@ -1,14 +1,16 @@
 """Deep Q-network.
 
-    L(params) = E[ loss( Q(s, a; params) - y ) ],   y = r + gamma * Q(s', argmax_a' Q(s', a'; selector); target)
+    L(params) = E[ loss( Q(s, a; params) - y ) ]
+    y = r + gamma * Q(s', argmax_a' Q(s', a'; selector); target)
 
-with the target parameters as the selector (DQN) or the online ones (Double DQN), zero discount where the episode terminated, and
-a behaviour policy that is epsilon-greedy. The target parameters are a hard copy every `target_period` updates, or, with
-`tau` below 1, move by `tau` towards the online ones.
+with the target parameters as the selector (DQN) or the online ones (Double DQN), zero discount where the
+episode terminated, and a behavior policy that is epsilon-greedy. The target parameters are a hard copy every
+`target_period` updates, or, with `tau` below 1, move by `tau` towards the online ones.
 
-Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning", algorithm 1; double target: van Hasselt et
-al. 2016, equation 4. Deviates from the 2015 recipe by default in the optimiser (Adam), the Huber loss on the whole error (the
-paper clips the error's derivative, which is the same thing) and the small network; the preset `atari` restores the paper's.
+Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning", algorithm 1; double
+target: van Hasselt et al. 2016, equation 4. Deviates from the 2015 recipe by default in the optimizer (Adam),
+the Huber loss on the whole error (the paper clips the error's derivative, which is the same thing) and the
+small network; the preset `atari` restores the paper's.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.exploration import epsilon_greedy, take
 from bellgrad.ops.grads import clip_by_norm, clip_by_value, value_and_grad
 from bellgrad.ops.losses import huber, squared_error
-from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
+from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.schedules import Exponential, Linear
 from bellgrad.ops.targets import double_q_target, q_learning_target
@@ -45,13 +47,14 @@ class DQN:
     """Hyper-parameters of a deep Q-network, for discrete actions.
 
     Attributes:
-        learning_rate: of the optimiser, above 0.
+        learning_rate: of the optimizer, above 0.
         gamma: discount per environment step, in [0, 1].
         double: choose the next action with the online parameters (van Hasselt et al. 2016).
         loss: of the TD error: `huber` (quadratic within 1, linear beyond) or `squared`.
         epsilon_initial: chance of a uniform action at the start, in [0, 1].
         epsilon_final: the same at the end.
-        epsilon_steps: environment steps of the decay: its length where linear, its time constant where exponential.
+        epsilon_steps: environment steps of the decay: its length where linear, its time constant where
+            exponential.
         epsilon_decay: `linear`, or `exponential` as in the PyTorch tutorial.
         buffer_size: transitions that the replay holds.
         learning_starts: environment steps with uniform actions before the first update.
@@ -63,7 +66,8 @@ class DQN:
         optimizer: how gradients become steps; its learning rate is replaced by the field above.
         max_grad_norm: gradients are scaled down to this global norm; None leaves them.
         max_grad_value: each gradient entry is clipped to this size; None leaves them.
-        network: from an observation to one Q-value an action; an `MLP`, a `CNN`, or a user's own `nn.Module` class.
+        network: from an observation to one Q-value an action; an `MLP`, a `CNN`, or a user's own `nn.Module`
+            class.
     """
 
     learning_rate: float = 5e-4
@@ -81,16 +85,23 @@ class DQN:
     updates_per_period: int = 1
     target_period: int = 250
     tau: float = 1.0
-    optimizer: Optimiser = field(default_factory=Adam)
+    optimizer: Optimizer = field(default_factory=Adam)
     max_grad_norm: float | None = 10.0
     max_grad_value: float | None = None
-    network: Spec = field(default_factory=lambda: MLP((128, 128), activation="relu", initialisation="torch"))
+    network: Spec = field(default_factory=lambda: MLP((128, 128), activation="relu", initialization="torch"))
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimiser(self.optimizer)
+        check_optimizer(self.optimizer)
         check_spec(self.network)
-        check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), epsilon_initial=(0, 1), epsilon_final=(0, 1), tau=(0, 1))
+        check_range(
+            self,
+            learning_rate=(1e-12, 10),
+            gamma=(0, 1),
+            epsilon_initial=(0, 1),
+            epsilon_final=(0, 1),
+            tau=(0, 1),
+        )
         check_range(self, epsilon_steps=(1, 1e12), target_period=(1, 1e12), **REPLAY_RANGES)
         check_range(self, max_grad_norm=(0, math.inf), max_grad_value=(0, math.inf))
 
@@ -116,7 +127,9 @@ class DQNLearner:
 
     def __init__(self, config: DQN, spec: EnvSpec):
         if not isinstance(spec.action_space, Discrete):
-            raise UsageError(f"DQN needs a Discrete action space; {spec.id} has {spec.action_space}. Try sac or ppo.")
+            raise UsageError(
+                f"DQN needs a Discrete action space; {spec.id} has {spec.action_space}. Try sac or ppo."
+            )
         if has_mask(spec.observation_space, spec.action_space) or spec.legal is not None:
             raise UsageError(f"DQN knows of no forbidden actions, and {spec.id} forbids some. Try ppo.")
         self.config = config
@@ -130,7 +143,9 @@ class DQNLearner:
         """Random parameters; the target begins as their copy."""
         params = init_params(self._make, rng)
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
-        return DQNState(params, map_tree(torch.clone, params), self.config.optimizer.init(params), zero, zero.clone())
+        return DQNState(
+            params, map_tree(torch.clone, params), self.config.optimizer.init(params), zero, zero.clone()
+        )
 
     def init_carry(self, num_envs: int) -> None:
         """DQN's actor has no memory."""
@@ -153,7 +168,9 @@ class DQNLearner:
         """The temporal-difference target y: `[B]`."""
         next_q_target = self.q(state.target, batch.next_obs)
         if self.config.double:
-            return double_q_target(batch.reward, batch.discount, self.q(state.params, batch.next_obs), next_q_target)
+            return double_q_target(
+                batch.reward, batch.discount, self.q(state.params, batch.next_obs), next_q_target
+            )
         return q_learning_target(batch.reward, batch.discount, next_q_target)
 
     def update_noise(self) -> None:

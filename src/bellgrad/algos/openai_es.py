@@ -3,11 +3,12 @@
     J(theta) = E[ F(theta + sigma * e) ],   e ~ N(0, I)
     grad J   = E[ F(theta + sigma * e) * e ] / sigma
 
-estimated over antithetic pairs, +e and -e, with the centred ranks of a generation in the place of F. Ranks take no notice of the
-scale of the rewards, nor of outliers; candidates that tie share the mean of their ranks, so that where all are equally fit the
-gradient is 0.
+estimated over antithetic pairs, +e and -e, with the centered ranks of a generation in the place of F. Ranks
+take no notice of the scale of the rewards, nor of outliers; candidates that tie share the mean of their
+ranks, so that where all are equally fit the gradient is 0.
 
-Source: Salimans et al. 2017, arXiv 1703.03864, algorithm 1 and section 2.1 (antithetic sampling, fitness shaping, weight decay).
+Source: Salimans et al. 2017, arXiv 1703.03864, algorithm 1 and section 2.1 (antithetic sampling, fitness
+shaping, weight decay).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
-from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
+from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,24 @@ class OpenAIES(Search):
     Attributes:
         population: candidates in a generation (P), an even number: pairs that mirror each other.
         sigma: standard deviation of the candidates about the parameters, above 0.
-        learning_rate: of the optimiser, above 0.
-        optimizer: how gradients become steps; its learning rate is replaced by the field above, and its `weight_decay` pulls the
-            parameters towards 0.
+        learning_rate: of the optimizer, above 0.
+        optimizer: how gradients become steps; its learning rate is replaced by the field above, and its
+            `weight_decay` pulls the parameters towards 0.
     """
 
     population: int = 64
     sigma: float = 0.1
     learning_rate: float = 0.03
-    optimizer: Optimiser = field(default_factory=lambda: Adam(weight_decay=0.005))
+    optimizer: Optimizer = field(default_factory=lambda: Adam(weight_decay=0.005))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_optimiser(self.optimizer)
+        check_optimizer(self.optimizer)
         check_range(self, population=(2, 1e6), sigma=(1e-12, 1e6), learning_rate=(1e-12, 10))
         if self.population % 2:
-            raise UsageError(f"OpenAIES.population = {self.population} must be even: candidates come in pairs")
+            raise UsageError(
+                f"OpenAIES.population = {self.population} must be even: candidates come in pairs"
+            )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> OpenAIESLearner:
         """Join these hyper-parameters to an environment."""
@@ -90,16 +93,21 @@ class OpenAIESLearner(SearchLearner):
     def tell(
         self, state: OpenAIESState, candidates: Tensor, fitness: Tensor, noise: None = None
     ) -> tuple[OpenAIESState, Metrics]:
-        """One step of the optimiser up the gradient."""
+        """One step of the optimizer up the gradient."""
         c = self.config
-        gradient = self.gradient(state, candidates, centred_ranks(fitness))
-        params, optimizer = c.optimizer.step({"params": state.params}, {"params": -gradient}, state.optimizer, c.learning_rate)
+        gradient = self.gradient(state, candidates, centered_ranks(fitness))
+        params, optimizer = c.optimizer.step(
+            {"params": state.params}, {"params": -gradient}, state.optimizer, c.learning_rate
+        )
         metrics = described(fitness) | {"grad_norm": gradient.norm(), "param_norm": state.params.norm()}
-        return state._replace(params=params["params"], optimizer=optimizer, updates=state.updates + 1), metrics
+        return state._replace(
+            params=params["params"], optimizer=optimizer, updates=state.updates + 1
+        ), metrics
 
 
-def centred_ranks(fitness: Tensor) -> Tensor:
-    """Ranks of `fitness [P]`, scaled to -1/2 for the least fit and 1/2 for the fittest `[P]`; equals share their mean rank."""
+def centered_ranks(fitness: Tensor) -> Tensor:
+    """Ranks of `fitness [P]`, scaled to -1/2 for the least fit and 1/2 for the fittest `[P]`; equals share
+    their mean rank."""
     ordered = fitness.sort().values
     below, not_above = (torch.searchsorted(ordered, fitness, right=right) for right in (False, True))
     return (below + not_above - 1) / (2 * (len(fitness) - 1)) - 0.5

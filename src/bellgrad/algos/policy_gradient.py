@@ -1,4 +1,5 @@
-"""What A2C and VPG share: advantages that may be weighted by how far into the episode a step is, and the policy's loss."""
+"""What A2C and VPG share: advantages that may be weighted by how far into the episode a step is, and the
+policy's loss."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.nets.policy import Distribution
-from bellgrad.ops.losses import normalise_advantage, policy_gradient_loss
+from bellgrad.ops.losses import normalize_advantage, policy_gradient_loss
 from bellgrad.ops.policy_gradient import discount_weight, keep
 
 
@@ -22,8 +23,9 @@ class PolicyGradient(ActorCritic):
     """Hyper-parameters that these algorithms share.
 
     Attributes:
-        state_weight: what step t of an episode counts in the policy gradient. `none`: all alike. `discount`: gamma^t, as in the
-            gradient of the discounted return. `geometric`: it is kept with probability gamma^t, which has the same mean.
+        state_weight: what step t of an episode counts in the policy gradient. `none`: all alike. `discount`:
+            gamma^t, as in the gradient of the discounted return. `geometric`: it is kept with probability
+            gamma^t, which has the same mean.
     """
 
     state_weight: Literal["none", "discount", "geometric"] = "none"
@@ -37,11 +39,14 @@ class PolicyGradientLearner(ActorCriticLearner):
         c = self.config
         return Noise("uniform", (c.rollout_steps, num_envs)) if c.state_weight == "geometric" else None
 
-    def prepare(self, state: Any, rollout: Rollout, noise: Tensor | None = None) -> tuple[Any, Minibatch, Metrics]:
-        """As in `ActorCriticLearner`; the advantages are normalised over the rollout, then weighted by their states."""
+    def prepare(
+        self, state: Any, rollout: Rollout, noise: Tensor | None = None
+    ) -> tuple[Any, Minibatch, Metrics]:
+        """As in `ActorCriticLearner`; the advantages are normalized over the rollout, then weighted by their
+        states."""
         c = self.config
         state, whole, metrics = super().prepare(state, rollout)
-        advantage = normalise_advantage(whole.advantage) if c.normalise_advantages else whole.advantage
+        advantage = normalize_advantage(whole.advantage) if c.normalize_advantages else whole.advantage
         if c.state_weight == "discount":
             advantage = advantage * discount_weight(rollout.age, c.gamma)
         elif c.state_weight == "geometric":
@@ -51,6 +56,9 @@ class PolicyGradientLearner(ActorCriticLearner):
     def policy_loss(self, policy: Distribution, batch: Minibatch) -> tuple[Tensor, Metrics]:
         """Minus the surrogate whose gradient is the policy gradient, less the entropy bonus."""
         c = self.config
-        loss, entropy = policy_gradient_loss(policy.logprob(batch.action), batch.advantage), policy.entropy().mean()
+        loss, entropy = (
+            policy_gradient_loss(policy.logprob(batch.action), batch.advantage),
+            policy.entropy().mean(),
+        )
         bonus = c.entropy_coef * entropy if c.entropy_coef else 0.0  # a bonus of 0 need not be differentiated
         return loss - bonus, {"policy_loss": loss, "entropy": entropy}

@@ -1,17 +1,18 @@
-"""Proximal policy optimisation, with the clipped objective or with a penalty on the KL divergence.
+"""Proximal policy optimization, with the clipped objective or with a penalty on the KL divergence.
 
     L(params) = L_policy + value_coef * L_value - entropy_coef * H(pi)
     clip:  L_policy = E[ -min( ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A ) ]
     kl:    L_policy = E[ -ratio * A + beta * KL(pi_old(. | s) || pi(. | s)) ]
 
-with ratio = pi(a | s) / pi_old(a | s), advantages A by generalised advantage estimation, and the value loss against the
-lambda-return A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the epochs stop once the policy has
-moved that far. Between rollouts beta is doubled where the policy moved more than 1.5 `penalty_target`, and halved where less than
-`penalty_target` / 1.5.
+with ratio = pi(a | s) / pi_old(a | s), advantages A by generalized advantage estimation, and the value loss
+against the lambda-return A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the
+epochs stop once the policy has moved that far. Between rollouts beta is doubled where the policy moved more
+than 1.5 `penalty_target`, and halved where less than `penalty_target` / 1.5.
 
-Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 to 9; GAE: Schulman et al. 2016, arXiv 1506.02438, equation 16.
-Actor and critic are separate networks; advantages are normalised per minibatch, as in the authors' code. The KL divergence is
-estimated from the taken actions, and beta follows its estimate on the rollout's last minibatch.
+Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 to 9; GAE: Schulman et al. 2016, arXiv 1506.02438,
+equation 16. Actor and critic are separate networks; advantages are normalized per minibatch, as in the
+authors' code. The KL divergence is estimated from the taken actions, and beta follows its estimate on the
+rollout's last minibatch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import (
     adapted_kl_coef,
     clipped_value_loss,
-    normalise_advantage,
+    normalize_advantage,
     ppo_clip_loss,
     ppo_kl_loss,
     squared_error,
@@ -40,16 +41,20 @@ from bellgrad.ops.losses import (
 
 @dataclass(frozen=True)
 class PPO(ActorCritic):
-    """Hyper-parameters of proximal policy optimisation, for discrete and continuous actions.
+    """Hyper-parameters of proximal policy optimization, for discrete and continuous actions.
 
     Attributes:
         epochs: passes over a rollout.
-        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
-        objective: what keeps the policy near the one that acted: `clip` the ratio, or penalise the `kl` divergence.
+        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of
+            environments.
+        objective: what keeps the policy near the one that acted: `clip` the ratio, or penalize the `kl`
+            divergence.
         clip_epsilon: how far the ratio may usefully move from 1, above 0; of `clip`.
-        penalty_target: how far a rollout's epochs should move the policy, nats, above 0; of `kl`, one of the paper's three.
+        penalty_target: how far a rollout's epochs should move the policy, nats, above 0; of `kl`, one of the
+            paper's three.
         initial_penalty: beta at the start, above 0; of `kl`.
-        value_clip: how far the value prediction may usefully move from the old one, in its own unit; None does not clip.
+        value_clip: how far the value prediction may usefully move from the old one, in its own unit; None
+            does not clip.
         value_coef: weight of the value loss.
         target_kl: stop the epochs of a rollout once the mean KL divergence exceeds this; None never stops.
     """
@@ -68,11 +73,20 @@ class PPO(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), penalty_target=(1e-12, 1e9), initial_penalty=(1e-9, 1e9))
-        check_range(self, clip_epsilon=(1e-6, 100), value_clip=(0, 1e9), value_coef=(0, 1e6), target_kl=(0, 1e9))
+        check_range(
+            self,
+            epochs=(1, 1e4),
+            minibatches=(1, 1e6),
+            penalty_target=(1e-12, 1e9),
+            initial_penalty=(1e-9, 1e9),
+        )
+        check_range(
+            self, clip_epsilon=(1e-6, 100), value_clip=(0, 1e9), value_coef=(0, 1e6), target_kl=(0, 1e9)
+        )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> PPOLearner:
-        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
+        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning
+        rate."""
         return PPOLearner(self, spec, steps)
 
 
@@ -82,7 +96,9 @@ class PPOState(NamedTuple):
     params: dict[str, Tensor]  # those of `Policy` and "critic.*"
     optimizer: Tree
     learning_rate: Tensor  # [] of the updates on the present rollout
-    penalty: dict[str, Tensor]  # [] "coef", beta, and "kl", how far the latest minibatch found the policy; empty with `clip`
+    penalty: dict[
+        str, Tensor
+    ]  # [] "coef", beta, and "kl", how far the latest minibatch found the policy; empty with `clip`
     updates: Tensor  # [] int64
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
@@ -95,14 +111,20 @@ class PPOLearner(ActorCriticLearner):
         self.max_kl = config.target_kl
 
     def init(self, rng: torch.Generator) -> PPOState:
-        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
         c, begun, penalty = self.config, super().init(rng), {}
-        if c.objective == "kl":  # the KL divergence begins at its target, so that the coefficient begins as it is
+        if (
+            c.objective == "kl"
+        ):  # the KL divergence begins at its target, so that the coefficient begins as it is
             penalty = {"coef": torch.tensor(c.initial_penalty), "kl": torch.tensor(c.penalty_target)}
         penalty = to_device(penalty, rng.device)
-        return PPOState(begun.params, begun.optimizer, begun.learning_rate, penalty, begun.updates, begun.steps)
+        return PPOState(
+            begun.params, begun.optimizer, begun.learning_rate, penalty, begun.updates, begun.steps
+        )
 
-    def prepare(self, state: PPOState, rollout: Rollout, noise: None = None) -> tuple[PPOState, Minibatch, Metrics]:
+    def prepare(
+        self, state: PPOState, rollout: Rollout, noise: None = None
+    ) -> tuple[PPOState, Minibatch, Metrics]:
         """Advantages and value targets, `[T, B]`; and the coefficient of the penalty."""
         state, whole, metrics = super().prepare(state, rollout)
         if state.penalty:
@@ -113,13 +135,15 @@ class PPOLearner(ActorCriticLearner):
     def update(self, state: PPOState, batch: Minibatch, noise: None = None) -> tuple[PPOState, Metrics]:
         """One step down the gradient of the objective."""
         c = self.config
-        advantage = normalise_advantage(batch.advantage) if c.normalise_advantages else batch.advantage
+        advantage = normalize_advantage(batch.advantage) if c.normalize_advantages else batch.advantage
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
             policy, value = self.judge(params, batch)
             logprob, metrics = policy.logprob(batch.action), {}
             if c.objective == "clip":
-                actor, kl, metrics["clip_fraction"] = ppo_clip_loss(logprob, batch.logprob, advantage, c.clip_epsilon)
+                actor, kl, metrics["clip_fraction"] = ppo_clip_loss(
+                    logprob, batch.logprob, advantage, c.clip_epsilon
+                )
             else:
                 actor, kl = ppo_kl_loss(logprob, batch.logprob, advantage, state.penalty["coef"])
             if c.value_clip is None:
@@ -128,7 +152,9 @@ class PPOLearner(ActorCriticLearner):
                 critic = clipped_value_loss(value, batch.value, batch.return_, c.value_clip)
             entropy = policy.entropy().mean()
             metrics |= {"policy_loss": actor, "value_loss": critic, "entropy": entropy, "approx_kl": kl}
-            bonus = c.entropy_coef * entropy if c.entropy_coef else 0.0  # a bonus of 0 need not be differentiated
+            bonus = (
+                c.entropy_coef * entropy if c.entropy_coef else 0.0
+            )  # a bonus of 0 need not be differentiated
             return actor + c.value_coef * critic - bonus, metrics
 
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(state.params)

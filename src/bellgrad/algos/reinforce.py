@@ -1,6 +1,6 @@
 """REINFORCE, the score-function policy gradient over whole episodes, with every Phi that an episode offers.
 
-    dJ = E[ sum_t w_t Phi_t dlog pi(a_t | s_t) ]          summed over an episode's steps, averaged over episodes
+    dJ = E[ sum_t w_t Phi_t dlog pi(a_t | s_t) ]    summed over an episode's steps, averaged over episodes
 
     phi             Phi_t
     return          R(tau) = sum_k gamma^k r_k, the same at every step: the simplest policy gradient
@@ -11,14 +11,16 @@
     td_residual     r_t + gamma V(s_{t+1}) - V(s_t)
     gae             sum_k (gamma lambda)^k (td residual at t + k)
 
-V and Q are learned from the same episodes, after the policy's step, so that they do not know the returns that they are held
-against. In the form `all_actions` the drawn action gives way to the sum over all: sum_a Phi(s_t, a) dpi(a | s_t).
+V and Q are learned from the same episodes, after the policy's step, so that they do not know the returns that
+they are held against. In the form `all_actions` the drawn action gives way to the sum over all: sum_a
+Phi(s_t, a) dpi(a | s_t).
 
-The weight w_t of a discounted return is gamma^t: multiplied in (`discount`), or as the chance of keeping step t (`geometric`).
-Practice leaves it out (`none`), and so does `return`, which holds it already.
+The weight w_t of a discounted return is gamma^t: multiplied in (`discount`), or as the chance of keeping step
+t (`geometric`). Practice leaves it out (`none`), and so does `return`, which holds it already.
 
-Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning"; Schulman et
-al. 2016, arXiv 1506.02438, equation 1; gamma^t: Sutton and Barto 2018, section 13.3; all actions: there, equation 13.7.
+Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement
+learning"; Schulman et al. 2016, arXiv 1506.02438, equation 1; gamma^t: Sutton and Barto 2018, section 13.3;
+all actions: there, equation 13.7.
 """
 
 from __future__ import annotations
@@ -42,9 +44,15 @@ from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.nets.value import Value
 from bellgrad.ops.exploration import take
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
-from bellgrad.ops.losses import normalise_advantage, squared_error
-from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
-from bellgrad.ops.policy_gradient import all_actions_loss, discount_weight, keep, score_function_loss, total_return
+from bellgrad.ops.losses import normalize_advantage, squared_error
+from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.policy_gradient import (
+    all_actions_loss,
+    discount_weight,
+    keep,
+    score_function_loss,
+    total_return,
+)
 from bellgrad.ops.returns import gae, lambda_returns, td_residual
 
 WITHOUT_CRITIC = ("return", "reward_to_go")
@@ -56,25 +64,29 @@ class REINFORCE:
     """Hyper-parameters of REINFORCE, for discrete and continuous actions.
 
     Attributes:
-        learning_rate: of the policy's optimiser, above 0.
+        learning_rate: of the policy's optimizer, above 0.
         gamma: discount per environment step, in [0, 1].
         episodes: whole episodes to an update; the number of environments must divide it.
-        phi: what the gradient of an action's log-probability is multiplied by; the file's head lists the choices.
+        phi: what the gradient of an action's log-probability is multiplied by; the file's head lists the
+            choices.
         lambda_: of `gae`, in [0, 1].
-        form: `sampled` learns from the action taken, `all_actions` from all of a Discrete space by their Q or advantage.
-        state_weight: `none` counts every step alike, `discount` by gamma^t, `geometric` keeps step t with probability gamma^t.
-        truncation: what an episode that was cut by a time limit is: `bootstrap` has the critic stand for what is missing,
-            `exclude` learns nothing from it, `horizon` takes it for whole, the limit being a part of the task.
+        form: `sampled` learns from the action taken, `all_actions` from all of a Discrete space by their Q or
+            advantage.
+        state_weight: `none` counts every step alike, `discount` by gamma^t, `geometric` keeps step t with
+            probability gamma^t.
+        truncation: what an episode that was cut by a time limit is: `bootstrap` has the critic stand for what
+            is missing, `exclude` learns nothing from it, `horizon` takes it for whole, the limit being a part
+            of the task.
         entropy_coef: weight of the entropy bonus, a step.
-        normalise_advantages: Phi to mean 0 and standard deviation 1 over the steps of an update.
+        normalize_advantages: Phi to mean 0 and standard deviation 1 over the steps of an update.
         max_grad_norm: gradients are scaled down to this global norm; None leaves them.
         critic_learning_rate: of V or Q, above 0.
         critic_steps: gradient steps of V or Q to an update, each on all its episodes.
         critic_lambda: of the lambda-returns that V or Q learn; 1 is Monte Carlo.
-        head: how a policy scores Discrete actions: `vector` gives one output an action, `score` one output for the observation
-            joined with an action, asked for every action.
-        log_std: of a Gaussian policy: `free` is a parameter of each action dimension, `shared` are further outputs of the mean's
-            network, `separate` is a network of its own.
+        head: how a policy scores Discrete actions: `vector` gives one output an action, `score` one output
+            for the observation joined with an action, asked for every action.
+        log_std: of a Gaussian policy: `free` is a parameter of each action dimension, `shared` are further
+            outputs of the mean's network, `separate` is a network of its own.
         initial_log_std: of a Gaussian policy.
         optimizer: how gradients become steps; its learning rate is replaced by the fields above.
         network: of policy and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
@@ -89,7 +101,7 @@ class REINFORCE:
     state_weight: Literal["none", "discount", "geometric"] = "none"
     truncation: Literal["bootstrap", "exclude", "horizon"] = "bootstrap"
     entropy_coef: float = 0.0
-    normalise_advantages: bool = True
+    normalize_advantages: bool = True
     max_grad_norm: float | None = None
     critic_learning_rate: float = 5e-3
     critic_steps: int = 10
@@ -97,22 +109,37 @@ class REINFORCE:
     head: Head = "vector"
     log_std: LogStd = "free"
     initial_log_std: float = 0.0
-    optimizer: Optimiser = field(default_factory=Adam)
+    optimizer: Optimizer = field(default_factory=Adam)
     network: Spec = field(default_factory=MLP)
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimiser(self.optimizer)
+        check_optimizer(self.optimizer)
         check_spec(self.network)
-        check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), episodes=(1, 1e7), lambda_=(0, 1), entropy_coef=(0, 1e6))
-        check_range(self, max_grad_norm=(0, math.inf), critic_learning_rate=(1e-12, 10), critic_steps=(1, 1e6))
+        check_range(
+            self,
+            learning_rate=(1e-12, 10),
+            gamma=(0, 1),
+            episodes=(1, 1e7),
+            lambda_=(0, 1),
+            entropy_coef=(0, 1e6),
+        )
+        check_range(
+            self, max_grad_norm=(0, math.inf), critic_learning_rate=(1e-12, 10), critic_steps=(1, 1e6)
+        )
         check_range(self, critic_lambda=(0, 1), initial_log_std=(-20, 20))
         if self.form == "all_actions" and self.phi not in BY_ACTION:
-            raise UsageError(f"form='all_actions' needs a Phi of every action: phi='q' or 'advantage', not {self.phi!r}")
+            raise UsageError(
+                f"form='all_actions' needs a Phi of every action: phi='q' or 'advantage', not {self.phi!r}"
+            )
         if self.phi == "return" and self.state_weight != "none":
-            raise UsageError("phi='return' is discounted from the episode's start already: leave state_weight at 'none'")
+            raise UsageError(
+                "phi='return' is discounted from the episode's start already: leave state_weight at 'none'"
+            )
         if self.truncation == "bootstrap" and self.phi in WITHOUT_CRITIC:
-            raise UsageError(f"phi={self.phi!r} has no critic to bootstrap from: take truncation='exclude' or 'horizon'")
+            raise UsageError(
+                f"phi={self.phi!r} has no critic to bootstrap from: take truncation='exclude' or 'horizon'"
+            )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> REINFORCELearner:
         """Join these hyper-parameters to an environment; no schedule here depends on the planned `steps`."""
@@ -140,16 +167,20 @@ class REINFORCELearner:
         self.policy = Policy(config.network, spec, config.head, config.log_std, config.initial_log_std)
         self.by_action = config.phi in BY_ACTION
         if self.by_action and not isinstance(spec.action_space, Discrete):
-            raise UsageError(f"phi={config.phi!r} needs a Discrete action space; {spec.id} has {spec.action_space}")
+            raise UsageError(
+                f"phi={config.phi!r} needs a Discrete action space; {spec.id} has {spec.action_space}"
+            )
         actions = self.policy.action_size if self.by_action else None
         self.critic = None if config.phi in WITHOUT_CRITIC else Value(config.network, spec, actions)
 
     def init(self, rng: torch.Generator) -> REINFORCEState:
-        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
         params, start = self.policy.init(rng), self.config.optimizer.init
         critic = None if self.critic is None else self.critic.init(rng)
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
-        return REINFORCEState(params, start(params), critic, None if critic is None else start(critic), zero, zero.clone())
+        return REINFORCEState(
+            params, start(params), critic, None if critic is None else start(critic), zero, zero.clone()
+        )
 
     def init_carry(self, num_envs: int) -> None:
         """The actor has no memory."""
@@ -158,7 +189,9 @@ class REINFORCELearner:
         """What a sample of the policy takes."""
         return self.policy.noise(num_envs)
 
-    def act(self, state: REINFORCEState, carry: None, obs: Tree, noise: Tensor | None, explore: bool = True) -> Acted:
+    def act(
+        self, state: REINFORCEState, carry: None, obs: Tree, noise: Tensor | None, explore: bool = True
+    ) -> Acted:
         """A sample of the policy, or its mode."""
         policy = self.policy.distribution(state.params, obs)
         return Acted(policy.sample(noise) if explore else policy.mode(), None, None)
@@ -167,7 +200,9 @@ class REINFORCELearner:
         """Which steps are kept, where that is left to chance."""
         return Noise("uniform", (steps, episodes)) if self.config.state_weight == "geometric" else None
 
-    def update(self, state: REINFORCEState, episodes: Episodes, noise: Tensor | None) -> tuple[REINFORCEState, Metrics]:
+    def update(
+        self, state: REINFORCEState, episodes: Episodes, noise: Tensor | None
+    ) -> tuple[REINFORCEState, Metrics]:
         """One step up the policy's gradient, then several of the critic towards what the episodes showed."""
         e = self.settle(episodes)
         values = self.judge(state, e)
@@ -175,7 +210,10 @@ class REINFORCELearner:
         critic, critic_optimizer = state.critic, state.critic_optimizer
         if self.critic is not None:
             critic, critic_optimizer, metrics["value_loss"] = self._fit(state, e, values.next_value)
-        return REINFORCEState(params, optimizer, critic, critic_optimizer, state.updates + 1, state.steps), metrics
+        return (
+            REINFORCEState(params, optimizer, critic, critic_optimizer, state.updates + 1, state.steps),
+            metrics,
+        )
 
     def settle(self, e: Episodes) -> Episodes:
         """The episodes with those that were cut as `truncation` has it."""
@@ -215,12 +253,14 @@ class REINFORCELearner:
         return_ = lambda_returns(e.reward, *ends, v.next_value, c.gamma, 1.0)
         return return_ - v.value if c.phi == "baseline" else return_
 
-    def _improve(self, state: REINFORCEState, e: Episodes, phi: Tensor, noise: Tensor | None) -> tuple[Params, Tree, Metrics]:
+    def _improve(
+        self, state: REINFORCEState, e: Episodes, phi: Tensor, noise: Tensor | None
+    ) -> tuple[Params, Tree, Metrics]:
         c, mask, weight = self.config, e.mask, None
         n = mask.any(0).sum().clamp(min=1)
         age = torch.arange(len(mask), device=mask.device)[:, None].expand(mask.shape)
-        if c.normalise_advantages:
-            phi = normalise_advantage(phi, mask)
+        if c.normalize_advantages:
+            phi = normalize_advantage(phi, mask)
         if c.state_weight == "discount":
             weight = discount_weight(age, c.gamma)
         elif c.state_weight == "geometric":
@@ -231,7 +271,9 @@ class REINFORCELearner:
             if c.form == "all_actions":
                 actor = all_actions_loss(policy.logprobs().exp().view(phi.shape), phi, weight, mask, n)
             else:
-                actor = score_function_loss(policy.logprob(flat(e.action)).view(mask.shape), phi, weight, mask, n)
+                actor = score_function_loss(
+                    policy.logprob(flat(e.action)).view(mask.shape), phi, weight, mask, n
+                )
             entropy = torch.where(mask, policy.entropy().view(mask.shape), 0.0).sum()
             metrics = {"policy_loss": actor, "entropy": entropy / mask.sum().clamp(min=1)}
             return actor - (c.entropy_coef * entropy / n if c.entropy_coef else 0.0), metrics
@@ -259,7 +301,7 @@ class REINFORCELearner:
 
 
 class Values(NamedTuple):
-    """A critic's judgement of episodes."""
+    """A critic's judgment of episodes."""
 
     value: Tensor  # [T, B] V of each step
     next_value: Tensor  # [T, B] V of what it led to

@@ -7,9 +7,10 @@
 
 The discount is zero where the episode terminated, so the entropy bonus of the successor is masked there too.
 
-Source: Haarnoja et al. 2018, arXiv 1812.05905, equations 5, 7, 9 and 18. As in the authors' code the temperature's loss is taken
-in log(alpha). Deviates from the paper's table 1 in two defaults: a learning rate of 1e-3, not 3e-4, and a first temperature of
-0.2, not 1, from which Adam takes some 15,000 updates to come down to where rewards near 1 a step begin to count.
+Source: Haarnoja et al. 2018, arXiv 1812.05905, equations 5, 7, 9 and 18. As in the authors' code the
+temperature's loss is taken in log(alpha). Deviates from the paper's table 1 in two defaults: a learning rate
+of 1e-3, not 3e-4, and a first temperature of 0.2, not 1, from which Adam takes some 15,000 updates to come
+down to where rewards near 1 a step begin to count.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.distributions import SquashedGaussian
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import sac_actor_loss, sac_temperature_loss
-from bellgrad.ops.optim import Adam, Optimiser, check_optimiser
+from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.targets import soft_q_target
 
@@ -74,12 +75,12 @@ class SAC:
     batch_size: int = 256
     update_period: int = 1
     updates_per_period: int = 1
-    optimizer: Optimiser = field(default_factory=Adam)
-    network: Spec = field(default_factory=lambda: MLP((256, 256), activation="relu", initialisation="torch"))
+    optimizer: Optimizer = field(default_factory=Adam)
+    network: Spec = field(default_factory=lambda: MLP((256, 256), activation="relu", initialization="torch"))
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimiser(self.optimizer)
+        check_optimizer(self.optimizer)
         check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), tau=(1e-12, 1), temperature=(1e-12, 1e6))
         check_range(self, target_period=(1, 1e12), target_entropy=(-1e9, 1e9), **REPLAY_RANGES)
@@ -110,12 +111,18 @@ class SACLearner:
 
     def __init__(self, config: SAC, spec: EnvSpec):
         if not isinstance(spec.action_space, Box):
-            raise UsageError(f"SAC needs a Box action space; {spec.id} has {spec.action_space}. Try dqn or ppo.")
+            raise UsageError(
+                f"SAC needs a Box action space; {spec.id} has {spec.action_space}. Try dqn or ppo."
+            )
         self.config = config
         self.action_size = math.prod(spec.action_space.shape)
-        self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
+        self.target_entropy = (
+            -float(self.action_size) if config.target_entropy is None else config.target_entropy
+        )
         self._make_actor = lambda: build(config.network, spec.observation_space, 2 * self.action_size)
-        self._make_critic = lambda: build(config.network, spec.observation_space, 1, action_size=self.action_size, ensemble=2)
+        self._make_critic = lambda: build(
+            config.network, spec.observation_space, 1, action_size=self.action_size, ensemble=2
+        )
         self._actor, self._critic = skeleton(self._make_actor), skeleton(self._make_critic)
 
     def init(self, rng: torch.Generator) -> SACState:
@@ -125,7 +132,9 @@ class SACLearner:
         zero = torch.zeros((), dtype=torch.int64, device=rng.device)
         init = self.config.optimizer.init
         target = map_tree(torch.clone, critic)
-        return SACState(actor, critic, target, log_alpha, init(actor), init(critic), init(log_alpha), zero, zero.clone())
+        return SACState(
+            actor, critic, target, log_alpha, init(actor), init(critic), init(log_alpha), zero, zero.clone()
+        )
 
     def init_carry(self, num_envs: int) -> None:
         """SAC's actor has no memory."""
@@ -149,7 +158,7 @@ class SACLearner:
         return Acted(policy.sample(noise)[0] if explore else policy.mode(), None, None)
 
     def update_noise(self) -> dict[str, Noise]:
-        """Standard normals for the next action and for the reparameterised one."""
+        """Standard normals for the next action and for the reparameterized one."""
         noise = Noise("normal", (self.config.batch_size, self.action_size))
         return {"next_action": noise, "action": noise}
 
@@ -166,7 +175,9 @@ class SACLearner:
             return (batch.weight * (q - y) ** 2).mean(-1).sum(), q
 
         (critic_value, q), grads = value_and_grad(critic_loss, has_aux=True)(state.critic)
-        critic, critic_optimizer = c.optimizer.step(state.critic, grads, state.critic_optimizer, c.learning_rate)
+        critic, critic_optimizer = c.optimizer.step(
+            state.critic, grads, state.critic_optimizer, c.learning_rate
+        )
 
         def actor_loss(actor: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             action, logprob = self.policy(actor, batch.obs).sample(noise["action"])
@@ -186,7 +197,23 @@ class SACLearner:
 
         updates = state.updates + 1
         target = move_every(critic, state.target, updates, c.target_period, c.tau)
-        metrics = {"critic_loss": critic_value, "actor_loss": actor_value, "q": q.mean(), "temperature": alpha,
-                   "entropy": -logprob.mean(), "td_error": (q - y).mean(0)}  # fmt: skip
-        new = SACState(actor, critic, target, log_alpha, actor_optimizer, critic_optimizer, alpha_optimizer, updates, state.steps)
+        metrics = {
+            "critic_loss": critic_value,
+            "actor_loss": actor_value,
+            "q": q.mean(),
+            "temperature": alpha,
+            "entropy": -logprob.mean(),
+            "td_error": (q - y).mean(0),
+        }
+        new = SACState(
+            actor,
+            critic,
+            target,
+            log_alpha,
+            actor_optimizer,
+            critic_optimizer,
+            alpha_optimizer,
+            updates,
+            state.steps,
+        )
         return new, metrics

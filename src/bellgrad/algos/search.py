@@ -1,7 +1,8 @@
-"""What the algorithms share that search for a policy by the returns of whole episodes: fields, the policy as one vector, acting.
+"""What the algorithms share that search for a policy by the returns of whole episodes: fields, the policy as
+one vector, acting.
 
-A search proposes P candidates a generation, vectors of a network's parameters, and is told how they fared. It needs no gradient
-and no replay, but many episodes at once.
+A search proposes P candidates a generation, vectors of a network's parameters, and is told how they fared. It
+needs no gradient and no replay, but many episodes at once.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Search:
 
     Attributes:
         population: candidates in a generation (P).
-        episodes: whole episodes that a candidate plays in a generation (E); its fitness is their mean undiscounted
-            return.
-        network: of the policy: an `MLP`, a `CNN`, or a user's own `nn.Module` class. Small by default, since a search must find
-            out by trial what every single parameter does.
+        episodes: whole episodes that a candidate plays in a generation (E); its fitness is their mean
+            undiscounted return.
+        network: of the policy: an `MLP`, a `CNN`, or a user's own `nn.Module` class. Small by default, since
+            a search must find out by trial what every single parameter does.
     """
 
     population: int = 32
@@ -65,7 +66,9 @@ class SearchLearner:
         self.policy = Policy(config.network, spec)
         # It acts greedily, so that the spread of a Gaussian is no part of what is searched.
         example = self.policy.init(torch.Generator())
-        self._shapes = {name: tensor.shape for name, tensor in example.items() if not name.startswith("log_std")}
+        self._shapes = {
+            name: tensor.shape for name, tensor in example.items() if not name.startswith("log_std")
+        }
         self.size = sum(map(math.prod, self._shapes.values()))
 
     def init_carry(self, num_envs: int) -> None:
@@ -79,7 +82,8 @@ class SearchLearner:
         return Acted(self._greedy(state.params, obs), None, None)
 
     def play(self, candidates: Tensor, obs: Tree) -> Tensor:
-        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E, D]`."""
+        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E,
+        D]`."""
         return vmap(self._greedy)(candidates, obs)
 
     def ask_noise(self) -> Noise:
@@ -100,8 +104,12 @@ class SearchLearner:
 
     def _named(self, vector: Tensor) -> Params:
         parts = vector.to(torch.float32).split([math.prod(shape) for shape in self._shapes.values()])
-        named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-        return named if self.policy.discrete else named | {"log_std": vector.new_zeros(self.policy.action_size)}
+        named = {
+            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+        return (
+            named if self.policy.discrete else named | {"log_std": vector.new_zeros(self.policy.action_size)}
+        )
 
 
 def counters(rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,15 @@
-"""Simulated annealing: a worse policy is accepted too, the less often the worse it is and the cooler it has become.
+"""Simulated annealing: a worse policy is accepted too, the less often the worse it is and the cooler it has
+become.
 
     theta' = theta + noise * e,   e ~ N(0, I)
     theta <- theta' with probability min(1, exp((f(theta') - f(theta)) / T))
     T = T_0 * (T_1 / T_0)^(share of the run)
 
-P such chains walk beside each other, so that a generation is evaluated at once; the policy found is that of the fittest chain.
+P such chains walk beside each other, so that a generation is evaluated at once; the policy found is that of
+the fittest chain.
 
-Source: Kirkpatrick, Gelatt and Vecchi 1983, "Optimization by simulated annealing"; acceptance: Metropolis et al. 1953, here of
-fitnesses to be maximised.
+Source: Kirkpatrick, Gelatt and Vecchi 1983, "Optimization by simulated annealing"; acceptance: Metropolis et
+al. 1953, here of fitnesses to be maximized.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from bellgrad.core.protocols import Metrics
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 
-UNTRIED = torch.finfo(torch.float32).min  # the fitness of a chain before its first generation: anything is accepted
+UNTRIED = torch.finfo(
+    torch.float32
+).min  # the fitness of a chain before its first generation: anything is accepted
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class SimulatedAnnealing(Search):
     Attributes:
         population: chains, each with one candidate in a generation (P).
         noise: standard deviation of a candidate's parameters about its chain's, above 0.
-        initial_temperature: T_0, in units of the return, above 0: a loss of so much is accepted with probability 1/e.
+        initial_temperature: T_0, in units of the return, above 0: a loss of so much is accepted with
+            probability 1/e.
         final_temperature: T_1 at the end of the planned run, above 0.
     """
 
@@ -46,7 +51,9 @@ class SimulatedAnnealing(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, noise=(1e-12, 1e6), initial_temperature=(1e-12, 1e12), final_temperature=(1e-12, 1e12))
+        check_range(
+            self, noise=(1e-12, 1e6), initial_temperature=(1e-12, 1e12), final_temperature=(1e-12, 1e12)
+        )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SimulatedAnnealingLearner:
         """Join these hyper-parameters to an environment; it has cooled down after the `steps` planned."""
@@ -69,16 +76,21 @@ class SimulatedAnnealingLearner(SearchLearner):
     def __init__(self, config: SimulatedAnnealing, spec: EnvSpec, steps: int | None = None):
         super().__init__(config, spec)
         if not steps:
-            raise UsageError("simulated annealing cools down over the planned number of environment steps, which is not known")
+            raise UsageError(
+                "simulated annealing cools down over the planned number of environment steps, which is not"
+                " known"
+            )
         self._steps = steps
 
     def init(self, rng: torch.Generator) -> SimulatedAnnealingState:
         """A random policy, from which every chain sets out."""
         first, p = self.first_params(rng), self.config.population
-        return SimulatedAnnealingState(first, first.repeat(p, 1), torch.full((p,), UNTRIED, device=rng.device), *counters(rng))
+        return SimulatedAnnealingState(
+            first, first.repeat(p, 1), torch.full((p,), UNTRIED, device=rng.device), *counters(rng)
+        )
 
     def ask(self, state: SimulatedAnnealingState, noise: Tensor) -> Tensor:
-        """A neighbour of every chain `[P, n]`."""
+        """A neighbor of every chain `[P, n]`."""
         return state.chains + self.config.noise * noise
 
     def tell_noise(self) -> Noise:
@@ -88,7 +100,7 @@ class SimulatedAnnealingLearner(SearchLearner):
     def tell(
         self, state: SimulatedAnnealingState, candidates: Tensor, fitness: Tensor, noise: Tensor
     ) -> tuple[SimulatedAnnealingState, Metrics]:
-        """Each chain goes to its neighbour, or stays."""
+        """Each chain goes to its neighbor, or stays."""
         temperature = self.temperature(state.steps)
         accepted = noise < acceptance(fitness - state.fitness, temperature)
         chains = torch.where(accepted[:, None], candidates, state.chains)
@@ -100,7 +112,9 @@ class SimulatedAnnealingLearner(SearchLearner):
     def temperature(self, steps: Tensor) -> Tensor:
         """T `[]` after so many environment steps `[]`."""
         c = self.config
-        return c.initial_temperature * (c.final_temperature / c.initial_temperature) ** (steps / self._steps).clamp(max=1.0)
+        return c.initial_temperature * (c.final_temperature / c.initial_temperature) ** (
+            steps / self._steps
+        ).clamp(max=1.0)
 
 
 def acceptance(gain: Tensor, temperature: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
-"""Trust region policy optimisation: the greatest improvement of the surrogate within a bound on the mean KL divergence.
+"""Trust region policy optimization: the greatest improvement of the surrogate within a bound on the mean KL
+divergence.
 
-    maximise E[ ratio * A ] + entropy_coef * H(pi)   subject to   E[ KL(pi_old(. | s) || pi(. | s)) ] <= target_kl
+    maximize    E[ ratio * A ] + entropy_coef * H(pi)
+    subject to  E[ KL(pi_old(. | s) || pi(. | s)) ] <= target_kl
 
-with ratio = pi(a | s) / pi_old(a | s). To first order in the objective and second in the bound the solution is the natural
-gradient F^-1 g, found by conjugate gradients from products with the Fisher information F and scaled to the bound. Of ever shorter
-such steps the first is taken that improves the objective itself and keeps the KL divergence itself within the bound; if there is
-none, the policy stays as it is. Then the value is fitted to the lambda-return A + V_old.
+with ratio = pi(a | s) / pi_old(a | s). To first order in the objective and second in the bound the solution
+is the natural gradient F^-1 g, found by conjugate gradients from products with the Fisher information F and
+scaled to the bound. Of ever shorter such steps the first is taken that improves the objective itself and
+keeps the KL divergence itself within the bound; if there is none, the policy stays as it is. Then the value
+is fitted to the lambda-return A + V_old.
 
-Source: Schulman et al. 2015, arXiv 1502.05477, equation 14 and appendix C; advantages: Schulman et al. 2016, arXiv 1506.02438,
-equation 16, normalised over the rollout. Deviates in the value, which a first-order optimiser fits and not a second trust region.
+Source: Schulman et al. 2015, arXiv 1502.05477, equation 14 and appendix C; advantages: Schulman et al. 2016,
+arXiv 1506.02438, equation 16, normalized over the rollout. Deviates in the value, which a first-order
+optimizer fits and not a second trust region.
 """
 
 from __future__ import annotations
@@ -26,18 +30,19 @@ from bellgrad.core.records import EnvSpec, Minibatch, Rollout
 from bellgrad.core.tree import flat
 from bellgrad.nets.policy import Distribution
 from bellgrad.ops.grads import value_and_grad
-from bellgrad.ops.losses import normalise_advantage, surrogate
+from bellgrad.ops.losses import normalize_advantage, surrogate
 from bellgrad.ops.trust_region import fisher_product, line_search, natural_step, ravel
 
 
 @dataclass(frozen=True)
 class TRPO(ActorCritic):
-    """Hyper-parameters of trust region policy optimisation, for discrete and continuous actions.
+    """Hyper-parameters of trust region policy optimization, for discrete and continuous actions.
 
     Attributes:
-        learning_rate: of the value's optimiser, above 0; the policy has none.
+        learning_rate: of the value's optimizer, above 0; the policy has none.
         epochs: passes over a rollout, of the value alone.
-        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
+        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of
+            environments.
         max_grad_norm: the value's gradients are scaled down to this global norm; None leaves them.
         optimizer: of the value; its learning rate is replaced by the field above.
         network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
@@ -63,10 +68,13 @@ class TRPO(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, epochs=(1, 1e4), minibatches=(1, 1e6), target_kl=(1e-12, 1e9), damping=(0, 1e9))
-        check_range(self, conjugate_steps=(1, 1000), line_search_steps=(1, 1000), line_search_decay=(1e-6, 1 - 1e-6))
+        check_range(
+            self, conjugate_steps=(1, 1000), line_search_steps=(1, 1000), line_search_decay=(1e-6, 1 - 1e-6)
+        )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> TRPOLearner:
-        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
+        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning
+        rate."""
         return TRPOLearner(self, spec, steps)
 
 
@@ -74,7 +82,7 @@ class TRPOLearner(ActorCriticLearner):
     """The pure functions of TRPO for one environment."""
 
     def init(self, rng: torch.Generator) -> ActorCriticState:
-        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
         begun = super().init(rng)
         return begun._replace(optimizer=self.config.optimizer.init(split(begun.params)[1]))
 
@@ -85,7 +93,7 @@ class TRPOLearner(ActorCriticLearner):
         c = self.config
         state, whole, _ = super().prepare(state, rollout)
         batch = flat(whole)
-        advantage = normalise_advantage(batch.advantage) if c.normalise_advantages else batch.advantage
+        advantage = normalize_advantage(batch.advantage) if c.normalize_advantages else batch.advantage
         params, unravel = ravel(split(state.params)[0])
         old = self.policy.distribution(state.params, batch.obs)
         old_logprob = old.logprob(batch.action)
@@ -113,9 +121,16 @@ class TRPOLearner(ActorCriticLearner):
         fractions = c.line_search_decay ** torch.arange(c.line_search_steps, device=params.device)
         chosen, fraction = line_search(good, params, step, fractions)
         improved, kl = judged(chosen)
-        metrics = {"surrogate_gain": improved - objective, "kl": kl, "step_fraction": fraction, "entropy": old.entropy().mean()}
+        metrics = {
+            "surrogate_gain": improved - objective,
+            "kl": kl,
+            "step_fraction": fraction,
+            "entropy": old.entropy().mean(),
+        }
         return state._replace(params=state.params | unravel(chosen)), whole, metrics
 
-    def update(self, state: ActorCriticState, batch: Minibatch, noise: None = None) -> tuple[ActorCriticState, Metrics]:
+    def update(
+        self, state: ActorCriticState, batch: Minibatch, noise: None = None
+    ) -> tuple[ActorCriticState, Metrics]:
         """One step of the value down its squared error."""
         return self.regress(state, batch)

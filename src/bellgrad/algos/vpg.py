@@ -1,13 +1,14 @@
 """Vanilla policy gradient: one step of the policy from a whole rollout, then several of the value.
 
-    policy:  g = E[ A * grad log pi(a | s) ] + entropy_coef * grad H(pi),   one step of the optimiser
+    policy:  g = E[ A * grad log pi(a | s) ] + entropy_coef * grad H(pi),   one step of the optimizer
     value:   L_V = E[ (V(s) - (A + V_old(s)))^2 ],                          `epochs` passes in minibatches
 
-with advantages A by generalised advantage estimation, normalised over the rollout.
+with advantages A by generalized advantage estimation, normalized over the rollout.
 
-Source: Spinning Up, "Vanilla policy gradient" (Achiam 2018); Sutton et al. 2000, "Policy gradient methods for reinforcement
-learning with function approximation", theorem 1; GAE: Schulman et al. 2016, arXiv 1506.02438, equation 16. Deviates from Spinning
-Up in its rates and in rollouts that are shorter and more, which suits hundreds of thousands of steps better than millions.
+Source: Spinning Up, "Vanilla policy gradient" (Achiam 2018); Sutton et al. 2000, "Policy gradient methods for
+reinforcement learning with function approximation", theorem 1; GAE: Schulman et al. 2016, arXiv 1506.02438,
+equation 16. Deviates from Spinning Up in its rates and in rollouts that are shorter and more, which suits
+hundreds of thousands of steps better than millions.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ class VPG(PolicyGradient):
         learning_rate: of the policy, above 0.
         value_learning_rate: of the value, above 0; it falls together with the policy's.
         epochs: passes over a rollout, of the value alone.
-        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of environments.
-        optimizer: how gradients become steps, the policy's and the value's apart; its learning rate is replaced by those above.
+        minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of
+            environments.
+        optimizer: how gradients become steps, the policy's and the value's apart; its learning rate is
+            replaced by those above.
         network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
     """
 
@@ -53,7 +56,8 @@ class VPG(PolicyGradient):
         check_range(self, value_learning_rate=(1e-12, 10), epochs=(1, 1e4), minibatches=(1, 1e6))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> VPGLearner:
-        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning rate."""
+        """Join these hyper-parameters to an environment; `steps` planned are the horizon of a linear learning
+        rate."""
         return VPGLearner(self, spec, steps)
 
 
@@ -72,12 +76,16 @@ class VPGLearner(PolicyGradientLearner):
     """The pure functions of VPG for one environment."""
 
     def init(self, rng: torch.Generator) -> VPGState:
-        """Random parameters; the policy begins close to uniform (discrete) or to a centred Gaussian."""
+        """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
         begun, init = super().init(rng), self.config.optimizer.init
         policy, critic = split(begun.params)
-        return VPGState(begun.params, init(policy), init(critic), begun.learning_rate, begun.updates, begun.steps)
+        return VPGState(
+            begun.params, init(policy), init(critic), begun.learning_rate, begun.updates, begun.steps
+        )
 
-    def prepare(self, state: VPGState, rollout: Rollout, noise: Tensor | None = None) -> tuple[VPGState, Minibatch, Metrics]:
+    def prepare(
+        self, state: VPGState, rollout: Rollout, noise: Tensor | None = None
+    ) -> tuple[VPGState, Minibatch, Metrics]:
         """Advantages and value targets, `[T, B]`; and the step of the policy."""
         c = self.config
         state, whole, _ = super().prepare(state, rollout, noise)
@@ -89,7 +97,11 @@ class VPGLearner(PolicyGradientLearner):
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(split(state.params)[0])
         moved, metrics = self.descend(state._replace(optimizer=state.policy_optimizer), grads, metrics)
         rate = state.learning_rate * (c.value_learning_rate / c.learning_rate)
-        return moved._replace(policy_optimizer=moved.optimizer, optimizer=state.optimizer, learning_rate=rate), whole, metrics
+        return (
+            moved._replace(policy_optimizer=moved.optimizer, optimizer=state.optimizer, learning_rate=rate),
+            whole,
+            metrics,
+        )
 
     def update(self, state: VPGState, batch: Minibatch, noise: None = None) -> tuple[VPGState, Metrics]:
         """One step of the value down its squared error."""

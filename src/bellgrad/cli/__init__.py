@@ -1,4 +1,5 @@
-"""The command line over `bellgrad.api`. Imports nothing heavy until a command needs it, so that `--help` answers at once."""
+"""The command line over `bellgrad.api`. Imports nothing heavy until a command needs it, so that `--help`
+answers at once."""
 
 import argparse
 import contextlib
@@ -34,8 +35,13 @@ EPILOG = """examples:
 
 def build_parser() -> Parser:
     """Every command but the algorithms' own fields."""
-    parser = Parser(prog="bellgrad", description="Reinforcement learning: solve, train, evaluate, watch and compare.",
-                    epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    parser = Parser(
+        prog="bellgrad",
+        description="Reinforcement learning: solve, train, evaluate, watch and compare.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parser.commands = commands.choices
 
@@ -46,41 +52,82 @@ def build_parser() -> Parser:
 
     p = command("list", "what there is: algorithms, solvers, environments, presets", _list)
     kinds = ["algos", "solvers", "envs", "presets"]
-    p.add_argument("what", nargs="?", metavar="KIND", choices=kinds, help="only these: algos, solvers, envs or presets")
+    p.add_argument(
+        "what", nargs="?", metavar="KIND", choices=kinds, help="only these: algos, solvers, envs or presets"
+    )
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     p = command("train", "train an agent and leave a run folder", train.run)
     p.add_argument("algo", help="the algorithm's name, for example ppo (bellgrad list algos)")
-    p.add_argument("--env", help="a Gymnasium id, or module:Class; a preset named after its environment implies it")
+    p.add_argument(
+        "--env", help="a Gymnasium id, or module:Class; a preset named after its environment implies it"
+    )
     p.add_argument("--steps", type=count, help="environment steps in all; 50_000, 50k and 5e4 are the same")
     one_or_many = p.add_mutually_exclusive_group()
-    one_or_many.add_argument("--seed", type=count, metavar="N", default=0, help="of every random stream (default 0)")
     one_or_many.add_argument(
-        "--seeds", type=seeds, metavar="LIST", help="several runs one after another, for example 0-4, into one folder"
+        "--seed", type=count, metavar="N", default=0, help="of every random stream (default 0)"
+    )
+    one_or_many.add_argument(
+        "--seeds",
+        type=seeds,
+        metavar="LIST",
+        help="several runs one after another, for example 0-4, into one folder",
     )
     p.add_argument("--num-envs", type=count, help="environments that step together")
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
-    p.add_argument("--network", metavar="KIND", help="mlp, cnn, lstm, gru, or module:Class for your own torch.nn.Module")
     p.add_argument(
-        "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for the environment's constructor"
+        "--network", metavar="KIND", help="mlp, cnn, lstm, gru, or module:Class for your own torch.nn.Module"
+    )
+    p.add_argument(
+        "--env-kwargs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the environment's constructor",
     )
     p.add_argument("--backend", default="auto", help="auto, native, gymnasium or subprocess")
     p.add_argument("--max-episode-steps", type=count, help="replaces the environment's own time limit")
-    p.add_argument("--normalise-obs", action="store_true", default=None, help="scale observations by their running statistics")
     p.add_argument(
-        "--normalise-reward", action="store_true", default=None, help="scale rewards by those of the discounted return"
+        "--normalize-obs",
+        action="store_true",
+        default=None,
+        help="scale observations by their running statistics",
+    )
+    p.add_argument(
+        "--normalize-reward",
+        action="store_true",
+        default=None,
+        help="scale rewards by those of the discounted return",
     )
     p.add_argument("--frame-stack", type=count, help="the last n observations as one")
-    p.add_argument("--bins", type=numbers(int), metavar="LIST", help="for tables over a Box: intervals a dimension, as 6,6,12,12")
-    p.add_argument("--bin-low", type=numbers(float), metavar="LIST", help="where the first interval begins, in each dimension")
+    p.add_argument(
+        "--bins",
+        type=numbers(int),
+        metavar="LIST",
+        help="for tables over a Box: intervals a dimension, as 6,6,12,12",
+    )
+    p.add_argument(
+        "--bin-low",
+        type=numbers(float),
+        metavar="LIST",
+        help="where the first interval begins, in each dimension",
+    )
     p.add_argument("--bin-high", type=numbers(float), metavar="LIST", help="where the last one ends")
-    p.add_argument("--tilings", type=count, default=1, help="grids of bins, each shifted, for gradient_q_learning and its like")
+    p.add_argument(
+        "--tilings",
+        type=count,
+        default=1,
+        help="grids of bins, each shifted, for gradient_q_learning and its like",
+    )
     p.add_argument("--engine", default="auto", help="auto, eager or compiled")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--checkpoints", type=count, default=10, help="how many in a run (default 10)")
     p.add_argument(
-        "--eval-episodes", type=count, default=10, help="episodes of evaluation at each checkpoint; 0 is off (default 10)"
+        "--eval-episodes",
+        type=count,
+        default=10,
+        help="episodes of evaluation at each checkpoint; 0 is off (default 10)",
     )
     p.add_argument("--target-return", type=number, help="stop once an evaluation reaches this")
     p.add_argument("--quiet", action="store_true", help="no progress")
@@ -88,16 +135,34 @@ def build_parser() -> Parser:
                "bellgrad train ALGO --algo.help lists them."  # fmt: skip
 
     p = command("solve", "solve an environment whose dynamics are known, exactly", solve.run)
-    p.add_argument("env", help=f"a Gymnasium id, module:function that gives a FiniteMDP, or {', '.join(solve.NAMED)}")
-    p.add_argument("--method", default="auto", help="a solver's name (bellgrad list solvers); auto chooses, and says what")
-    p.add_argument("--gamma", type=number, help="the discount, 0 to 1 (default 0.99; with a horizon 1, which is none)")
+    p.add_argument(
+        "env", help=f"a Gymnasium id, module:function that gives a FiniteMDP, or {', '.join(solve.NAMED)}"
+    )
+    p.add_argument(
+        "--method",
+        default="auto",
+        help="a solver's name (bellgrad list solvers); auto chooses, and says what",
+    )
+    p.add_argument(
+        "--gamma", type=number, help="the discount, 0 to 1 (default 0.99; with a horizon 1, which is none)"
+    )
     criteria = ["discounted", "total", "average"]
-    p.add_argument("--criterion", choices=criteria, help="the reward to maximise (default: the method's own, or discounted)")
+    p.add_argument(
+        "--criterion",
+        choices=criteria,
+        help="the reward to maximize (default: the method's own, or discounted)",
+    )
     p.add_argument("--horizon", type=count, help="plan for so many steps and not for ever")
-    p.add_argument("--tolerance", type=number, default=1e-6, help="how far from the truth a value may be (default 1e-6)")
+    p.add_argument(
+        "--tolerance", type=number, default=1e-6, help="how far from the truth a value may be (default 1e-6)"
+    )
     p.add_argument("--max-iterations", type=count, help="give up after so many (default: the method's own)")
-    p.add_argument("--dtype", choices=["float64", "float32"], default="float64", help="of the values (default float64)")
-    p.add_argument("--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for what makes it")
+    p.add_argument(
+        "--dtype", choices=["float64", "float32"], default="float64", help="of the values (default float64)"
+    )
+    p.add_argument(
+        "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for what makes it"
+    )
     p.add_argument("--plot", type=Path, help="a picture: .png, .svg or .pdf")
     p.add_argument("--animate", type=Path, help="a film of the sweeps: .gif or .mp4")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -141,7 +206,9 @@ def build_parser() -> Parser:
 
     p = command("check-env", "what is wrong with an environment, in plain words", _check_env)
     p.add_argument("env", help="a Gymnasium id, or module:Class")
-    p.add_argument("--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for its constructor")
+    p.add_argument(
+        "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for its constructor"
+    )
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     p = command("doctor", "what is wrong with this installation", _doctor)
@@ -150,23 +217,31 @@ def build_parser() -> Parser:
 
 
 def _trust(p: Parser) -> None:
-    p.add_argument("--trust-imports", action="store_true", help="let the run's own environment or network class be imported")
+    p.add_argument(
+        "--trust-imports",
+        action="store_true",
+        help="let the run's own environment or network class be imported",
+    )
 
 
 def _of_run(p: Parser) -> None:
     p.add_argument("run_folder", type=Path, metavar="RUN")
     p.add_argument("--seed", type=count, default=1_000, help="of the episodes (default 1000)")
-    p.add_argument("--deterministic", action="store_true", default=True, help="take the greedy action (the default)")
-    p.add_argument("--stochastic", dest="deterministic", action="store_false", help="sample the policy's actions instead")
+    p.add_argument(
+        "--deterministic", action="store_true", default=True, help="take the greedy action (the default)"
+    )
+    p.add_argument(
+        "--stochastic", dest="deterministic", action="store_false", help="sample the policy's actions instead"
+    )
     p.add_argument("--checkpoint", type=which_checkpoint, default="last", help="last, best or a step")
     _trust(p)
 
 
-# ------------------------------------------------------------------------- commands; each gives what main is to print
+# ----------------------------------------------------------------- commands; each gives what main is to print
 def _list(args: argparse.Namespace) -> Any:
     from bellgrad.envs.make import list_envs
     from bellgrad.presets import presets
-    from bellgrad.training.settings import ALGORITHMS
+    from bellgrad.runs.settings import ALGORITHMS
 
     there: dict[str, Any] = {}
     if args.what in (None, "algos"):
@@ -176,7 +251,9 @@ def _list(args: argparse.Namespace) -> Any:
 
         there["solvers"] = {name: solver.description for name, solver in SOLVERS.items()}
     if args.what in (None, "presets"):
-        there["presets"] = {algo: {name: p.source for name, p in presets(algo).items()} for algo in ALGORITHMS}
+        there["presets"] = {
+            algo: {name: p.source for name, p in presets(algo).items()} for algo in ALGORITHMS
+        }
     if args.what in (None, "envs"):
         there["envs"] = list_envs()
     if args.json:
@@ -189,7 +266,9 @@ def _list(args: argparse.Namespace) -> Any:
             if isinstance(what, dict):
                 lines += [f"  {name}:", *(f"    {key:28s} {value}" for key, value in what.items())]
             else:
-                lines.append(f"  {name}: {', '.join(what)}" if isinstance(what, list) else f"  {name:{width}s}  {what}")
+                lines.append(
+                    f"  {name}: {', '.join(what)}" if isinstance(what, list) else f"  {name:{width}s}  {what}"
+                )
     return "\n".join(lines)
 
 
@@ -200,7 +279,12 @@ def _first_line(cls: type) -> str:
 def _resume(args: argparse.Namespace) -> None:
     from bellgrad import api
 
-    run = api.resume(args.run_folder, args.steps, trust_imports=args.trust_imports, progress="off" if args.quiet else "auto")
+    run = api.resume(
+        args.run_folder,
+        args.steps,
+        trust_imports=args.trust_imports,
+        progress="off" if args.quiet else "auto",
+    )
     say_next(args, run)
 
 
@@ -214,7 +298,10 @@ def _evaluate(args: argparse.Namespace) -> Any:
     lines = [f"return {result.return_mean:.2f} +- {result.return_std:.2f} over {result.episodes} episodes "
              f"of {result.length_mean:.1f} steps"]  # fmt: skip
     if result.capped:
-        lines.append(f"{result.capped} of them never ended by themselves and were cut: the environment has no time limit")
+        lines.append(
+            f"{result.capped} of them never ended by themselves and were cut: the environment has no time"
+            " limit"
+        )
     return "\n".join(lines)
 
 
@@ -222,8 +309,15 @@ def _record(args: argparse.Namespace) -> Any:
     from bellgrad import api
 
     out = args.out or args.run_folder / "videos" / "agent.mp4"
-    return api.record(args.run_folder, out, episodes=args.episodes, seed=args.seed, deterministic=args.deterministic,
-                      checkpoint=args.checkpoint, trust_imports=args.trust_imports)  # fmt: skip
+    return api.record(
+        args.run_folder,
+        out,
+        episodes=args.episodes,
+        seed=args.seed,
+        deterministic=args.deterministic,
+        checkpoint=args.checkpoint,
+        trust_imports=args.trust_imports,
+    )
 
 
 def _plot(args: argparse.Namespace) -> Any:
@@ -297,8 +391,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.words, args.algo_flags = words, flags
         if getattr(args, "trust_imports", False):
             see_current_folder()
-        # Whatever a library or an environment prints goes to standard error: standard output holds the answer and nothing else.
-        with contextlib.redirect_stdout(sys.stderr) if "--algo.help" not in flags else contextlib.nullcontext():
+        # Whatever a library or an environment prints goes to standard error: standard output holds the answer
+        # and nothing else.
+        with (
+            contextlib.redirect_stdout(sys.stderr) if "--algo.help" not in flags else contextlib.nullcontext()
+        ):
             answer = args.run(args)
         _show(answer, args.json)
         return args.exit_code
@@ -308,7 +405,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(str(stopped) or "stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output left, as `head` does; nothing more can be flushed to it
+    except (
+        BrokenPipeError
+    ):  # the reader of our output left, as `head` does; nothing more can be flushed to it
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

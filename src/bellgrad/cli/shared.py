@@ -1,4 +1,5 @@
-"""What the commands share: from words to values, what is said where they are wrong, and what is said at the end."""
+"""What the commands share: from words to values, what is said where they are wrong, and what is said at the
+end."""
 
 import argparse
 import json
@@ -33,7 +34,9 @@ def count(text: str) -> int:
     try:
         value = number(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number (write 50000, 50_000, 50k or 5e4)") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number (write 50000, 50_000, 50k or 5e4)"
+        ) from None
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(value)
@@ -57,7 +60,9 @@ def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[Any, ...]]:
         try:
             found = tuple(number(part) for part in text.split(","))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers (write them with commas: 1,2.5,-3)") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no list of numbers (write them with commas: 1,2.5,-3)"
+            ) from None
         if kind is int and any(value != int(value) for value in found):
             raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers")
         return tuple(kind(value) for value in found)
@@ -92,8 +97,12 @@ class Parser(argparse.ArgumentParser):
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """An argument; what takes a number or a path is shown as N or PATH."""
-        shown = "PATH" if options.get("type") is Path else "N" if options.get("type") in (count, number) else None
-        return super().add_argument(*names, **({"metavar": shown} if shown and names[0].startswith("-") else {}), **options)
+        shown = (
+            "PATH" if options.get("type") is Path else "N" if options.get("type") in (count, number) else None
+        )
+        return super().add_argument(
+            *names, **({"metavar": shown} if shown and names[0].startswith("-") else {}), **options
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError` instead of printing the usage."""
@@ -110,7 +119,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def see_current_folder() -> None:
-    """Let a user's own module in the current folder be imported, as `python -m` does; a console script does not see it."""
+    """Let a user's own module in the current folder be imported, as `python -m` does; a console script does
+    not see it."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
 
@@ -120,7 +130,10 @@ def say_next(args: argparse.Namespace, run: Any) -> None:
     if args.quiet:
         return
     name, trust = quoted(run.folder), run.trust_flag()
-    print(f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}", file=sys.stderr)
+    print(
+        f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}",
+        file=sys.stderr,
+    )
 
 
 def quoted(path: Path) -> str:

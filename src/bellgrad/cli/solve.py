@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> Any:
     plot = args.plot and checked_path(args.plot)
     film = args.animate and checked_film_path(args.animate)
     sweeps = Sweeps()
-    options = {name: getattr(args, name) for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")}
+    options = {
+        name: getattr(args, name)
+        for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")
+    }
     mdp = find_mdp(args.env, args.env_kwargs)
     began = perf_counter()
     watch = {"on_sweep": sweeps if film else None, "progress": "off" if args.quiet else "auto"}
@@ -61,8 +64,8 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
     """The finite MDP of a name on the command line.
 
     Args:
-        name: one of `NAMED`; a Gymnasium id whose environment shows its dynamics; or `module:function`, which is called and gives
-            a `FiniteMDP` or such an environment.
+        name: one of `NAMED`; a Gymnasium id whose environment shows its dynamics; or `module:function`, which
+            is called and gives a `FiniteMDP` or such an environment.
         env_kwargs: arguments of what is called.
 
     Raises:

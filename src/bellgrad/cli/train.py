@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from bellgrad import api
     from bellgrad.presets import find_preset
-    from bellgrad.training.settings import find_algorithm
+    from bellgrad.runs.settings import find_algorithm
 
     cls = find_algorithm(args.algo)
     preset = find_preset(args.algo, args.preset) if args.preset else None
@@ -27,16 +27,34 @@ def run(args: argparse.Namespace) -> None:
     steps = args.steps if args.steps is not None else preset.steps if preset else None
     if steps is None:
         raise UsageError("train needs --steps: environment steps in all, for example --steps 100k")
-    options = {name: getattr(args, name) for name in ("num_envs", "normalise_obs", "normalise_reward", "frame_stack")}
-    options = {name: getattr(preset, name) if value is None and preset else value for name, value in options.items()}
+    options = {
+        name: getattr(args, name) for name in ("num_envs", "normalize_obs", "normalize_reward", "frame_stack")
+    }
+    options = {
+        name: getattr(preset, name) if value is None and preset else value for name, value in options.items()
+    }
     options = {name: value for name, value in options.items() if value is not None}
-    for name in ("env_kwargs", "backend", "max_episode_steps", "bins", "bin_low", "bin_high", "tilings", "engine", "device",
-                 "checkpoints", "eval_episodes", "target_return"):  # fmt: skip
+    for name in (
+        "env_kwargs",
+        "backend",
+        "max_episode_steps",
+        "bins",
+        "bin_low",
+        "bin_high",
+        "tilings",
+        "engine",
+        "device",
+        "checkpoints",
+        "eval_episodes",
+        "target_return",
+    ):
         options[name] = getattr(args, name)
     progress = "off" if args.quiet else "auto"
     if args.seeds is None:
         command = shlex.join(["bellgrad", *args.words])
-        made = api.train(algorithm, env, steps, seed=args.seed, out=args.out, progress=progress, command=command, **options)
+        made = api.train(
+            algorithm, env, steps, seed=args.seed, out=args.out, progress=progress, command=command, **options
+        )
         _draw_table(args, made)
         say_next(args, made)
         return
@@ -47,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
         folder = root / f"seed-{seed}"
         words = [*_without(args.words, "--seeds", "--out"), "--seed", str(seed), "--out", str(folder)]
         command = shlex.join(["bellgrad", *words])
-        api.train_or_resume(algorithm, env, steps, seed=seed, out=folder, progress=progress, command=command, **options)
+        api.train_or_resume(
+            algorithm, env, steps, seed=seed, out=folder, progress=progress, command=command, **options
+        )
     if not args.quiet:
         print(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}", file=sys.stderr)
 
@@ -90,14 +110,19 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
         return default
     import tyro
 
-    words = [part for word in args.algo_flags for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = [
+        part for word in args.algo_flags for part in (word.split("=", 1) if word.startswith("--") else [word])
+    ]
     wants_help = "--algo.help" in words
     if not wants_help:
         names = _flag_names(default, "--algo")
         for word in words:
-            if word.startswith("--") and word.replace("-", "_") not in {name.replace("-", "_") for name in names}:
+            if word.startswith("--") and word.replace("-", "_") not in {
+                name.replace("-", "_") for name in names
+            }:
                 raise unknown(f"hyper-parameter of {args.algo}", word, names)
-    # A copy of the class in which optimizer and network have the types of their values, so that their own fields are flags too.
+    # A copy of the class in which optimizer and network have the types of their values, so that their own
+    # fields are flags too.
     hints = get_type_hints(type(default))
     kept = {f.name: getattr(default, f.name) for f in fields(default)}
     typed = [(name, type(value) if is_dataclass(value) else hints[name]) for name, value in kept.items()]
@@ -120,11 +145,14 @@ def _with_notes(cls: type) -> str:
     from bellgrad.core.docs import field_notes
 
     summary = (cls.__doc__ or "").strip().splitlines()[0]
-    return "\n    ".join([summary, "", "Attributes:", *(f"    {name}: {text}" for name, text in field_notes(cls).items())])
+    return "\n    ".join(
+        [summary, "", "Attributes:", *(f"    {name}: {text}" for name, text in field_notes(cls).items())]
+    )
 
 
 def _flag_names(node: Any, prefix: str) -> list[str]:
-    """`--algo.gamma`, `--algo.network.hidden` and so on, for every field that can be given on the command line."""
+    """`--algo.gamma`, `--algo.network.hidden` and so on, for every field that can be given on the command
+    line."""
     from dataclasses import fields, is_dataclass
 
     names = []

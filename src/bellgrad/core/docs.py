@@ -5,7 +5,8 @@ import re
 
 
 def field_notes(cls: type) -> dict[str, str]:
-    """The text of each field under `Attributes:` in the docstrings of a class and of those it extends, in one line each."""
+    """The text of each field under `Attributes:` in the docstrings of a class and of those it extends, in one
+    line each."""
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         listed = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]

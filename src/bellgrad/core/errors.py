@@ -80,10 +80,16 @@ def check_types(owner: object) -> None:
             if value not in typing.get_args(hint):
                 raise unknown(f"{type(owner).__name__}.{name}", str(value), typing.get_args(hint))
             continue
-        kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        plain = all(kind in (int, float, bool, type(None)) or typing.get_origin(kind) is dict for kind in kinds)
+        kinds = (
+            typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        )
+        plain = all(
+            kind in (int, float, bool, type(None)) or typing.get_origin(kind) is dict for kind in kinds
+        )
         if plain and not any(_is_a(value, kind) for kind in kinds):
-            wanted = " or ".join("None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+            wanted = " or ".join(
+                "None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds
+            )
             raise UsageError(f"{type(owner).__name__}.{name} = {value!r} must be {wanted}")
 
 

@@ -13,7 +13,8 @@ KEY = "action_mask"  # of a Dict observation: not 0 for each action that is allo
 
 
 def choices(action_space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
-    """How many actions there are to choose from, in each dimension of a MultiDiscrete space; None where it is no choice."""
+    """How many actions there are to choose from, in each dimension of a MultiDiscrete space; None where it is
+    no choice."""
     if isinstance(action_space, spaces.Discrete):
         return (int(action_space.n),)
     if isinstance(action_space, spaces.MultiDiscrete):
@@ -22,7 +23,8 @@ def choices(action_space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
 
 
 def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> bool:
-    """Whether observations bring a mask of the actions: `[A]`, or for MultiDiscrete those of all dimensions in one row.
+    """Whether observations bring a mask of the actions: `[A]`, or for MultiDiscrete those of all dimensions
+    in one row.
 
     Raises:
         UsageError: the mask does not fit the actions.
@@ -31,10 +33,14 @@ def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Sp
         return False
     sizes = choices(action_space)
     if sizes is None:
-        raise UsageError(f"an observation's {KEY!r} needs Discrete or MultiDiscrete actions, not {action_space}")
+        raise UsageError(
+            f"an observation's {KEY!r} needs Discrete or MultiDiscrete actions, not {action_space}"
+        )
     shape = observation_space[KEY].shape
     if shape != (sum(sizes),):
-        raise UsageError(f"the observation's {KEY!r} has shape {shape}; the actions {action_space} need ({sum(sizes)},)")
+        raise UsageError(
+            f"the observation's {KEY!r} has shape {shape}; the actions {action_space} need ({sum(sizes)},)"
+        )
     return True
 
 

@@ -14,7 +14,8 @@ Metrics = dict[str, Tensor]
 
 @runtime_checkable
 class BatchedEnv(Protocol):
-    """`num_envs` environments that step together. Ended episodes restart by themselves; `Step` keeps both observations."""
+    """`num_envs` environments that step together. Ended episodes restart by themselves; `Step` keeps both
+    observations."""
 
     num_envs: int
     observation_space: gymnasium.Space[Any]
@@ -26,7 +27,8 @@ class BatchedEnv(Protocol):
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment; `action [B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32.
 
-        Where `active [B]` bool is given and False, the environment stands still: reward 0, no end, the observations as they were.
+        Where `active [B]` bool is given and False, the environment stands still: reward 0, no end, the
+        observations as they were.
         """
 
     def snapshot(self) -> dict[str, Any]:
@@ -50,8 +52,8 @@ class Learner(Protocol):
     """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
 
     Attributes:
-        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`, `off_policy`,
-            `episodes`, `tabular`.
+        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`,
+            `off_policy`, `episodes`, `tabular`.
     """
 
     driver: str
@@ -83,9 +85,10 @@ class OnPolicyLearner(Learner, Protocol):
     """A learner that is fed the rollouts of its own policy.
 
     Attributes:
-        sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy with a memory is
-            differentiated; 1 without one.
-        max_kl: the passes over a rollout stop once the mean of a call's `approx_kl` metric exceeds this; None never stops.
+        sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy
+            with a memory is differentiated; 1 without one.
+        max_kl: the passes over a rollout stop once the mean of a call's `approx_kl` metric exceeds this; None
+            never stops.
     """
 
     sequence: int
@@ -98,14 +101,16 @@ class OnPolicyLearner(Learner, Protocol):
         """The `Noise` that one `prepare` needs."""
 
     def prepare(self, state: Any, rollout: Rollout, noise: Tree) -> tuple[Any, Minibatch, Metrics]:
-        """Advantages and value targets of a whole rollout, `[T, B]`; and whatever is learned once from all of it."""
+        """Advantages and value targets of a whole rollout, `[T, B]`; and whatever is learned once from all of
+        it."""
 
     def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:
         """One gradient update; pure."""
 
 
 class EpisodesLearner(Learner, Protocol):
-    """A learner that is fed whole episodes of its own policy. Its configuration's `episodes` says how many to an update."""
+    """A learner that is fed whole episodes of its own policy. Its configuration's `episodes` says how many to
+    an update."""
 
     def update_noise(self, steps: int, episodes: int) -> Tree:
         """The `Noise` that an update on `[T, B]` = `[steps, episodes]` needs."""
@@ -115,8 +120,8 @@ class EpisodesLearner(Learner, Protocol):
 
 
 class PopulationLearner(Learner, Protocol):
-    """A learner that is told how its candidates fared. Its configuration's `population` says how many there are (P), and its
-    `episodes` how many each of them plays (E)."""
+    """A learner that is told how its candidates fared. Its configuration's `population` says how many there
+    are (P), and its `episodes` how many each of them plays (E)."""
 
     def ask_noise(self) -> Tree:
         """The `Noise` that one `ask` needs."""
@@ -125,7 +130,8 @@ class PopulationLearner(Learner, Protocol):
         """The candidates of a generation `[P, n]`, each the parameters of a policy as one vector."""
 
     def play(self, candidates: Tensor, obs: Tree) -> Tensor:
-        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E, D]`."""
+        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E,
+        D]`."""
 
     def tell_noise(self) -> Tree:
         """The `Noise` that one `tell` needs."""

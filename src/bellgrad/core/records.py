@@ -1,7 +1,8 @@
-"""The records that pass between rooms. Axes: `T` time, `B` environments or batch, `D` action dimensions, `*O` one observation.
+"""The records that pass between rooms. Axes: `T` time, `B` environments or batch, `D` action dimensions, `*O`
+one observation.
 
-Records of tensors are NamedTuples, so that `torch.compile`, `vmap` and `grad` take them as they are. `obs` may itself be a tree
-(Dict and Tuple observations).
+Records of tensors are NamedTuples, so that `torch.compile`, `vmap` and `grad` take them as they are. `obs`
+may itself be a tree (Dict and Tuple observations).
 """
 
 from dataclasses import dataclass
@@ -23,18 +24,22 @@ class EnvSpec:
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
     max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
-    legal: NDArray[np.bool_] | None = None  # [S, A] which actions a state of a finite problem allows; None where all are
+    legal: NDArray[np.bool_] | None = (
+        None  # [S, A] which actions a state of a finite problem allows; None where all are
+    )
 
 
 class Episode(NamedTuple):
-    """Running totals of the episode under way, this step included; whole where the episode ended. Raw rewards."""
+    """Running totals of the episode under way, this step included; whole where the episode ended. Raw
+    rewards."""
 
     return_: Tensor  # [B] float32, undiscounted
     length: Tensor  # [B] int64, environment steps
 
 
 class Step(NamedTuple):
-    """What one step of a batched environment gives. `obs` and `next_obs` differ exactly where an episode ended."""
+    """What one step of a batched environment gives. `obs` and `next_obs` differ exactly where an episode
+    ended."""
 
     obs: Tree  # [B, *O] what to act on next (the first observation of a new episode where one ended)
     reward: Tensor  # [B] float32
@@ -93,7 +98,8 @@ class Rollout(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """Steps of a prepared rollout: `[T, B]` where it is prepared, time and environments as one axis `B` in updates."""
+    """Steps of a prepared rollout: `[T, B]` where it is prepared, time and environments as one axis `B` in
+    updates."""
 
     obs: Tree  # [B, *O]
     action: Tensor  # [B] or [B, D]
@@ -102,11 +108,14 @@ class Minibatch(NamedTuple):
     advantage: Tensor  # [B]
     return_: Tensor  # [B] the value target
     ended: Tensor  # [B] bool, whether the episode ended with this step
-    carry: Tree  # the actor's memory, [B, ...] where it is prepared, in updates before the first step of each sequence; or None
+    carry: (
+        Tree  # the actor's memory [B, ...]; in updates that before the first step of each sequence; or None
+    )
 
 
 class Episodes(NamedTuple):
-    """Whole trajectories from their first step, one a column, padded at the end to the longest; padding holds zeros."""
+    """Whole trajectories from their first step, one a column, padded at the end to the longest; padding holds
+    zeros."""
 
     obs: Tree  # [T, B, *O]
     action: Tensor  # [T, B] or [T, B, D]

@@ -13,7 +13,8 @@ STREAMS = ("init", "action", "environment", "batch", "update")
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part, the same on every machine: SHA-256 of the parts joined by `/`."""
+    """A 63-bit seed that depends on every part, the same on every machine: SHA-256 of the parts joined by
+    `/`."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -21,7 +22,9 @@ def derive_seed(*parts: int | str) -> int:
 class Noise(NamedTuple):
     """A declaration of random numbers that a pure function takes as an argument."""
 
-    kind: Literal["normal", "uniform", "permutation"]  # standard normal; uniform on [0, 1); int64 permutation of the last axis
+    kind: Literal[
+        "normal", "uniform", "permutation"
+    ]  # standard normal; uniform on [0, 1); int64 permutation of the last axis
     shape: tuple[int, ...]
 
 
@@ -44,14 +47,17 @@ def draw(noise: Tree, generator: torch.Generator, *lead: int) -> Tree:
             return torch.randn(shape, generator=generator, device=generator.device)
         if noise.kind == "uniform":
             return torch.rand(shape, generator=generator, device=generator.device)
-        return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).argsort(-1)
+        return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).argsort(
+            -1
+        )
     if isinstance(noise, dict):
         return {key: draw(child, generator, *lead) for key, child in noise.items()}
     return tuple(draw(child, generator, *lead) for child in noise)
 
 
 class Streams:
-    """Independent `torch.Generator`s by name, all derived from one seed; their states are part of every checkpoint.
+    """Independent `torch.Generator`s by name, all derived from one seed; their states are part of every
+    checkpoint.
 
     Args:
         seed: the run's seed, 0 or more.
@@ -64,7 +70,9 @@ class Streams:
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed {seed} is out of range [0, 2^63)")
-        self._generators = {name: torch.Generator(device).manual_seed(derive_seed(seed, name)) for name in STREAMS}
+        self._generators = {
+            name: torch.Generator(device).manual_seed(derive_seed(seed, name)) for name in STREAMS
+        }
 
     def __getitem__(self, name: str) -> torch.Generator:
         return self._generators[name]

@@ -32,7 +32,8 @@ def _is_inner(node: Tree) -> bool:
 
 
 def map_tree(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply `fn` to the leaves of trees of equal structure and return a tree of the results; None stays None."""
+    """Apply `fn` to the leaves of trees of equal structure and return a tree of the results; None stays
+    None."""
     if isinstance(tree, Tensor) or not _is_inner(tree):  # a tensor is told apart in a fraction of the time
         return None if tree is None else fn(tree, *others)
     if isinstance(tree, Mapping):
@@ -59,7 +60,8 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 
 def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Nested dictionaries from `a/b/c` names: the inverse of `named_leaves` for trees made of dictionaries."""
+    """Nested dictionaries from `a/b/c` names: the inverse of `named_leaves` for trees made of
+    dictionaries."""
     tree: dict[str, Any] = {}
     for path, leaf in named.items():
         *folders, last = path.split("/")
@@ -83,7 +85,8 @@ def restore_tree(template: Tree, named: Mapping[str, Tensor], prefix: str = "") 
         tensor = named[path]
         if tensor.shape != like.shape or tensor.dtype != like.dtype:
             raise CheckpointError(
-                f"the checkpoint's {path!r} is {tensor.dtype} {list(tensor.shape)}, expected {like.dtype} {list(like.shape)}"
+                f"the checkpoint's {path!r} is {tensor.dtype} {list(tensor.shape)}, expected {like.dtype}"
+                f" {list(like.shape)}"
             )
         return tensor.to(like.device)
 

@@ -1,9 +1,10 @@
 """Image observations, each kept once however many transitions refer to it.
 
-A ring of planes is numbered in the order of writing: plane `i` lies in row `i % M` and lives until plane `i + M` is written.
-What a transition keeps of an image is the numbers of its planes. Nothing is assumed about episodes: an observation shares the
-planes of the same environment's latest successor only if it equals them, and a successor shares those of its observation only
-if it is that stack moved on by one. So a successor before a reset is kept as it was.
+A ring of planes is numbered in the order of writing: plane `i` lies in row `i % M` and lives until plane `i +
+M` is written. What a transition keeps of an image is the numbers of its planes. Nothing is assumed about
+episodes: an observation shares the planes of the same environment's latest successor only if it equals them,
+and a successor shares those of its observation only if it is that stack moved on by one. So a successor
+before a reset is kept as it was.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from torch import Tensor
 
 
 class Frames(NamedTuple):
-    """A ring of `M` planes for `B` environments; an observation is `C` planes, a single one or a stack. Written in place."""
+    """A ring of `M` planes for `B` environments; an observation is `C` planes, a single one or a stack.
+    Written in place."""
 
     planes: Tensor  # [M + 1, *plane]; the last row takes what need not be kept
     newest: Tensor  # [B, C] int64, numbers of the planes of each environment's latest successor
@@ -22,9 +24,15 @@ class Frames(NamedTuple):
 
 
 def allocate_frames(
-    shape: tuple[int, ...], dtype: torch.dtype, groups: int, num_envs: int, stacked: bool, device: torch.device | str
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    groups: int,
+    num_envs: int,
+    stacked: bool,
+    device: torch.device | str,
 ) -> Frames:
-    """An empty ring with an eighth more planes than transitions, for what does not follow from its predecessor.
+    """An empty ring with an eighth more planes than transitions, for what does not follow from its
+    predecessor.
 
     Args:
         shape: one observation `[*O]`.
@@ -35,7 +43,8 @@ def allocate_frames(
         device: where it lies.
     """
     size = shape[0] if stacked else 1
-    # An add writes at most 2 B C planes; an observation's oldest plane was written at most C adds before it comes in.
+    # An add writes at most 2 B C planes; an observation's oldest plane was written at most C adds before it
+    # comes in.
     floor = 2 * num_envs * size * (size + 1)
     total = max(groups * num_envs * 9 // 8, floor)
     planes = torch.empty((total + 1, *(shape[1:] if stacked else shape)), dtype=dtype, device=device)
@@ -69,7 +78,9 @@ def write_frames(frames: Frames, obs: Tensor, next_obs: Tensor, group: Tensor) -
     moves_on = (after[:, :-1] == before[:, 1:]).flatten(1).all(1)  # [B], true where C = 1
 
     last = torch.ones_like(alive)[:, None]
-    new = torch.cat([~continues[:, None].expand(-1, size), ~moves_on[:, None].expand(-1, size - 1), last], 1)  # [B, 2 C]
+    new = torch.cat(
+        [~continues[:, None].expand(-1, size), ~moves_on[:, None].expand(-1, size - 1), last], 1
+    )  # [B, 2 C]
     number = frames.count + new.flatten().cumsum(0).reshape(new.shape) - 1
     obs_number = torch.where(new[:, :size], number[:, :size], frames.newest)
     next_number = torch.where(new[:, size:], number[:, size:], obs_number.roll(-1, 1))
@@ -83,7 +94,8 @@ def write_frames(frames: Frames, obs: Tensor, next_obs: Tensor, group: Tensor) -
 
 
 def _words(planes: Tensor) -> Tensor:
-    """`[R, *plane]` as `[R, W]`, eight bytes a word where they go in evenly: copied and compared several times faster."""
+    """`[R, *plane]` as `[R, W]`, eight bytes a word where they go in evenly: copied and compared several
+    times faster."""
     flat = planes.flatten(1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
@@ -99,12 +111,14 @@ def read_frames(frames: Frames, number: Tensor) -> Tensor:
 def lost_groups(frames: Frames, first: Tensor, groups: Tensor) -> Tensor:
     """How many of the oldest groups refer to planes that the latest write has replaced.
 
-    `oldest` rises by at least one from group to group, because every observation begins with a later plane than the one before it
-    in its environment. So a write of at most `2 B C` planes takes at most as many groups, and they are the first ones.
+    `oldest` rises by at least one from group to group, because every observation begins with a later plane
+    than the one before it in its environment. So a write of at most `2 B C` planes takes at most as many
+    groups, and they are the first ones.
 
     Args:
         frames: the ring.
-        first: `[]` int64, the oldest group that is still whole (may lie outside the ring: it is taken modulo G).
+        first: `[]` int64, the oldest group that is still whole (may lie outside the ring: it is taken modulo
+            G).
         groups: `[]` int64, how many groups there are from there.
 
     Returns:

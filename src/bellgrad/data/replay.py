@@ -1,7 +1,7 @@
 """A replay with uniform sampling: preallocated tensors, written in place, usable inside a compiled graph.
 
-Every transition keeps its own successor, so time-outs bootstrap from the true one. Large uint8 observations are kept once (see
-`frames.py`); everything else is kept as `obs` and as `next_obs`.
+Every transition keeps its own successor, so time-outs bootstrap from the true one. Large uint8 observations
+are kept once (see `frames.py`); everything else is kept as `obs` and as `next_obs`.
 """
 
 import bisect
@@ -42,7 +42,9 @@ class Replay(NamedTuple):
     terminated: Tensor  # [N] bool
     truncated: Tensor  # [N] bool
     next_obs: Tree  # like obs
-    frames: dict[str, Frames]  # by the observation's path, `obs` or `obs/camera`; empty where no observation is large
+    frames: dict[
+        str, Frames
+    ]  # by the observation's path, `obs` or `obs/camera`; empty where no observation is large
     position: Tensor  # [] int64, the next row to write
     size: Tensor  # [] int64, whole transitions: those in the `size` rows before `position`
 
@@ -55,7 +57,9 @@ def replay_bytes(
     stacked_frames: bool = False,
 ) -> int:
     """Bytes that `allocate` takes for the same arguments."""
-    return tree_bytes(_empty(observation_space, action_space, capacity // num_envs, num_envs, stacked_frames, "meta"))
+    return tree_bytes(
+        _empty(observation_space, action_space, capacity // num_envs, num_envs, stacked_frames, "meta")
+    )
 
 
 def allocate(
@@ -75,16 +79,19 @@ def allocate(
         capacity: transitions, rounded down to a multiple of `num_envs`.
         device: where it lies.
         num_envs: B, the transitions of one `add`.
-        stacked_frames: the first axis of large uint8 observations is time, as in `[4, 84, 84]` Atari frames, and each frame is
-            kept once (about an eighth of keeping `obs` and `next_obs`). Where frames do not move on by one a step, they fill
-            their memory sooner and fewer transitions are kept.
+        stacked_frames: the first axis of large uint8 observations is time, as in `[4, 84, 84]` Atari frames,
+            and each frame is kept once (about an eighth of keeping `obs` and `next_obs`). Where frames do not
+            move on by one a step, they fill their memory sooner and fewer transitions are kept.
 
     Raises:
-        UsageError: the memory does not suffice (with the bytes needed, the bytes available and the largest capacity that fits),
-            or the capacity is below `num_envs` or above 2^24.
+        UsageError: the memory does not suffice (with the bytes needed, the bytes available and the largest
+            capacity that fits), or the capacity is below `num_envs` or above 2^24.
     """
     if not num_envs <= capacity <= LARGEST:
-        raise UsageError(f"a replay of {capacity:,} transitions is out of range [{num_envs:,} (one an environment), {LARGEST:,}]")
+        raise UsageError(
+            f"a replay of {capacity:,} transitions is out of range [{num_envs:,} (one an environment),"
+            f" {LARGEST:,}]"
+        )
 
     def needed(groups: int) -> int:
         return replay_bytes(observation_space, action_space, groups * num_envs, num_envs, stacked_frames)
@@ -93,8 +100,8 @@ def allocate(
     if available is not None and needed(groups) > available:
         fits = bisect.bisect_right(range(1, groups + 1), available, key=needed) * num_envs
         raise UsageError(
-            f"a replay of {capacity:,} transitions needs {needed(groups):,} bytes of memory, but {available:,} are available;"
-            f" the largest that fits is {fits:,}"
+            f"a replay of {capacity:,} transitions needs {needed(groups):,} bytes of memory, but"
+            f" {available:,} are available; the largest that fits is {fits:,}"
         )
     return _empty(observation_space, action_space, groups, num_envs, stacked_frames, device)
 
@@ -123,7 +130,9 @@ def _empty(
                 frames[path] = allocate_frames(space.shape, torch.uint8, groups, num_envs, moving, device)
             return rows((space.shape[0] if moving else 1,), torch.int64)
         is_float = np.issubdtype(space.dtype, np.floating)
-        return rows(space.shape, torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64))
+        return rows(
+            space.shape, torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64)
+        )
 
     # torch.zeros would touch every page; rows that were never written are never read.
     def rows(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -151,7 +160,8 @@ def add(replay: Replay, transition: Transition) -> None:
 
     Args:
         replay: changed in place.
-        transition: `B` rows; with large uint8 observations `B` is the `num_envs` of `allocate`, and row `b` is environment `b`.
+        transition: `B` rows; with large uint8 observations `B` is the `num_envs` of `allocate`, and row `b`
+            is environment `b`.
     """
     capacity, num_envs = replay.reward.shape[0], transition.reward.shape[0]
     row = (replay.position + torch.arange(num_envs, device=replay.position.device)) % capacity
@@ -181,7 +191,9 @@ def sample(replay: Replay, uniform: Tensor, gamma: float | Tensor) -> Batch:
     Returns:
         A `Batch` with `discount = gamma * (1 - terminated)` and weight 1.
     """
-    index = torch.minimum((uniform * replay.size).long(), replay.size - 1)  # the product may round up to `size`
+    index = torch.minimum(
+        (uniform * replay.size).long(), replay.size - 1
+    )  # the product may round up to `size`
     if replay.frames:  # planes may run out before rows do; without frames the whole rows are the first ones
         index = (index + replay.position - replay.size) % replay.reward.shape[0]
     return gather(replay, index, gamma)
@@ -214,7 +226,10 @@ def filled(replay: Replay) -> dict[str, Tensor]:
         num_envs = frames.newest.shape[0]
         lengths[f"frames/{path}/planes"] = min(int(frames.count), frames.planes.shape[0] - 1)
         lengths[f"frames/{path}/oldest"] = rows // num_envs
-    return {name: tensor[: lengths[name]] if name in lengths else tensor for name, tensor in named_leaves(replay).items()}
+    return {
+        name: tensor[: lengths[name]] if name in lengths else tensor
+        for name, tensor in named_leaves(replay).items()
+    }
 
 
 def restore_into(replay: Replay, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -237,6 +252,9 @@ def restore_into(replay: Replay, shapes: Mapping[str, Sequence[int]]) -> dict[st
     for name, tensor in own.items():
         shape = tuple(shapes[name])
         if len(shape) != tensor.dim() or shape[1:] != tensor.shape[1:] or shape[:1] > tuple(tensor.shape[:1]):
-            raise CheckpointError(f"the saved replay's {name!r} has shape {list(shape)}, which does not fit {list(tensor.shape)}")
+            raise CheckpointError(
+                f"the saved replay's {name!r} has shape {list(shape)}, which does not fit"
+                f" {list(tensor.shape)}"
+            )
         views[name] = tensor[: shape[0]] if shape else tensor
     return views

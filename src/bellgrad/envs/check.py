@@ -34,7 +34,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `check_env` found. With an error the environment cannot be trained on; with a warning it can."""
+    """Everything that `check_env` found. With an error the environment cannot be trained on; with a warning
+    it can."""
 
     env: str
     findings: tuple[Finding, ...]
@@ -51,7 +52,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.env}: {len(self.of('error'))} errors, {len(self.of('warning'))} warnings"]
         for finding in self.findings:
-            lines.append(f"  {finding.level:<7} {finding.what}" + (f"; {finding.mend}" if finding.mend else ""))
+            lines.append(
+                f"  {finding.level:<7} {finding.what}" + (f"; {finding.mend}" if finding.mend else "")
+            )
         return "\n".join(lines)
 
 
@@ -87,8 +90,11 @@ class _Notes:
             self.error(kind, f"{what} raised {describe(error)}", mend)
 
 
-def check_env(env: EnvLike, episodes: int = 3, seed: int = 0, env_kwargs: dict[str, Any] | None = None) -> Report:
-    """Try an environment: spaces, reset, steps, seeds, determinism, time limit, speed. Raises nothing, whatever it does.
+def check_env(
+    env: EnvLike, episodes: int = 3, seed: int = 0, env_kwargs: dict[str, Any] | None = None
+) -> Report:
+    """Try an environment: spaces, reset, steps, seeds, determinism, time limit, speed. Raises nothing,
+    whatever it does.
 
     Args:
         env: an id, `module:Class`, a class, or a function that makes an environment.
@@ -102,9 +108,13 @@ def check_env(env: EnvLike, episodes: int = 3, seed: int = 0, env_kwargs: dict[s
     except BellgradError as error:
         notes.error("make", str(error), "")
     except Exception as error:
-        notes.error("check", f"the check could not go on: {describe(error)}", "mend what is named above first")
+        notes.error(
+            "check", f"the check could not go on: {describe(error)}", "mend what is named above first"
+        )
     order = ("error", "warning", "ok")
-    return Report(env_name(env), tuple(sorted(notes.findings.values(), key=lambda finding: order.index(finding.level))))
+    return Report(
+        env_name(env), tuple(sorted(notes.findings.values(), key=lambda finding: order.index(finding.level)))
+    )
 
 
 def _check(env: EnvLike, episodes: int, seed: int, env_kwargs: dict[str, Any] | None, notes: _Notes) -> None:
@@ -140,9 +150,17 @@ def _check_spaces(env: gymnasium.Env, notes: _Notes) -> bool:
     try:
         check_action_space(space, env.observation_space)
     except UsageError as error:
-        notes.error("action_space", str(error), "use Discrete, MultiDiscrete or a Box of float32, and a mask of its length")
+        notes.error(
+            "action_space",
+            str(error),
+            "use Discrete, MultiDiscrete or a Box of float32, and a mask of its length",
+        )
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        notes.error("bounds", f"the action space {short(space)} has infinite bounds", "give each dimension a finite low and high")
+        notes.error(
+            "bounds",
+            f"the action space {short(space)} has infinite bounds",
+            "give each dimension a finite low and high",
+        )
     if notes.findings:
         return False
     notes.ok(f"observation space {short(env.observation_space)}")
@@ -155,7 +173,11 @@ def _check_reset(env: gymnasium.Env, seed: int, notes: _Notes) -> None:
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, level in (("seed", notes.error), ("options", notes.warn)):
         if name not in parameters and not takes_all:
-            level(f"reset {name}", f"reset() takes no {name}", "write: def reset(self, *, seed=None, options=None)")
+            level(
+                f"reset {name}",
+                f"reset() takes no {name}",
+                "write: def reset(self, *, seed=None, options=None)",
+            )
     if "reset seed" in notes.findings:
         return
     first = _reset(env, seed, notes)
@@ -169,7 +191,8 @@ def _check_reset(env: gymnasium.Env, seed: int, notes: _Notes) -> None:
     if not _same(before, after):
         notes.warn(
             "seed",
-            f"reset(seed={seed}) gave two different observations: runs cannot be repeated, nor resumed exactly",
+            f"reset(seed={seed}) gave two different observations: runs cannot be repeated, nor resumed"
+            " exactly",
             "call super().reset(seed=seed) and draw every random number from self.np_random",
         )
 
@@ -180,7 +203,11 @@ def _reset(env: gymnasium.Env, seed: int, notes: _Notes) -> tuple[Any, dict] | N
         result = env.reset(seed=seed)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result
-        notes.error("reset result", f"reset() returned {short(result)}", "return the tuple (observation, info dictionary)")
+        notes.error(
+            "reset result",
+            f"reset() returned {short(result)}",
+            "return the tuple (observation, info dictionary)",
+        )
     return None
 
 
@@ -202,7 +229,11 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
         while len(trail) < MAX_STEPS and seconds < MAX_SECONDS:
             allowed = _allowed(env, previous)
             if allowed is not None and nothing_allowed(allowed[None], choices(space))[0]:
-                notes.error("mask", f"no action is allowed after {len(trail)} steps of episode {k}", "terminate such an episode")
+                notes.error(
+                    "mask",
+                    f"no action is allowed after {len(trail)} steps of episode {k}",
+                    "terminate such an episode",
+                )
                 break
             action = extremes.pop() if extremes and allowed is None else _sample(space, allowed)
             given = np.array(action)
@@ -215,7 +246,9 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
                 break
             steps, seconds = steps + 1, seconds + time.perf_counter() - started
             if not np.array_equal(given, action):
-                notes.warn("action", "step() changed the array of its action", "copy the action before changing it")
+                notes.warn(
+                    "action", "step() changed the array of its action", "copy the action before changing it"
+                )
             step = _check_step(env, given, result, previous, f"step {len(trail) + 1} of episode {k}", notes)
             if step is None:
                 break
@@ -238,7 +271,8 @@ def _extremes(space: spaces.Space) -> list[Any]:
 
 
 def _allowed(env: gymnasium.Env, obs: Any) -> np.ndarray | None:
-    """The mask of the actions that an observation allows, those of all dimensions in one row; None where all are."""
+    """The mask of the actions that an observation allows, those of all dimensions in one row; None where all
+    are."""
     if has_mask(env.observation_space, env.action_space):
         return np.asarray(obs[KEY])
     legal = gym_spec(env).legal
@@ -254,17 +288,26 @@ def _sample(space: spaces.Space, allowed: np.ndarray | None) -> Any:
     return (np.reshape(chosen, space.shape) + space.start).astype(space.dtype)
 
 
-def _check_step(env: gymnasium.Env, action: Any, result: Any, previous: Any, where: str, notes: _Notes) -> _Step | None:
+def _check_step(
+    env: gymnasium.Env, action: Any, result: Any, previous: Any, where: str, notes: _Notes
+) -> _Step | None:
     """The step with its observation copied, or None where it cannot be told apart."""
     if not isinstance(result, tuple) or len(result) != 5:
         got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
-        mend = "return (observation, reward, terminated, truncated, info): terminated by the task, truncated by a time limit"
+        mend = (
+            "return (observation, reward, terminated, truncated, info): terminated by the task, truncated by"
+            " a time limit"
+        )
         notes.error("step result", f"step() returned {got} at {where}", mend)
         return None
     obs, reward, terminated, truncated, info = result
     _check_obs(env, obs, where, notes)
     old, new = _leaf_values(env, previous), _leaf_values(env, obs)
-    arrays = [(a, b) for a, b in zip(old, new, strict=False) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)]
+    arrays = [
+        (a, b)
+        for a, b in zip(old, new, strict=False)
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    ]
     if any(np.shares_memory(a, b) for a, b in arrays):
         mend = "return a copy; Bellgrad copies too, but other libraries may not"
         notes.warn("shared", "each observation is written over the one before it, in the same memory", mend)
@@ -308,7 +351,9 @@ def _check_obs(env: gymnasium.Env, obs: Any, where: str, notes: _Notes) -> None:
         try:
             leaf.write(np.zeros((1, *leaf.shape), leaf.dtype), 0, value)
         except ValueError as error:
-            notes.error(f"value {leaf.path}", f"{where} {error}", "let observation_space describe what is returned")
+            notes.error(
+                f"value {leaf.path}", f"{where} {error}", "let observation_space describe what is returned"
+            )
             continue
         array = np.asarray(value)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -318,7 +363,10 @@ def _check_obs(env: gymnasium.Env, obs: Any, where: str, notes: _Notes) -> None:
         if array.dtype != leaf.source and not isinstance(leaf.space, spaces.Discrete):
             what = f"the {leaf.path} is {array.dtype}, its space says {leaf.source}"
             notes.warn(f"dtype {leaf.path}", what, f"return it .astype(np.{leaf.source})")
-        if isinstance(leaf.space, spaces.Box) and not ((array >= leaf.space.low) & (array <= leaf.space.high)).all():
+        if (
+            isinstance(leaf.space, spaces.Box)
+            and not ((array >= leaf.space.low) & (array <= leaf.space.high)).all()
+        ):
             what = f"{where} returned the {leaf.path} {short(value)}, beyond the bounds of its space"
             notes.warn(f"bounds {leaf.path}", what, "widen low and high, or clip")
 
@@ -328,7 +376,9 @@ def _check_limit(env: gymnasium.Env, past: list[list[_Step]], notes: _Notes) -> 
     ended = [trail for trail in past if trail and (trail[-1].terminated or trail[-1].truncated)]
     if ended:
         lengths = ", ".join(str(len(trail)) for trail in ended)
-        notes.ok(f"{len(ended)} of {len(past)} episodes ended, after {lengths} steps; time limit {limit or 'none'}")
+        notes.ok(
+            f"{len(ended)} of {len(past)} episodes ended, after {lengths} steps; time limit {limit or 'none'}"
+        )
     elif limit is None and any(past):
         what = f"there is no time limit, and no episode ended within {max(map(len, past))} random steps"
         notes.warn("limit", what, "train with max_episode_steps, or register the environment with it")
@@ -336,14 +386,19 @@ def _check_limit(env: gymnasium.Env, past: list[list[_Step]], notes: _Notes) -> 
 
 def _check_replay(env: gymnasium.Env, which: str, trail: list[_Step], seed: int, notes: _Notes) -> None:
     """Repeat an episode's actions from its seed."""
-    with notes.trying("replay", "a second episode with the same actions", "reset() must undo all that an episode did"):
+    with notes.trying(
+        "replay", "a second episode with the same actions", "reset() must undo all that an episode did"
+    ):
         env.reset(seed=seed)
         for k, step in enumerate(trail):
             obs, reward, terminated, truncated, _ = env.step(step.action[()])
             same = _same(step.obs, _copies(env, obs))
             if not same or (reward, bool(terminated), bool(truncated)) != step[2:]:
                 what = f"the same seed and actions gave another step {k + 1} in {which} environment"
-                mend = "draw every random number from self.np_random and let reset() undo all that an episode did"
+                mend = (
+                    "draw every random number from self.np_random and let reset() undo all that an"
+                    " episode did"
+                )
                 notes.warn("determinism", f"{what}: runs cannot be repeated, nor resumed exactly", mend)
                 return
         notes.ok(f"the same seed and actions give the same episode in {which} environment")
@@ -352,7 +407,9 @@ def _check_replay(env: gymnasium.Env, which: str, trail: list[_Step], seed: int,
 def _note_speed(rate: float, notes: _Notes) -> None:
     if rate < SLOW:
         notes.warn(
-            "speed", f"{rate:.0f} steps per second", "train with several environments in worker processes (backend subprocess)"
+            "speed",
+            f"{rate:.0f} steps per second",
+            "train with several environments in worker processes (backend subprocess)",
         )
     else:
         notes.ok(f"{rate:,.0f} steps per second")

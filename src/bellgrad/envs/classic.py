@@ -1,7 +1,7 @@
 """Classic control as native dynamics, step for step equal to Gymnasium's own environments.
 
-One step from the same state equals Gymnasium's to float32 rounding; whole episodes do when `dtype` is float64. Only the random
-numbers of a reset come from elsewhere. Source: `gymnasium.envs.classic_control` 1.4.
+One step from the same state equals Gymnasium's to float32 rounding; whole episodes do when `dtype` is
+float64. Only the random numbers of a reset come from elsewhere. Source: `gymnasium.envs.classic_control` 1.4.
 """
 
 import math
@@ -16,9 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CartPole:
-    """Balance a pole on a cart; the physics `[B, 4]` is position, velocity (m, m/s), angle, angular velocity (rad, rad/s).
+    """Balance a pole on a cart; the physics `[B, 4]` is position, velocity (m, m/s), angle, angular velocity
+    (rad, rad/s).
 
-    The reward is 1 a step, the last one too. Source: Barto, Sutton and Anderson 1983; Gymnasium's `CartPoleEnv`.
+    The reward is 1 a step, the last one too. Source: Barto, Sutton and Anderson 1983; Gymnasium's
+    `CartPoleEnv`.
     """
 
     id: str = "CartPole-v1"
@@ -63,7 +65,8 @@ class CartPole:
 
 @dataclass(frozen=True)
 class VelocityFreeCartPole(CartPole):
-    """`CartPole` of which only position and angle are seen: which way they move takes two observations to tell."""
+    """`CartPole` of which only position and angle are seen: which way they move takes two observations to
+    tell."""
 
     id: str = "bellgrad/VelocityFreeCartPole-v1"
 
@@ -123,8 +126,9 @@ class MountainCar:
 class MountainCarContinuous:
     """`MountainCar` with a continuous push; physics `[B, 2]`, goal at 0.45.
 
-    The reward is 100 at the goal less 0.1 times the square of the action as given: the push is clipped to [-1, 1], its price
-    is not. Source: Gymnasium's `Continuous_MountainCarEnv`, which rounds its state to float32 after every step.
+    The reward is 100 at the goal less 0.1 times the square of the action as given: the push is clipped to
+    [-1, 1], its price is not. Source: Gymnasium's `Continuous_MountainCarEnv`, which rounds its state to
+    float32 after every step.
     """
 
     id: str = "MountainCarContinuous-v0"
@@ -173,10 +177,12 @@ def _drive(physics: Tensor, acceleration: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Acrobot:
-    """Swing a two-link pendulum up by its elbow; physics `[B, 4]`: two angles (rad, wrapped), two angular velocities (rad/s).
+    """Swing a two-link pendulum up by its elbow; physics `[B, 4]`: two angles (rad, wrapped), two angular
+    velocities (rad/s).
 
-    The reward is -1 a step and 0 on the step that terminates. Both links have length, mass and moment of inertia 1 and their
-    centre of mass at one half; the constants below are what remains. Source: Sutton and Barto 2018, example 11.3 ("book").
+    The reward is -1 a step and 0 on the step that terminates. Both links have length, mass and moment of
+    inertia 1 and their center of mass at one half; the constants below are what remains. Source: Sutton and
+    Barto 2018, example 11.3 ("book").
     """
 
     id: str = "Acrobot-v1"
@@ -224,7 +230,9 @@ class Acrobot:
     def observe(self, physics: Tensor) -> Tensor:
         """`[B, 6]` float32."""
         angle1, angle2, spin1, spin2 = physics.unbind(-1)
-        return torch.stack([angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), spin1, spin2], -1).to(torch.float32)
+        return torch.stack([angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), spin1, spin2], -1).to(
+            torch.float32
+        )
 
 
 def _acrobot_slope(state: tuple[Tensor, ...], torque: Tensor) -> tuple[Tensor, ...]:
@@ -246,7 +254,8 @@ def _wrap(angle: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pendulum:
-    """Swing a pendulum up and hold it there; physics `[B, 2]`: angle from upright (rad, unwrapped), angular velocity (rad/s).
+    """Swing a pendulum up and hold it there; physics `[B, 2]`: angle from upright (rad, unwrapped), angular
+    velocity (rad/s).
 
     The cost is of the state before the step. Source: Gymnasium's `PendulumEnv`.
     """

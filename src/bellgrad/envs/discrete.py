@@ -1,4 +1,5 @@
-"""States as whole numbers, for tables: bins or tiles over a Box, one number for a tuple of categories; and known dynamics."""
+"""States as whole numbers, for tables: bins or tiles over a Box, one number for a tuple of categories; and
+known dynamics."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,22 +20,28 @@ from bellgrad.core.tree import Tree, leaves
 from bellgrad.envs.transforms import Transform
 from bellgrad.mdp.model import FiniteMDP
 
-PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing)  # around an environment whose dynamics are still what its `P` says
+PLAIN_WRAPPERS = (
+    TimeLimit,
+    OrderEnforcing,
+)  # around an environment whose dynamics are still what its `P` says
 
 
 @dataclass(frozen=True)
 class DiscreteStates(Transform):
-    """One whole number for an observation: its cell in a grid over a Box, or its place among all tuples of categories.
+    """One whole number for an observation: its cell in a grid over a Box, or its place among all tuples of
+    categories.
 
-    The last dimension counts fastest, as in `numpy.ravel_multi_index`. With several tilings an observation is as many numbers:
-    its tile in each of them. Tiling k of n is shifted by k (1, 3, 5, ...) / n tiles, whole tiles left out, and has one tile more
-    in each dimension than there are bins. Every tile has a number of its own: nothing is hashed.
+    The last dimension counts fastest, as in `numpy.ravel_multi_index`. With several tilings an observation is
+    as many numbers: its tile in each of them. Tiling k of n is shifted by k (1, 3, 5, ...) / n tiles, whole
+    tiles left out, and has one tile more in each dimension than there are bins. Every tile has a number of
+    its own: nothing is hashed.
 
     Source: Sutton and Barto (2018), section 9.5.4.
 
     Attributes:
         bins: of a Box, intervals of equal width in each dimension; one number serves all dimensions.
-        low: of a Box, where the first interval begins, in each dimension, by default the space's; what lies below is in it.
+        low: of a Box, where the first interval begins, in each dimension, by default the space's; what lies
+            below is in it.
         high: likewise where the last one ends.
         tilings: over a Box, how many grids; 1 is the plain one.
     """
@@ -49,30 +56,40 @@ class DiscreteStates(Transform):
         space = spec.observation_space
         if not isinstance(space, Box):
             if self.bins is not None or self.tilings > 1:
-                raise UsageError(f"{'tilings' if self.bins is None else 'bins'} are for observations in a Box, not for {space}")
+                raise UsageError(
+                    f"{'tilings' if self.bins is None else 'bins'} are for observations in a Box, not for"
+                    f" {space}"
+                )
             sizes_of(space)
             return replace(self, inner=spec)
         d = math.prod(space.shape)
         if self.bins is None:
-            raise UsageError(f"a table needs finitely many states: say how many --bins each of the {d} numbers of {space} gets")
+            raise UsageError(
+                f"a table needs finitely many states: say how many --bins each of the {d} numbers of {space}"
+                " gets"
+            )
         bins = self.bins * d if len(self.bins) == 1 else self.bins
         low = tuple(space.low.ravel().tolist()) if self.low is None else self.low
         high = tuple(space.high.ravel().tolist()) if self.high is None else self.high
         if not len(bins) == len(low) == len(high) == d:
             raise UsageError(
-                f"the observation has {d} numbers; there are {len(bins)} bins, {len(low)} low and {len(high)} high bounds"
+                f"the observation has {d} numbers; there are {len(bins)} bins, {len(low)} low and {len(high)}"
+                " high bounds"
             )
         if min(bins) < 1:
             raise UsageError(f"bins = {bins}: each must be 1 or more")
         wide = [i for i in range(d) if not 0 < high[i] - low[i] < 1e30]
         if wide:
-            raise UsageError(f"number {wide[0]} of the observation lies between {low[wide[0]]:g} and {high[wide[0]]:g}: "
-                             "give --bin-low and --bin-high for every number")  # fmt: skip
+            raise UsageError(
+                f"number {wide[0]} of the observation lies between {low[wide[0]]:g} and {high[wide[0]]:g}: "
+                "give --bin-low and --bin-high for every number"
+            )
         return replace(self, inner=spec, bins=bins, low=low, high=high)
 
     @property
     def spec(self) -> EnvSpec:
-        """Discrete observations; with several tilings MultiDiscrete ones, each part counting the tiles of all tilings."""
+        """Discrete observations; with several tilings MultiDiscrete ones, each part counting the tiles of all
+        tilings."""
         cells = self.tilings * math.prod(self.grid.size.tolist())
         space = Discrete(cells) if self.tilings == 1 else MultiDiscrete([cells] * self.tilings)
         return replace(self.inner, observation_space=space)
@@ -89,11 +106,15 @@ class DiscreteStates(Transform):
 
     def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
         """Both observations as whole numbers."""
-        return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs))
+        return state, step._replace(
+            obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs)
+        )
 
     def observe(self, state: Tree, obs: Tree) -> Tensor:
         """`[B]` int64; `[B, tilings]` where there are several."""
-        parts = torch.cat([leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1) for leaf in leaves(obs)], 1)
+        parts = torch.cat(
+            [leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1) for leaf in leaves(obs)], 1
+        )
         low, scale, size, shift = (torch.from_numpy(array).to(parts.device) for array in self.grid)
         cell = ((parts.double() - low) * scale).unsqueeze(1) + shift  # [B, tilings, d]
         cell = cell.floor().clamp(torch.zeros_like(size), size - 1).long()
@@ -102,8 +123,11 @@ class DiscreteStates(Transform):
         return number if self.tilings > 1 else number.squeeze(1)
 
     def observe_one(self, present: tuple[np.ndarray, ...]) -> int | np.ndarray:
-        """`observe` of an only environment, from its arrays `[1, ...]`, without tensors: they would take longer than a step."""
-        parts = present[0].ravel() if len(present) == 1 else np.concatenate([array.ravel() for array in present])
+        """`observe` of an only environment, from its arrays `[1, ...]`, without tensors: they would take
+        longer than a step."""
+        parts = (
+            present[0].ravel() if len(present) == 1 else np.concatenate([array.ravel() for array in present])
+        )
         numbers = _cells(parts, *self.grid)
         return numbers if self.tilings > 1 else int(numbers[0])
 

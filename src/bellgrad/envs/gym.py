@@ -1,9 +1,10 @@
 """Gymnasium environments behind `BatchedEnv`, stepping one after another in this process.
 
-A plain loop over single environments was found faster than Gymnasium's `SyncVectorEnv` (CartPole, one environment: 16 against 22
-microseconds a step), and leaves nothing to its autoreset. Every episode starts from its own seed, derived from the run's seed,
-the environment's index and the episode's index. So a snapshot is that seed and the actions since: replaying them restores any
-environment that is deterministic given its seed, with no copy of its insides.
+A plain loop over single environments was found faster than Gymnasium's `SyncVectorEnv` (CartPole, one
+environment: 16 against 22 microseconds a step), and leaves nothing to its autoreset. Every episode starts
+from its own seed, derived from the run's seed, the environment's index and the episode's index. So a snapshot
+is that seed and the actions since: replaying them restores any environment that is deterministic given its
+seed, with no copy of its insides.
 """
 
 import math
@@ -22,7 +23,17 @@ from bellgrad.core.records import EnvSpec, Episode, Step
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
 from bellgrad.envs.mdp import FiniteMDPEnv
-from bellgrad.envs.rows import MAX_SEED, Batch, Broken, Rows, check_action_space, flatten_obs, make_rows, nest_obs, obs_leaves
+from bellgrad.envs.rows import (
+    MAX_SEED,
+    Batch,
+    Broken,
+    Rows,
+    check_action_space,
+    flatten_obs,
+    make_rows,
+    nest_obs,
+    obs_leaves,
+)
 from bellgrad.envs.screen import without_screen
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
@@ -37,8 +48,9 @@ def obs_to_tensor(space: spaces.Space, observations: list[Any], device: torch.de
         device: of the tensors.
 
     Returns:
-        `[B, *O]`: float32 (uint8 for a uint8 Box); int64 counted from 0 for Discrete `[B]` and MultiDiscrete; float32 for
-        MultiBinary; a tuple or dictionary of those for Tuple and Dict, in the space's order. Memory of its own.
+        `[B, *O]`: float32 (uint8 for a uint8 Box); int64 counted from 0 for Discrete `[B]` and MultiDiscrete;
+        float32 for MultiBinary; a tuple or dictionary of those for Tuple and Dict, in the space's order.
+        Memory of its own.
 
     Raises:
         UsageError: an observation that does not fit the space.
@@ -55,7 +67,8 @@ def obs_to_tensor(space: spaces.Space, observations: list[Any], device: torch.de
 
 
 def gym_spec(env: gymnasium.Env) -> EnvSpec:
-    """What an algorithm must know of a Gymnasium environment; its limit is the shortest `TimeLimit` around it.
+    """What an algorithm must know of a Gymnasium environment; its limit is the shortest `TimeLimit` around
+    it.
 
     What is illegal in the states of a finite MDP is known where they are what is observed.
     """
@@ -66,13 +79,18 @@ def gym_spec(env: gymnasium.Env) -> EnvSpec:
         if isinstance(layer, gymnasium.wrappers.TimeLimit):
             limits.append(layer._max_episode_steps)
         layer = layer.env
-    legal = layer.mdp.legal if isinstance(layer, FiniteMDPEnv) and env.observation_space == layer.observation_space else None
+    legal = (
+        layer.mdp.legal
+        if isinstance(layer, FiniteMDPEnv) and env.observation_space == layer.observation_space
+        else None
+    )
     legal = None if legal is None or legal.all() else legal
     return EnvSpec(name, env.observation_space, env.action_space, min(limits, default=None), legal)
 
 
 class SeededEnvs:
-    """The bookkeeping of a batch of Gymnasium environments, wherever they run: seeds, totals, checks, snapshots.
+    """The bookkeeping of a batch of Gymnasium environments, wherever they run: seeds, totals, checks,
+    snapshots.
 
     A subclass says how the environments advance (`_advance`) and how they repeat a past (`_replay`).
     Satisfies `bellgrad.core.protocols.BatchedEnv`.
@@ -94,9 +112,13 @@ class SeededEnvs:
         self._leaves = obs_leaves(observation_space)
         self._choices = choices(action_space)
         one_number = isinstance(action_space, spaces.Discrete)
-        self._action_shape = (self.num_envs,) if one_number else (self.num_envs, math.prod(action_space.shape))
+        self._action_shape = (
+            (self.num_envs,) if one_number else (self.num_envs, math.prod(action_space.shape))
+        )
         paths = [leaf.path for leaf in self._leaves]
-        self._mask = paths.index(f"observation[{KEY!r}]") if has_mask(observation_space, action_space) else None
+        self._mask = (
+            paths.index(f"observation[{KEY!r}]") if has_mask(observation_space, action_space) else None
+        )
         self._begin(-1)
 
     def _begin(self, seed: int) -> None:
@@ -135,11 +157,13 @@ class SeededEnvs:
         """Act in every environment; those that end start their next episode at once.
 
         Args:
-            action: `[B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32 in the environment's units; flattened.
+            action: `[B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32 in the environment's units;
+                flattened.
             active: `[B]` bool, False for environments that are not stepped; None where all are.
 
         Raises:
-            EnvironmentFault: an environment raised, or gave a NaN, an infinity, a wrong shape or dtype; with its index and step.
+            EnvironmentFault: an environment raised, or gave a NaN, an infinity, a wrong shape or dtype; with
+                its index and step.
         """
         rows = self._rows
         self._put_action(action)
@@ -158,7 +182,9 @@ class SeededEnvs:
         self._return += rows.reward
         self._length += rows.active
         self._remember()
-        for obs, next_obs in zip(rows.obs, rows.next_obs, strict=True):  # from here on rows.obs is what to act on
+        for obs, next_obs in zip(
+            rows.obs, rows.next_obs, strict=True
+        ):  # from here on rows.obs is what to act on
             if any_ended:
                 obs[~ended] = next_obs[~ended]
             else:
@@ -177,7 +203,8 @@ class SeededEnvs:
         return step
 
     def snapshot(self) -> dict[str, Any]:
-        """What `restore` needs: the run's seed, and per environment its episode, its actions since reset and its observation."""
+        """What `restore` needs: the run's seed, and per environment its episode, its actions since reset and
+        its observation."""
         self._need_reset()
         rows = self._rows
         past = np.frombuffer(b"".join(self._history), rows.action.dtype).reshape(-1, *rows.action.shape[1:])
@@ -197,25 +224,32 @@ class SeededEnvs:
         What an environment carries from one episode into the next in spite of its seed is not restored.
 
         Raises:
-            EnvironmentFault: the replay did not lead to the snapshot's observations and returns. The environments are then fit
-                for `reset` only; a caller may choose to go on from there, not exactly.
+            EnvironmentFault: the replay did not lead to the snapshot's observations and returns. The
+                environments are then fit for `reset` only; a caller may choose to go on from there, not
+                exactly.
             UsageError: the snapshot is of another number of environments or of other spaces.
         """
         rows = self._rows
         saved = {key: value.cpu().numpy() for key, value in tree.items() if key != "obs"}
         current = [tree["obs"][str(i)].cpu().numpy() for i in range(len(tree["obs"]))]
-        if [a.shape for a in current] != [a.shape for a in rows.obs] or saved["action"].shape[1:] != rows.action.shape[1:]:
+        if [a.shape for a in current] != [a.shape for a in rows.obs] or saved["action"].shape[
+            1:
+        ] != rows.action.shape[1:]:
             raise UsageError("the snapshot is of another number of environments, or of other spaces")
         self._begin(int(saved["seed"]))
         self._steps = int(saved["steps"])
         self._episode[:] = saved["episode"]
-        actions = np.split(saved["action"].astype(rows.action.dtype, copy=False), np.cumsum(saved["length"])[:-1])
+        actions = np.split(
+            saved["action"].astype(rows.action.dtype, copy=False), np.cumsum(saved["length"])[:-1]
+        )
         try:
             self._replay([self._episode_seed(i) for i in range(self.num_envs)], actions)
             for i in range(self.num_envs):
                 same = all(np.array_equal(a[i], b[i]) for a, b in zip(rows.obs, current, strict=True))
                 if not same or rows.reward[i] != saved["return_"][i]:
-                    raise Broken(i, "gave another observation or reward when its seed and actions were replayed")
+                    raise Broken(
+                        i, "gave another observation or reward when its seed and actions were replayed"
+                    )
         except Broken as broken:
             self._begin(-1)
             raise EnvironmentFault(
@@ -256,22 +290,32 @@ class SeededEnvs:
         array = action.numpy(force=True)
         if array.shape != self._action_shape or (array.dtype.kind == "i") != (self._choices is not None):
             wanted = "int64" if self._choices else "float32"
-            raise UsageError(f"the action is {array.dtype} {list(array.shape)}, expected {wanted} {list(self._action_shape)}")
+            raise UsageError(
+                f"the action is {array.dtype} {list(array.shape)}, expected {wanted}"
+                f" {list(self._action_shape)}"
+            )
         if self._choices:
             self._rows.action[...] = array.reshape(self._rows.action.shape) + self.action_space.start
         else:
             if not np.isfinite(array).all():
-                raise BellgradError(f"the learner chose an action that is not finite: {array.tolist()}; it has diverged")
+                raise BellgradError(
+                    f"the learner chose an action that is not finite: {array.tolist()}; it has diverged"
+                )
             self._rows.action[...] = array.reshape(self._rows.action.shape)
-            if self._rows.action.dtype != np.float32:  # a float32 bound may lie beyond the space's by a rounding
-                np.clip(self._rows.action, self.action_space.low, self.action_space.high, out=self._rows.action)
+            if (
+                self._rows.action.dtype != np.float32
+            ):  # a float32 bound may lie beyond the space's by a rounding
+                np.clip(
+                    self._rows.action, self.action_space.low, self.action_space.high, out=self._rows.action
+                )
 
     def _need_reset(self) -> None:
         if self._seed < 0:
             raise UsageError("the environment must be reset first")
 
     def _check_obs(self, arrays: tuple[np.ndarray, ...], ended: np.ndarray | bool = False) -> None:
-        """Numbers are finite, and there is something to do; but not where an episode ended, since nobody acts there."""
+        """Numbers are finite, and there is something to do; but not where an episode ended, since nobody acts
+        there."""
         for leaf, array in zip(self._leaves, arrays, strict=True):
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 env, *place = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
@@ -314,7 +358,9 @@ class GymEnv(SeededEnvs):
         UsageError: a space that is not supported, or environments with different spaces.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int = 1, device: torch.device | str = "cpu"):
+    def __init__(
+        self, make: Callable[[], gymnasium.Env], num_envs: int = 1, device: torch.device | str = "cpu"
+    ):
         if num_envs < 1:
             raise UsageError(f"num_envs = {num_envs} must be 1 or more")
         self.envs = [make() for _ in range(num_envs)]
@@ -336,7 +382,8 @@ class GymEnv(SeededEnvs):
             pass
 
     def frames(self) -> list[np.ndarray]:
-        """A picture of every environment, `[H, W, 3]` uint8; they must have been made with `render_mode="rgb_array"`.
+        """A picture of every environment, `[H, W, 3]` uint8; they must have been made with
+        `render_mode="rgb_array"`.
 
         Raises:
             UsageError: the environments draw no pictures.
@@ -358,13 +405,15 @@ class GymEnv(SeededEnvs):
 
 
 class Alone:
-    """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take longer than the step.
+    """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take
+    longer than the step.
 
     It is used in a `with` block, at whose end the environment's own books are right again.
 
     Args:
         env: the environment, already reset.
-        see: what is observed, made of the environment's arrays `[1, ...]`; of a Discrete observation it is the number.
+        see: what is observed, made of the environment's arrays `[1, ...]`; of a Discrete observation it is
+            the number.
 
     Attributes:
         obs: what is acted on next.
@@ -420,7 +469,9 @@ class Alone:
         """
         env = self._env
         try:
-            self.obs = self._read(env._batch.reset(0, derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED))
+            self.obs = self._read(
+                env._batch.reset(0, derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED)
+            )
         except (Broken, ValueError) as error:
             raise self._fault(error) from error.__cause__
         self._episode, self._before = self._episode + 1, self._before + self.length

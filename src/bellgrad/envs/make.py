@@ -1,4 +1,5 @@
-"""From what a user writes to an environment: a registered id, `module:Class`, `module:Id-v0`, a class, or a function.
+"""From what a user writes to an environment: a registered id, `module:Class`, `module:Id-v0`, a class, or a
+function.
 
 Importing this file imports no torch, since worker processes resolve names here too.
 """
@@ -37,9 +38,10 @@ REGISTERED_BY = {
 }
 # A registered entry point's module: the module that it imports, and the extra that installs it.
 IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.mujoco": ("mujoco", "mujoco")}
-# Registered entry points whose `reset` leaves something of the episode before it: their Box2D world outlives it, with its warm
-# starts and its order of contacts. Measured on BipedalWalker-v3: the same seed and actions gave another step 1 after an earlier
-# episode, and in other cases the same 105 steps and another one after them, so that a check of a replay cannot see it.
+# Registered entry points whose `reset` leaves something of the episode before it: their Box2D world outlives
+# it, with its warm starts and its order of contacts. Measured on BipedalWalker-v3: the same seed and actions
+# gave another step 1 after an earlier episode, and in other cases the same 105 steps and another one after
+# them, so that a check of a replay cannot see it.
 NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
 
 
@@ -59,7 +61,9 @@ class NewEachEpisode(gymnasium.Wrapper):
         self._make = make
         self._used = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in an environment that has seen none."""
         if self._used:
             self.env.close()
@@ -79,14 +83,17 @@ def make_env(
     render_mode: str | None = None,
     timeout: float = 60.0,
 ) -> "BatchedEnv":
-    """Make a batch of environments as a learner sees it: through the transforms, and with Box actions in [-1, 1].
+    """Make a batch of environments as a learner sees it: through the transforms, and with Box actions in [-1,
+    1].
 
     Args:
-        env: a registered id, `module:Class`, `module:Id-v0`, or a class or function that makes a Gymnasium environment.
+        env: a registered id, `module:Class`, `module:Id-v0`, or a class or function that makes a Gymnasium
+            environment.
         num_envs: environments that step together.
         device: of the tensors.
-        backend: `native` (batched torch), `gymnasium` (in this process), `subprocess` (worker processes), or `auto`: native where
-            there is such an environment and nothing is asked of it that only Gymnasium's has, else gymnasium.
+        backend: `native` (batched torch), `gymnasium` (in this process), `subprocess` (worker processes), or
+            `auto`: native where there is such an environment and nothing is asked of it that only Gymnasium's
+            has, else gymnasium.
         max_episode_steps: replaces the environment's time limit; in environment steps.
         env_kwargs: arguments of the environment.
         transforms: from `bellgrad.envs.transforms`, the first nearest to the environment.
@@ -97,7 +104,8 @@ def make_env(
         A `BatchedEnv` with the attribute `spec`, an `EnvSpec`.
 
     Raises:
-        UsageError: an unknown name, a missing extra, an environment that cannot be made, spaces that no learner can use.
+        UsageError: an unknown name, a missing extra, an environment that cannot be made, spaces that no
+            learner can use.
     """
     from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 
@@ -112,14 +120,20 @@ def make_env(
 
 
 def _make_batch(
-    env: EnvLike, num_envs: int, device: Any, backend: str, max_episode_steps: int | None, kwargs: dict[str, Any], timeout: float
+    env: EnvLike,
+    num_envs: int,
+    device: Any,
+    backend: str,
+    max_episode_steps: int | None,
+    kwargs: dict[str, Any],
+    timeout: float,
 ) -> "BatchedEnv":
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     if isinstance(env, str) and ":" not in env:
         env = _registered_id(env)
     if backend in ("auto", "native"):
-        from bellgrad.envs.catalogue import NATIVE
+        from bellgrad.envs.catalog import NATIVE
         from bellgrad.envs.native import NativeEnv
 
         native = isinstance(env, str) and env in NATIVE
@@ -127,12 +141,16 @@ def _make_batch(
             return NativeEnv(NATIVE[env](), num_envs, device, max_episode_steps)
         if backend == "native":
             if native:
-                raise UsageError(f"a native environment takes no arguments, got {kwargs}; use backend='gymnasium'")
+                raise UsageError(
+                    f"a native environment takes no arguments, got {kwargs}; use backend='gymnasium'"
+                )
             raise unknown("native environment", env_name(env), NATIVE)
     if backend == "subprocess":
         from bellgrad.envs.worker import SubprocessEnv
 
-        made = SubprocessEnv(env, num_envs, device, timeout=timeout, max_episode_steps=max_episode_steps, env_kwargs=kwargs)
+        made = SubprocessEnv(
+            env, num_envs, device, timeout=timeout, max_episode_steps=max_episode_steps, env_kwargs=kwargs
+        )
     else:
         from bellgrad.envs.gym import GymEnv
 
@@ -141,7 +159,9 @@ def _make_batch(
     return made
 
 
-def make_single(env: EnvLike, max_episode_steps: int | None = None, env_kwargs: dict[str, Any] | None = None) -> gymnasium.Env:
+def make_single(
+    env: EnvLike, max_episode_steps: int | None = None, env_kwargs: dict[str, Any] | None = None
+) -> gymnasium.Env:
     """Make one Gymnasium environment, without Gymnasium's passive checker: `rows` checks every step.
 
     Raises:
@@ -153,8 +173,12 @@ def make_single(env: EnvLike, max_episode_steps: int | None = None, env_kwargs: 
     target = resolve(env)
     try:
         if isinstance(target, str):
-            spec = replace(gymnasium.spec(target), order_enforce=False)  # who resets first need not be watched at every step
-            make = partial(gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+            spec = replace(
+                gymnasium.spec(target), order_enforce=False
+            )  # who resets first need not be watched at every step
+            make = partial(
+                gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
+            )
             leaves_traces = str(gymnasium.registry[target].entry_point).partition(":")[0] in NEW_EACH_EPISODE
             with _quiet():
                 return NewEachEpisode(make) if leaves_traces else make()
@@ -203,10 +227,12 @@ def importable_name(env: EnvLike) -> str:
 
 
 def requires_import(env_id: str) -> bool:
-    """Whether making `env_id` runs code that a saved run names and this process has not already chosen to trust.
+    """Whether making `env_id` runs code that a saved run names and this process has not already chosen to
+    trust.
 
-    False for plain ids, and for `module:Class` or `module:Id-v0` where the module has been imported and the name is an
-    environment class or a registered id. Any other callable counts as foreign even if imported: `os:system` is one.
+    False for plain ids, and for `module:Class` or `module:Id-v0` where the module has been imported and the
+    name is an environment class or a registered id. Any other callable counts as foreign even if imported:
+    `os:system` is one.
     """
     module, colon, path = env_id.partition(":")
     if not colon:
@@ -222,7 +248,8 @@ def requires_import(env_id: str) -> bool:
 
 
 def list_envs() -> dict[str, list[str]]:
-    """Every id that can be made: `native`, then Gymnasium's by namespace (`gymnasium` for ids without one)."""
+    """Every id that can be made: `native`, then Gymnasium's by namespace (`gymnasium` for ids without
+    one)."""
     for prefix in REGISTERED_BY:
         with contextlib.suppress(UsageError):
             _import_registration(prefix)
@@ -234,7 +261,8 @@ def list_envs() -> dict[str, list[str]]:
 
 
 def _can_be_made(spec: Any) -> bool:
-    """Not the ids that Gymnasium keeps only to say that they have moved, and not its bridges to the old API."""
+    """Not the ids that Gymnasium keeps only to say that they have moved, and not its bridges to the old
+    API."""
     moved = getattr(spec.entry_point, "__module__", None) == "gymnasium.envs"
     return spec.entry_point is not None and not moved and not spec.id.startswith("GymV")
 
@@ -246,16 +274,23 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
         UsageError: neither, or a module that cannot be imported.
     """
     if isinstance(env, gymnasium.Env):
-        raise UsageError("give the environment's class, or a function that makes one: a batch needs several environments")
+        raise UsageError(
+            "give the environment's class, or a function that makes one: a batch needs several environments"
+        )
     if not isinstance(env, str):
         if not callable(env):
-            raise UsageError(f"{env!r} is no environment: give an id, 'module:Class', a class, or a function that makes one")
+            raise UsageError(
+                f"{env!r} is no environment: give an id, 'module:Class', a class, or a function that"
+                " makes one"
+            )
         return env
     module_name, colon, path = env.partition(":")
     if not colon:
         return _registered_id(env)
     if not module_name or not path:
-        raise UsageError(f"{env!r} is no environment: write module:Class, for example my_package.my_env:MyEnv")
+        raise UsageError(
+            f"{env!r} is no environment: write module:Class, for example my_package.my_env:MyEnv"
+        )
     module = _import(module_name)
     found: Any = module
     for part in path.split("."):
@@ -264,17 +299,25 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
         return found
     if path in gymnasium.registry:
         return path
-    classes = [name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, gymnasium.Env)]
+    classes = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, gymnasium.Env)
+    ]
     raise unknown(f"environment in module {module_name!r}", path, [name for name in classes if name != "Env"])
 
 
 def _import(name: str) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # a console script does not see the current folder, where a user's own module lies
+        sys.path.append(
+            os.getcwd()
+        )  # a console script does not see the current folder, where a user's own module lies
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise UsageError(f"cannot import the module {name!r} of the environment: {describe(error)}") from error
+        raise UsageError(
+            f"cannot import the module {name!r} of the environment: {describe(error)}"
+        ) from error
 
 
 def _registered_id(name: str) -> str:
@@ -311,7 +354,8 @@ def _not_installed(target: str | Callable[..., gymnasium.Env], error: Exception)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Gymnasium's advice on version numbers: an id stands for what was asked, and its results are compared by it."""
+    """Without Gymnasium's advice on version numbers: an id stands for what was asked, and its results are
+    compared by it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*is out of date", category=DeprecationWarning)
         yield

@@ -1,4 +1,5 @@
-"""An environment that samples a finite MDP, so that what is learned from it can be held against the exact answer."""
+"""An environment that samples a finite MDP, so that what is learned from it can be held against the exact
+answer."""
 
 from typing import Any, ClassVar
 
@@ -12,12 +13,15 @@ from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp.model import FiniteMDP, Floats
 
 
-def to_gymnasium(mdp: FiniteMDP, max_episode_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+def to_gymnasium(
+    mdp: FiniteMDP, max_episode_steps: int | None = None, render_mode: str | None = None
+) -> gymnasium.Env:
     """An environment that samples an MDP, with a time limit.
 
     Args:
         mdp: what is sampled.
-        max_episode_steps: an episode is truncated after so many steps; None keeps the MDP's own limit, or none.
+        max_episode_steps: an episode is truncated after so many steps; None keeps the MDP's own limit, or
+            none.
         render_mode: None or `"ansi"`.
 
     Returns:
@@ -36,11 +40,12 @@ def to_gymnasium(mdp: FiniteMDP, max_episode_steps: int | None = None, render_mo
 
 
 class FiniteMDPEnv(gymnasium.Env):
-    """Samples a finite MDP, without a time limit: one uniform number chooses the first state, and one the outcome of each step.
+    """Samples a finite MDP, without a time limit: one uniform number chooses the first state, and one the
+    outcome of each step.
 
-    It runs through the cumulated probabilities as Gymnasium's own tabular environments do: made from FrozenLake's MDP, it
-    repeats FrozenLake's episodes, seed by seed. `info["action_mask"]`, `[A]` int8, tells which actions are legal in the
-    state that `reset` or `step` gives.
+    It runs through the cumulated probabilities as Gymnasium's own tabular environments do: made from
+    FrozenLake's MDP, it repeats FrozenLake's episodes, seed by seed. `info["action_mask"]`, `[A]` int8, tells
+    which actions are legal in the state that `reset` or `step` gives.
 
     Args:
         mdp: what is sampled.
@@ -63,7 +68,9 @@ class FiniteMDPEnv(gymnasium.Env):
         self._state: int | None = None
         self._action: int | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         """Start an episode; `options` are accepted and ignored."""
         super().reset(seed=seed)
         self._state, self._action = _choose(self._start, self.np_random), None
@@ -95,7 +102,10 @@ class FiniteMDPEnv(gymnasium.Env):
         cells = [name[0] for name in mdp.state_names] if mdp.state_names else ["."] * mdp.num_states
         cells[self._state] = colorize(cells[self._state], "red", highlight=True)
         columns = mdp.grid[1]
-        return "\n".join([action, *("".join(cells[i : i + columns]) for i in range(0, len(cells), columns))]) + "\n"
+        return (
+            "\n".join([action, *("".join(cells[i : i + columns]) for i in range(0, len(cells), columns))])
+            + "\n"
+        )
 
     def _info(self) -> dict[str, Any]:
         return {"action_mask": self.mdp.legal[self._state].astype(np.int8)}

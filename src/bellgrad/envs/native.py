@@ -1,7 +1,9 @@
-"""Native environments: physics as pure batched functions, so that acting, stepping and learning compile into one graph.
+"""Native environments: physics as pure batched functions, so that acting, stepping and learning compile into
+one graph.
 
-A *dynamics* object says what the physics does; `reset_state` and `step_state` add what every environment needs (time limit,
-automatic restart, episode totals); `NativeEnv` keeps the state for whoever wants a `BatchedEnv`.
+A *dynamics* object says what the physics does; `reset_state` and `step_state` add what every environment
+needs (time limit, automatic restart, episode totals); `NativeEnv` keeps the state for whoever wants a
+`BatchedEnv`.
 """
 
 from dataclasses import replace
@@ -18,7 +20,8 @@ from bellgrad.core.tree import map_tree, named_leaves, restore_tree, where
 
 
 class Dynamics(Protocol):
-    """The physics of an environment: a frozen dataclass whose functions are pure. `P` sizes the physics, `O` the observation."""
+    """The physics of an environment: a frozen dataclass whose functions are pure. `P` sizes the physics, `O`
+    the observation."""
 
     id: str
     max_episode_steps: int | None  # environment steps; None for no limit
@@ -36,7 +39,8 @@ class Dynamics(Protocol):
         """First physics `[B, P]` from `noise [B, reset_noise]`, uniform on [0, 1)."""
 
     def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: `[B, P]`, `[B]` or `[B, D]`, `[B, step_noise]` to physics `[B, P]`, reward `[B]`, terminated `[B]` bool."""
+        """One step: `[B, P]`, `[B]` or `[B, D]`, `[B, step_noise]` to physics `[B, P]`, reward `[B]`,
+        terminated `[B]` bool."""
 
     def observe(self, physics: Tensor) -> Tensor:
         """The observation of `physics [B, P]`: `[B, O]` float32, or `[B]` int64 in a Discrete space."""
@@ -51,10 +55,13 @@ class NativeState(NamedTuple):
 
 
 def reset_state(dynamics: Dynamics, noise: Tensor) -> NativeState:
-    """The state at the start of an episode in every environment; `noise [B, reset_noise]` uniform on [0, 1)."""
+    """The state at the start of an episode in every environment; `noise [B, reset_noise]` uniform on [0,
+    1)."""
     physics = dynamics.initial(noise)
     batch, device = noise.shape[0], noise.device
-    return NativeState(physics, torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(batch, device=device))
+    return NativeState(
+        physics, torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(batch, device=device)
+    )
 
 
 def step_state(
@@ -66,7 +73,8 @@ def step_state(
         dynamics: the physics.
         state: where the environments stand.
         action: `[B]` int64, or `[B, D]` in the environment's own units.
-        noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode where one ended.
+        noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode where one
+            ended.
         active: `[B]` bool, False for environments that stand still; None where all move.
 
     Returns:
@@ -82,7 +90,11 @@ def step_state(
         truncated = (age >= dynamics.max_episode_steps) & ~terminated
     if active is not None:
         physics, age, return_ = where(active, (physics, age, return_), tuple(state))
-        reward, terminated, truncated = torch.where(active, reward, 0.0), terminated & active, truncated & active
+        reward, terminated, truncated = (
+            torch.where(active, reward, 0.0),
+            terminated & active,
+            truncated & active,
+        )
     ended = terminated | truncated
     after = NativeState(
         torch.where(ended.unsqueeze(-1), dynamics.initial(first), physics),
@@ -128,7 +140,9 @@ class NativeEnv:
         self.device = torch.device(device)
         self.observation_space = dynamics.observation_space
         self.action_space = dynamics.action_space
-        self.spec = EnvSpec(dynamics.id, self.observation_space, self.action_space, dynamics.max_episode_steps)
+        self.spec = EnvSpec(
+            dynamics.id, self.observation_space, self.action_space, dynamics.max_episode_steps
+        )
         self.noise = Noise("uniform", (num_envs, dynamics.step_noise + dynamics.reset_noise))
         self._reset_noise = Noise("uniform", (num_envs, dynamics.reset_noise))
         self.state: NativeState | None = None
@@ -156,7 +170,10 @@ class NativeEnv:
     ) -> tuple[NativeState, Step]:
         """`step_state` of this environment's dynamics; touches nothing that the object holds."""
         if action.shape != self._action_shape:  # [B, 1] for [B] would broadcast to [B, B] without a word
-            raise UsageError(f"{self.spec.id} takes an action of shape {list(self._action_shape)}, not {list(action.shape)}")
+            raise UsageError(
+                f"{self.spec.id} takes an action of shape {list(self._action_shape)}, not"
+                f" {list(action.shape)}"
+            )
         return step_state(self.dynamics, state, action, noise, active)
 
     def observe(self, state: NativeState) -> Tensor:
@@ -182,5 +199,6 @@ class NativeEnv:
 
 
 def is_pure(env: Any) -> bool:
-    """Whether an environment has `noise`, `state`, `pure_step` and `observe`, so that a driver can compile it into its loop."""
+    """Whether an environment has `noise`, `state`, `pure_step` and `observe`, so that a driver can compile it
+    into its loop."""
     return hasattr(env, "pure_step")

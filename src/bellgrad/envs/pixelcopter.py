@@ -1,7 +1,8 @@
-"""PixelCopter as native dynamics, with the rules, rewards and observations of the PyGame Learning Environment's `Pixelcopter`.
+"""PixelCopter as native dynamics, with the rules, rewards and observations of the PyGame Learning
+Environment's `Pixelcopter`.
 
-The screen has 48 x 48 pixels and a step takes 1/30 s, both the original's defaults. Lengths are in pixels, velocities in pixels a
-step, and y grows downwards. A position is that of something's middle.
+The screen has 48 x 48 pixels and a step takes 1/30 s, both the original's defaults. Lengths are in pixels,
+velocities in pixels a step, and y grows downwards. A position is that of something's middle.
 """
 
 from dataclasses import dataclass
@@ -52,9 +53,10 @@ class Game(NamedTuple):
 class PixelCopter:
     """Fly a helicopter through a tunnel with blocks in it; the physics `[B, 37]` is a `Game`, part by part.
 
-    The reward is 1 for each block passed and for each column of the terrain that leaves the screen, one every 6.25 steps, and -5
-    for the crash that ends the episode. The original knows no time limit; 1,000 steps, 33 s, are worth about 175. It also draws
-    the terrain 48 columns at a time, where here each is drawn as it enters, from the same distribution.
+    The reward is 1 for each block passed and for each column of the terrain that leaves the screen, one every
+    6.25 steps, and -5 for the crash that ends the episode. The original knows no time limit; 1,000 steps, 33
+    s, are worth about 175. It also draws the terrain 48 columns at a time, where here each is drawn as it
+    enters, from the same distribution.
 
     Source: Tasfi 2016, "PyGame Learning Environment", `ple/games/pixelcopter.py`.
     """
@@ -68,9 +70,11 @@ class PixelCopter:
 
     @property
     def observation_space(self) -> Box:
-        """The copter's y, velocity, distance to ceiling and to floor; of the block ahead the distance, "top" and "bottom".
+        """The copter's y, velocity, distance to ceiling and to floor; of the block ahead the distance, "top"
+        and "bottom".
 
-        The last two are the original's words for the y of the block's middle and that y plus the block's height.
+        The last two are the original's words for the y of the block's middle and that y plus the block's
+        height.
         """
         low = np.array([-2, -8, -20, -20, 0, 12, 21], np.float32)
         high = np.array([46, 4, 40, 44, 55, 35, 44], np.float32)
@@ -85,13 +89,28 @@ class PixelCopter:
         """At rest halfway up, with the first block beyond the screen."""
         noise = noise.to(self.dtype)
         zero, frequency = torch.zeros_like(noise[:, :1]), _frequency(noise[:, 2:3])
-        column_x = WIDTH / 2 + WIDTH * torch.arange(COLUMNS, dtype=self.dtype, device=noise.device).expand(len(noise), -1)
+        column_x = WIDTH / 2 + WIDTH * torch.arange(COLUMNS, dtype=self.dtype, device=noise.device).expand(
+            len(noise), -1
+        )
         column_y = _column_y(frequency, column_x, noise[:, 3:])
         block_x, block_y = _block(noise[:, :2])
         last = zero + 4 * SIZE - WIDTH / 2
         start = zero + SIZE / 2
         return torch.cat(
-            Game(start, zero, block_x, block_y, zero - SIZE, zero, frequency, column_x[:, -1:], last, column_x, column_y), -1
+            Game(
+                start,
+                zero,
+                block_x,
+                block_y,
+                zero - SIZE,
+                zero,
+                frequency,
+                column_x[:, -1:],
+                last,
+                column_x,
+                column_y,
+            ),
+            -1,
         )
 
     def advance(self, physics: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,12 +126,17 @@ class PixelCopter:
         crashed = struck | scraped.any(-1, keepdim=True) | (y < HIGHEST) | (y > LOWEST)
 
         passing = block_x <= COPTER_X
-        passed_x, passed_y = torch.where(passing, block_x, passed_x), torch.where(passing, game.block_y, game.passed_y)
+        passed_x, passed_y = (
+            torch.where(passing, block_x, passed_x),
+            torch.where(passing, game.block_y, game.passed_y),
+        )
         next_x, next_y = _block(noise[:, :2])
         block_x, block_y = torch.where(passing, next_x, block_x), torch.where(passing, next_y, game.block_y)
 
         leaving = column_x[:, :1] <= -WIDTH
-        anew = leaving & (game.newest >= game.last)  # a new stretch begins at the edge of the screen, wherever the old one ends
+        anew = leaving & (
+            game.newest >= game.last
+        )  # a new stretch begins at the edge of the screen, wherever the old one ends
         first = SIZE + WIDTH / 2
         frequency = torch.where(anew, _frequency(noise[:, 2:3]), game.frequency)
         newest = torch.where(anew, first, game.newest + WIDTH * leaving)
@@ -123,7 +147,9 @@ class PixelCopter:
         column_y = torch.where(leaving, torch.cat([game.column_y[:, 1:], entering_y], -1), game.column_y)
 
         reward = passing.to(self.dtype) + leaving.to(self.dtype) - 5 * crashed.to(self.dtype)
-        after = Game(y, velocity, block_x, block_y, passed_x, passed_y, frequency, newest, last, column_x, column_y)
+        after = Game(
+            y, velocity, block_x, block_y, passed_x, passed_y, frequency, newest, last, column_x, column_y
+        )
         return torch.cat(after, -1), reward.squeeze(-1), crashed.squeeze(-1)
 
     def observe(self, physics: Tensor) -> Tensor:
@@ -132,7 +158,15 @@ class PixelCopter:
         beside = (game.column_x < COPTER_X - 2).sum(-1, keepdim=True)
         above = game.y - (game.column_y.gather(-1, beside) - TUNNEL)
         ahead = game.block_x - COPTER_X
-        obs = [game.y, game.velocity, above, 2 * TUNNEL - above, ahead, game.block_y, game.block_y + BLOCK_HEIGHT]
+        obs = [
+            game.y,
+            game.velocity,
+            above,
+            2 * TUNNEL - above,
+            ahead,
+            game.block_y,
+            game.block_y + BLOCK_HEIGHT,
+        ]
         return torch.cat(obs, -1).to(torch.float32)
 
 
@@ -157,7 +191,8 @@ def _beside(x: Tensor) -> Tensor:
 
 
 def _strikes(y: Tensor, block_x: Tensor, block_y: Tensor) -> Tensor:
-    """Whether the copter, 2 x 2, meets a block, as rectangles of whole pixels; an odd height has its middle pixel below."""
+    """Whether the copter, 2 x 2, meets a block, as rectangles of whole pixels; an odd height has its middle
+    pixel below."""
     return _beside(block_x) & (y >= block_y - BLOCK_HEIGHT // 2) & (y < block_y + BLOCK_HEIGHT // 2 + 2)
 
 
@@ -170,9 +205,9 @@ def picture(physics: NDArray) -> NDArray[np.uint8]:
     game = Game.of(torch.from_numpy(physics))
     screen = np.zeros((SIZE * SCALE, SIZE * SCALE, 3), np.uint8)
 
-    def fill(left: float, right: float, top: float, bottom: float, colour: tuple[int, int, int]) -> None:
+    def fill(left: float, right: float, top: float, bottom: float, color: tuple[int, int, int]) -> None:
         left, right, top, bottom = (max(0, round(SCALE * edge)) for edge in (left, right, top, bottom))
-        screen[top:bottom, left:right] = colour
+        screen[top:bottom, left:right] = color
 
     for x, y in zip(game.column_x.tolist(), game.column_y.tolist(), strict=True):
         fill(x - WIDTH / 2, x + WIDTH / 2, 0, y - TUNNEL, GREEN)

@@ -1,7 +1,9 @@
-"""Native environments as Gymnasium environments `bellgrad/CartPole-v1` and so on, for every tool that speaks Gymnasium.
+"""Native environments as Gymnasium environments `bellgrad/CartPole-v1` and so on, for every tool that speaks
+Gymnasium.
 
-Importing this module registers them, and imports nothing heavy before an environment is made. In a fresh process:
-`gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1")`, since Gymnasium 1.0 loads no plugins by itself.
+Importing this module registers them, and imports nothing heavy before an environment is made. In a fresh
+process: `gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1")`, since Gymnasium 1.0 loads no
+plugins by itself.
 """
 
 from typing import Any, ClassVar
@@ -11,7 +13,14 @@ from gymnasium import Env
 from gymnasium.envs.registration import register as register_id
 from gymnasium.envs.registration import registry
 
-TWINS = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")
+TWINS = (
+    "CartPole-v0",
+    "CartPole-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Acrobot-v1",
+    "Pendulum-v1",
+)
 OWN = {  # and their time limits
     "bellgrad/VelocityFreeCartPole-v1": 500,
     "bellgrad/VelocityFreePendulum-v1": 200,
@@ -22,7 +31,8 @@ NATIVE_IDS = (*TWINS, *OWN)
 
 
 def register() -> None:
-    """Register every native environment with Gymnasium, a twin's time limit and reward threshold with it; again does nothing."""
+    """Register every native environment with Gymnasium, a twin's time limit and reward threshold with it;
+    again does nothing."""
     for name in TWINS:
         _register(f"bellgrad/{name}", name, registry[name].max_episode_steps, registry[name].reward_threshold)
     for name, max_episode_steps in OWN.items():
@@ -41,12 +51,13 @@ def _register(id: str, native: str, max_episode_steps: int, reward_threshold: fl
 
 
 class NativeGymnasiumEnv(Env):
-    """One native environment behind Gymnasium's API. It computes in float64, and a seed starts it where Gymnasium's twin starts.
+    """One native environment behind Gymnasium's API. It computes in float64, and a seed starts it where
+    Gymnasium's twin starts.
 
     It has no time limit of its own: Gymnasium's `TimeLimit` wrapper has.
 
     Args:
-        native: a key of `bellgrad.envs.catalogue.NATIVE`.
+        native: a key of `bellgrad.envs.catalog.NATIVE`.
         render_mode: None or `"rgb_array"`.
 
     Raises:
@@ -61,7 +72,7 @@ class NativeGymnasiumEnv(Env):
         import torch
 
         from bellgrad.core.errors import unknown
-        from bellgrad.envs.catalogue import NATIVE
+        from bellgrad.envs.catalog import NATIVE
         from bellgrad.envs.render import FRAMES_PER_SECOND, Renderer
 
         if native not in NATIVE:
@@ -70,7 +81,9 @@ class NativeGymnasiumEnv(Env):
             raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
         self._dynamics = dataclasses.replace(NATIVE[native](), dtype=torch.float64)
         self._renderer = Renderer(native)
-        self.metadata = self.metadata | {"render_fps": FRAMES_PER_SECOND.get(native, self.metadata["render_fps"])}
+        self.metadata = self.metadata | {
+            "render_fps": FRAMES_PER_SECOND.get(native, self.metadata["render_fps"])
+        }
         self._physics, self._action = None, None
         self.observation_space = self._dynamics.observation_space
         self.action_space = self._dynamics.action_space
@@ -93,7 +106,9 @@ class NativeGymnasiumEnv(Env):
 
         self._action = np.asarray(action)
         noise = torch.from_numpy(self.np_random.random((1, self._dynamics.step_noise)))
-        self._physics, reward, terminated = self._dynamics.advance(self._physics, torch.from_numpy(self._action[None]), noise)
+        self._physics, reward, terminated = self._dynamics.advance(
+            self._physics, torch.from_numpy(self._action[None]), noise
+        )
         return self._obs(), reward.item(), terminated.item(), False, {}
 
     def render(self) -> np.ndarray | None:
@@ -107,7 +122,9 @@ class NativeGymnasiumEnv(Env):
         self._renderer.close()
 
     def _obs(self) -> np.ndarray | np.int64:
-        return self._dynamics.observe(self._physics)[0].numpy()[()]  # in a Discrete space a number, no array without axes
+        return self._dynamics.observe(self._physics)[0].numpy()[
+            ()
+        ]  # in a Discrete space a number, no array without axes
 
 
 register()

@@ -1,4 +1,5 @@
-"""Pictures of native environments: their own, or drawn by Gymnasium's environments with the physics copied in."""
+"""Pictures of native environments: their own, or drawn by Gymnasium's environments with the physics copied
+in."""
 
 import gymnasium
 import numpy as np
@@ -9,13 +10,17 @@ from bellgrad.envs import pixelcopter, vacuum
 from bellgrad.envs.screen import without_screen
 
 PICTURES = {"bellgrad/PixelCopter-v0": pixelcopter.picture, "bellgrad/VacuumWorld-v0": vacuum.picture}
-SAME_PHYSICS = {"bellgrad/VelocityFreeCartPole-v1": "CartPole-v1", "bellgrad/VelocityFreePendulum-v1": "Pendulum-v1"}
+SAME_PHYSICS = {
+    "bellgrad/VelocityFreeCartPole-v1": "CartPole-v1",
+    "bellgrad/VelocityFreePendulum-v1": "Pendulum-v1",
+}
 
 FRAMES_PER_SECOND = {"bellgrad/VacuumWorld-v0": 3}  # where they are not 30
 
 
 class Renderer:
-    """Draws the physics of one native environment; Gymnasium's environment is made on the first frame that needs it.
+    """Draws the physics of one native environment; Gymnasium's environment is made on the first frame that
+    needs it.
 
     Args:
         id: of the native environment, for example `"CartPole-v1"`.
@@ -31,7 +36,8 @@ class Renderer:
 
         Args:
             physics: `[P]`, one environment's.
-            action: `[D]`, the action that led there (Pendulum draws its torque); None at the start of an episode.
+            action: `[D]`, the action that led there (Pendulum draws its torque); None at the start of an
+                episode.
 
         Raises:
             UsageError: pygame is not installed.
@@ -44,7 +50,11 @@ class Renderer:
             self._env.reset(seed=0)
         self._env.state = np.array(physics, dtype=np.float64)
         if hasattr(self._env, "last_u"):  # Pendulum: the torque as it acted
-            self._env.last_u = None if action is None else float(np.clip(action, -self._env.max_torque, self._env.max_torque)[0])
+            self._env.last_u = (
+                None
+                if action is None
+                else float(np.clip(action, -self._env.max_torque, self._env.max_torque)[0])
+            )
         try:
             return np.array(self._env.render(), dtype=np.uint8)
         except gymnasium.error.DependencyNotInstalled as error:

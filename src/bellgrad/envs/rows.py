@@ -1,7 +1,7 @@
 """One batch of Gymnasium environments as plain NumPy arrays: what the adapter and its worker processes share.
 
-This file imports no torch, so that a worker process starts quickly and stays small. A row is one environment; every array is
-`[B, ...]`. Whatever an environment returns is checked here, before it reaches an array.
+This file imports no torch, so that a worker process starts quickly and stays small. A row is one environment;
+every array is `[B, ...]`. Whatever an environment returns is checked here, before it reaches an array.
 """
 
 import traceback
@@ -35,7 +35,8 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of an observation: where it lies in the tree, what the environment gives and what the learner gets."""
+    """One array of an observation: where it lies in the tree, what the environment gives and what the learner
+    gets."""
 
     path: str  # "observation", "observation['camera']", "observation[0]"
     space: spaces.Space
@@ -58,7 +59,10 @@ class Leaf:
         if isinstance(self.space, spaces.MultiDiscrete):
             value = value - self.space.start
             if ((value < 0) | (value >= self.space.nvec)).any():
-                raise ValueError(f"returned the {self.path} {short(value + self.space.start)}, outside its space {self.space}")
+                raise ValueError(
+                    f"returned the {self.path} {short(value + self.space.start)}, outside its space"
+                    f" {self.space}"
+                )
         array[row] = value
 
     def category(self, value: Any) -> int:
@@ -70,7 +74,9 @@ class Leaf:
         if type(value) is not int:
             given = np.asarray(value)
             if given.shape != () or given.dtype.kind not in "biu":
-                raise ValueError(f"returned the {self.path} {short(value)}, its space {self.space} wants one integer")
+                raise ValueError(
+                    f"returned the {self.path} {short(value)}, its space {self.space} wants one integer"
+                )
             value = int(given)
         if value not in self.categories:
             raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
@@ -97,8 +103,8 @@ def short(value: Any) -> str:
 def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
     """The arrays that make up one observation, in the space's order.
 
-    Float and other integer Boxes become float32; uint8 Boxes (frames) stay uint8. Discrete and MultiDiscrete become int64 counted
-    from 0, MultiBinary becomes float32, so that a network can take it as it is.
+    Float and other integer Boxes become float32; uint8 Boxes (frames) stay uint8. Discrete and MultiDiscrete
+    become int64 counted from 0, MultiBinary becomes float32, so that a network can take it as it is.
 
     Raises:
         UsageError: a space that has no fixed set of arrays (Text, Graph, Sequence, OneOf).
@@ -108,14 +114,19 @@ def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
     if isinstance(space, spaces.Tuple):
         return [leaf for i, child in enumerate(space.spaces) for leaf in obs_leaves(child, f"{path}[{i}]")]
     if isinstance(space, spaces.Box | spaces.MultiBinary):
-        dtype = np.dtype(np.uint8 if isinstance(space, spaces.Box) and space.dtype == np.uint8 else np.float32)
+        dtype = np.dtype(
+            np.uint8 if isinstance(space, spaces.Box) and space.dtype == np.uint8 else np.float32
+        )
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         dtype = np.dtype(np.int64)
     else:
         raise UsageError(
-            f"the {path} space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, Tuple or Dict"
+            f"the {path} space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, Tuple"
+            " or Dict"
         )
-    categories = range(int(space.start), int(space.start + space.n)) if isinstance(space, spaces.Discrete) else None
+    categories = (
+        range(int(space.start), int(space.start + space.n)) if isinstance(space, spaces.Discrete) else None
+    )
     return [Leaf(path, space, tuple(space.shape), np.dtype(space.dtype), dtype, categories)]
 
 
@@ -128,8 +139,14 @@ def flatten_obs(space: spaces.Space, obs: Any, path: str = "observation") -> lis
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or obs.keys() != space.spaces.keys():
             got = sorted(map(str, obs)) if isinstance(obs, Mapping) else type(obs).__name__
-            raise ValueError(f"returned an {path} with {got}, its space is a Dict with {sorted(map(str, space.spaces))}")
-        return [leaf for key, child in space.spaces.items() for leaf in flatten_obs(child, obs[key], f"{path}[{key!r}]")]
+            raise ValueError(
+                f"returned an {path} with {got}, its space is a Dict with {sorted(map(str, space.spaces))}"
+            )
+        return [
+            leaf
+            for key, child in space.spaces.items()
+            for leaf in flatten_obs(child, obs[key], f"{path}[{key!r}]")
+        ]
     if isinstance(space, spaces.Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
             got = f"{len(obs)} parts" if isinstance(obs, tuple | list) else type(obs).__name__
@@ -152,10 +169,14 @@ def check_action_space(space: spaces.Space, obs_space: spaces.Space) -> None:
     """Refuse what no learner here can act in.
 
     Raises:
-        UsageError: neither Discrete, MultiDiscrete nor a Box of floats; or the observations bring a mask that does not fit.
+        UsageError: neither Discrete, MultiDiscrete nor a Box of floats; or the observations bring a mask that
+            does not fit.
     """
     if choices(space) is None and not (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
-        raise UsageError(f"the action space {space} is not supported: it must be Discrete, MultiDiscrete, or a Box of floats")
+        raise UsageError(
+            f"the action space {space} is not supported: it must be Discrete, MultiDiscrete, or a Box of"
+            " floats"
+        )
     has_mask(obs_space, space)
 
 
@@ -184,7 +205,11 @@ def make_rows(
     def array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return new((num_envs, *shape), np.dtype(dtype))
 
-    action = array((), np.int64) if isinstance(action_space, spaces.Discrete) else array(action_space.shape, action_space.dtype)
+    action = (
+        array((), np.int64)
+        if isinstance(action_space, spaces.Discrete)
+        else array(action_space.shape, action_space.dtype)
+    )
     return Rows(
         action,
         array((), np.bool_),
@@ -197,7 +222,9 @@ def make_rows(
     )
 
 
-def mapped_rows(obs_space: spaces.Space, action_space: spaces.Space, num_envs: int, memory: Any) -> tuple[Rows, int]:
+def mapped_rows(
+    obs_space: spaces.Space, action_space: spaces.Space, num_envs: int, memory: Any
+) -> tuple[Rows, int]:
     """Rows that lie in a buffer of bytes, in a layout that every process computes alike.
 
     Returns:
@@ -241,14 +268,21 @@ class Batch:
             Broken: an environment raised, or returned what its spaces forbid.
         """
         rows = self.rows
-        actions = rows.action.copy()  # an environment may keep its action; the row is overwritten at the next step
-        for row, active in enumerate(rows.active[self.first : self.first + len(self.envs)].tolist(), self.first):
+        actions = (
+            rows.action.copy()
+        )  # an environment may keep its action; the row is overwritten at the next step
+        for row, active in enumerate(
+            rows.active[self.first : self.first + len(self.envs)].tolist(), self.first
+        ):
             if not active:
                 self._stand_still(row)
                 continue
             obs, rows.reward[row], terminated, truncated = self.step(row, actions[row])
             self.write(rows.next_obs, row, obs)
-            rows.terminated[row], rows.truncated[row] = terminated, truncated and not terminated  # termination wins
+            rows.terminated[row], rows.truncated[row] = (
+                terminated,
+                truncated and not terminated,
+            )  # termination wins
             if terminated or truncated:
                 self.write(rows.obs, row, self.reset(row, int(rows.seed[row])))
             yield
@@ -299,7 +333,8 @@ class Batch:
         return result[0]
 
     def step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
-        """Act in the environment of a row; returns its observation, not yet checked, its reward, terminated and truncated.
+        """Act in the environment of a row; returns its observation, not yet checked, its reward, terminated
+        and truncated.
 
         Raises:
             Broken: it raised, or returned something of another kind.

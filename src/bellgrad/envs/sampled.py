@@ -52,7 +52,10 @@ class SampledMDP:
 
     def __post_init__(self) -> None:
         if not self.mdp.legal.all():
-            raise UsageError(f"{self.mdp.place(self.mdp.legal.argmin())} is illegal; here every action must be legal everywhere")
+            raise UsageError(
+                f"{self.mdp.place(self.mdp.legal.argmin())} is illegal; here every action must be legal"
+                " everywhere"
+            )
 
     @property
     def observation_space(self) -> Discrete:
@@ -84,7 +87,9 @@ class SampledMDP:
         mdp = self.mdp
         first, end = mdp.offset[:-1, None], mdp.offset[1:, None]
         outcome = first + np.arange((end - first).max())
-        probability = np.where(outcome < end, mdp.probability[np.minimum(outcome, len(mdp.probability) - 1)], 0.0)
+        probability = np.where(
+            outcome < end, mdp.probability[np.minimum(outcome, len(mdp.probability) - 1)], 0.0
+        )
         return _Tables(
             _cumulated(mdp.initial),
             _cumulated(probability),
@@ -92,12 +97,15 @@ class SampledMDP:
             torch.tensor(mdp.next_state, dtype=torch.int64),
             torch.tensor(mdp.reward, dtype=self.dtype),
             torch.tensor(mdp.terminated),
-            torch.tensor(np.arange(mdp.num_states) if self.observation is None else self.observation, dtype=torch.int64),
+            torch.tensor(
+                np.arange(mdp.num_states) if self.observation is None else self.observation, dtype=torch.int64
+            ),
         )
 
 
 def _cumulated(probability: NDArray[np.floating]) -> Tensor:
-    """Along the last axis; infinite from the last that is possible, so that rounding never leads beyond it."""
+    """Along the last axis; infinite from the last that is possible, so that rounding never leads beyond
+    it."""
     total = probability.cumsum(-1)
     return torch.tensor(np.where(total >= total[..., -1:], np.inf, total))
 

@@ -1,7 +1,7 @@
 """What a worker process of `SubprocessEnv` runs.
 
-The rows lie in memory shared with the parent; over the connection go one-byte commands, JSON and raw actions, never a pickle.
-No torch is imported here.
+The rows lie in memory shared with the parent; over the connection go one-byte commands, JSON and raw actions,
+never a pickle. No torch is imported here.
 """
 
 import contextlib
@@ -33,8 +33,13 @@ def serve(connection: Connection) -> None:
     memory = mmap.mmap(task["memory"], 0)
     progress = np.frombuffer(memory, np.int64, 1, 64 * task["worker"])
     try:
-        envs = [make_single(task["env"], task["max_episode_steps"], task["env_kwargs"]) for _ in range(task["count"])]
-        rows, _ = mapped_rows(envs[0].observation_space, envs[0].action_space, num_envs, memoryview(memory)[task["offset"] :])
+        envs = [
+            make_single(task["env"], task["max_episode_steps"], task["env_kwargs"])
+            for _ in range(task["count"])
+        ]
+        rows, _ = mapped_rows(
+            envs[0].observation_space, envs[0].action_space, num_envs, memoryview(memory)[task["offset"] :]
+        )
     except BellgradError as error:
         _answer(connection, {"index": first, "text": f"could not be made in its worker: {error}"})
         return
@@ -55,9 +60,14 @@ def serve(connection: Connection) -> None:
             _answer(connection, finish(batch.advance()))
         elif command == REPLAY:
             past = json.loads(connection.recv_bytes())
-            actions = np.frombuffer(connection.recv_bytes(), rows.action.dtype).reshape(-1, *rows.action.shape[1:])
+            actions = np.frombuffer(connection.recv_bytes(), rows.action.dtype).reshape(
+                -1, *rows.action.shape[1:]
+            )
             actions = actions.copy()  # writable, as an environment may expect
-            _answer(connection, finish(batch.replay(past["seeds"], np.split(actions, np.cumsum(past["lengths"])[:-1]))))
+            _answer(
+                connection,
+                finish(batch.replay(past["seeds"], np.split(actions, np.cumsum(past["lengths"])[:-1]))),
+            )
 
 
 def _answer(connection: Connection, fault: dict[str, Any] | None) -> None:

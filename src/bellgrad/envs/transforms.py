@@ -1,8 +1,9 @@
-"""What stands between an environment and its learner, as pure transforms: normalisers, frame stacks, scaled actions and rewards.
+"""What stands between an environment and its learner, as pure transforms: normalizers, frame stacks, scaled
+actions and rewards.
 
-A transform is a frozen dataclass; whatever it remembers is a tree of tensors that goes in and comes out. So the same transforms
-run inside a compiled loop over a native environment and around any other `BatchedEnv`. Episode totals always stay in the
-environment's own reward.
+A transform is a frozen dataclass; whatever it remembers is a tree of tensors that goes in and comes out. So
+the same transforms run inside a compiled loop over a native environment and around any other `BatchedEnv`.
+Episode totals always stay in the environment's own reward.
 """
 
 import math
@@ -59,14 +60,15 @@ class Transform:
         return action
 
     def reset(self, state: Tree, obs: Tree, frozen: bool) -> Tree:
-        """The state after every environment began anew with `obs [B, *O]`. What belongs to one episode is forgotten, and sized
-        anew by `obs`; statistics are kept."""
+        """The state after every environment began anew with `obs [B, *O]`. What belongs to one episode is
+        forgotten, and sized anew by `obs`; statistics are kept."""
         return state
 
     def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
         """The next state, and the step as the learner sees it; statistics stand still where `frozen`.
 
-        Environments where `active [B]` bool is given and False took no step: whatever is remembered of them stays.
+        Environments where `active [B]` bool is given and False took no step: whatever is remembered of them
+        stays.
         """
         return state, step
 
@@ -76,10 +78,12 @@ class Transform:
 
 
 @dataclass(frozen=True)
-class NormaliseObs(Transform):
-    """Observations less their running mean, over their running standard deviation. Its state is a `RunningMoments`.
+class NormalizeObs(Transform):
+    """Observations less their running mean, over their running standard deviation. Its state is a
+    `RunningMoments`.
 
-    The statistics take in what is acted on next; the true successors, terminal ones too, are normalised by the same statistics.
+    The statistics take in what is acted on next; the true successors, terminal ones too, are normalized by
+    the same statistics.
 
     Attributes:
         clip: bound of the result, in standard deviations, above 0.
@@ -94,7 +98,7 @@ class NormaliseObs(Transform):
         """Refuses observations that are not floats in a Box."""
         space = spec.observation_space
         if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
-            raise UsageError(f"NormaliseObs needs observations in a Box of floats, not {space}")
+            raise UsageError(f"NormalizeObs needs observations in a Box of floats, not {space}")
         return replace(self, inner=spec)
 
     @property
@@ -111,29 +115,33 @@ class NormaliseObs(Transform):
         """First observations count too."""
         return state if frozen else state.update(obs)
 
-    def step(self, state: RunningMoments, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[RunningMoments, Step]:
-        """Take in `step.obs`, then normalise both observations."""
+    def step(
+        self, state: RunningMoments, step: Step, frozen: bool, active: Tensor | None = None
+    ) -> tuple[RunningMoments, Step]:
+        """Take in `step.obs`, then normalize both observations."""
         state = state if frozen else state.update(step.obs, active)
-        return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs))
+        return state, step._replace(
+            obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs)
+        )
 
     def observe(self, state: RunningMoments, obs: Tensor) -> Tensor:
         """`[B, *O]` float32."""
-        return state.normalise(obs, self.clip)
+        return state.normalize(obs, self.clip)
 
 
 class RewardScale(NamedTuple):
-    """What `NormaliseReward` remembers."""
+    """What `NormalizeReward` remembers."""
 
     moments: RunningMoments  # of the discounted returns, in every environment at every step
     return_: Tensor  # [B] float32, discounted return of the episode under way
 
 
 @dataclass(frozen=True)
-class NormaliseReward(Transform):
+class NormalizeReward(Transform):
     """Rewards over the running standard deviation of the discounted return; their sign and zero stay.
 
-    Source: Engstrom et al. 2020, "Implementation matters in deep policy gradients", appendix A.2, algorithm 1; here the return
-    begins anew with every episode.
+    Source: Engstrom et al. 2020, "Implementation matters in deep policy gradients", appendix A.2, algorithm
+    1; here the return begins anew with every episode.
 
     Attributes:
         gamma: the learner's discount, in [0, 1].
@@ -154,14 +162,18 @@ class NormaliseReward(Transform):
         """Returns begin at 0."""
         return state._replace(return_=torch.zeros(leaves(obs)[0].shape[0], device=state.return_.device))
 
-    def step(self, state: RewardScale, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[RewardScale, Step]:
+    def step(
+        self, state: RewardScale, step: Step, frozen: bool, active: Tensor | None = None
+    ) -> tuple[RewardScale, Step]:
         """Take in the returns up to this step, then scale its rewards."""
         return_ = state.return_ * self.gamma + step.reward
         if active is not None:
             return_ = torch.where(active, return_, state.return_)
         moments = state.moments if frozen else state.moments.update(return_, active)
         reward = moments.rescale(step.reward, self.clip)
-        return RewardScale(moments, torch.where(step.terminated | step.truncated, 0.0, return_)), step._replace(reward=reward)
+        return RewardScale(
+            moments, torch.where(step.terminated | step.truncated, 0.0, return_)
+        ), step._replace(reward=reward)
 
 
 @dataclass(frozen=True)
@@ -200,8 +212,8 @@ class ClipReward(Transform):
 class FrameStack(Transform):
     """The last `n` observations as one, the oldest first. Its state is the stack `[B, n, *O]`.
 
-    Vectors `(O,)` become `(n, O)`, pictures `(H, W)` become `(n, H, W)` and `(C, H, W)` become `(n * C, H, W)`. An episode begins
-    with `n` times its first observation.
+    Vectors `(O,)` become `(n, O)`, pictures `(H, W)` become `(n, H, W)` and `(C, H, W)` become `(n * C, H,
+    W)`. An episode begins with `n` times its first observation.
 
     Attributes:
         n: observations, 1 or more.
@@ -237,14 +249,18 @@ class FrameStack(Transform):
         """`n` times the first observation."""
         return torch.stack([obs] * self.n, 1)
 
-    def step(self, state: Tensor, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tensor, Step]:
+    def step(
+        self, state: Tensor, step: Step, frozen: bool, active: Tensor | None = None
+    ) -> tuple[Tensor, Step]:
         """Append the successor; where an episode ended the next one's stack begins."""
         successor = torch.cat([state[:, 1:], step.next_obs.unsqueeze(1)], 1)
         if active is not None:
             successor = where(active, successor, state)
         first = step.obs.unsqueeze(1).expand_as(successor)
         state = where(step.terminated | step.truncated, first, successor)
-        return state, step._replace(obs=self.observe(state, step.obs), next_obs=self.observe(successor, step.next_obs))
+        return state, step._replace(
+            obs=self.observe(state, step.obs), next_obs=self.observe(successor, step.next_obs)
+        )
 
     def observe(self, state: Tensor, obs: Tensor) -> Tensor:
         """The stack, channels of pictures joined."""
@@ -260,7 +276,8 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class RescaleAction(Transform):
-    """The learner acts in [-1, 1]; the environment is given the same point of its own bounds, never one beyond them."""
+    """The learner acts in [-1, 1]; the environment is given the same point of its own bounds, never one
+    beyond them."""
 
     def bind(self, spec: EnvSpec) -> Self:
         """Refuses actions that are not in a Box with finite bounds."""
@@ -268,7 +285,9 @@ class RescaleAction(Transform):
         if not isinstance(space, Box):
             raise UsageError(f"RescaleAction needs actions in a Box, not {space}")
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UsageError(f"RescaleAction needs finite action bounds, not {space}: what should 1 stand for?")
+            raise UsageError(
+                f"RescaleAction needs finite action bounds, not {space}: what should 1 stand for?"
+            )
         return replace(self, inner=spec)
 
     @property
@@ -279,7 +298,12 @@ class RescaleAction(Transform):
     def init(self, num_envs: int, device: torch.device | str) -> Bounds:
         """The bounds, flat."""
         space = self.inner.action_space
-        return Bounds(*(torch.tensor(side.ravel(), dtype=torch.float32, device=device) for side in (space.low, space.high)))
+        return Bounds(
+            *(
+                torch.tensor(side.ravel(), dtype=torch.float32, device=device)
+                for side in (space.low, space.high)
+            )
+        )
 
     def action(self, state: Bounds, action: Tensor) -> Tensor:
         """`[B, D]` in [-1, 1] to `[B, D]` within the bounds."""
@@ -297,8 +321,8 @@ class TransformedState(NamedTuple):
 class TransformedEnv:
     """A `BatchedEnv` seen through transforms, the first nearest to the environment.
 
-    Where the inner environment is pure (it has `pure_step`, `noise`, `state` and `observe`), so is this one; elsewhere these four
-    are missing, as `hasattr` tells.
+    Where the inner environment is pure (it has `pure_step`, `noise`, `state` and `observe`), so is this one;
+    elsewhere these four are missing, as `hasattr` tells.
 
     Args:
         env: any `BatchedEnv`.
@@ -306,9 +330,10 @@ class TransformedEnv:
 
     Attributes:
         frozen: statistics stand still, as evaluation needs; False at first. Not a part of a snapshot.
-        mdp: the exact dynamics, for who may sample them instead of stepping; None, unless somebody who knows sets it.
-        transform_state: one tree a transform, readable and assignable. Evaluation assigns that of training and then resets: the
-            two may differ in `num_envs`.
+        mdp: the exact dynamics, for who may sample them instead of stepping; None, unless somebody who knows
+            sets it.
+        transform_state: one tree a transform, readable and assignable. Evaluation assigns that of training
+            and then resets: the two may differ in `num_envs`.
 
     Raises:
         UsageError: a transform does not fit the spaces that it meets.
@@ -383,7 +408,9 @@ class TransformedEnv:
     @property
     def pure_step(self) -> Callable[..., tuple[TransformedState, Step]]:
         """`(state, action, noise, active=None) -> (state, step)`; touches nothing that the object holds."""
-        inner_step = self.env.pure_step  # an AttributeError here says that this environment is not pure either
+        inner_step = (
+            self.env.pure_step
+        )  # an AttributeError here says that this environment is not pure either
 
         def pure_step(
             state: TransformedState, action: Tensor, noise: Tensor, active: Tensor | None = None
@@ -405,7 +432,9 @@ class TransformedEnv:
             action = transform.action(state, action)
         return action
 
-    def _outward(self, states: tuple[Tree, ...], step: Step, active: Tensor | None) -> tuple[tuple[Tree, ...], Step]:
+    def _outward(
+        self, states: tuple[Tree, ...], step: Step, active: Tensor | None
+    ) -> tuple[tuple[Tree, ...], Step]:
         after = []
         for transform, state in zip(self.transforms, states, strict=True):
             state, step = transform.step(state, step, self.frozen, active)

@@ -18,12 +18,13 @@ def vacuum_dynamics() -> SampledMDP:
 
 
 def picture(physics: NDArray) -> NDArray[np.uint8]:
-    """The corridor as `[256, 448, 3]`, robot blue, dust grey, hamsters brown; from one environment's physics `[1]`."""
+    """The corridor as `[256, 448, 3]`, robot blue, dust gray, hamsters brown; from one environment's physics
+    `[1]`."""
     frame = np.full((4 * CELL, 7 * CELL, 3), WALL, np.uint8)
     rows, columns = np.indices(frame.shape[:2])
 
-    def disc(row: float, column: float, radius: float, colour: tuple[int, int, int]) -> None:
-        frame[(rows - row * CELL) ** 2 + (columns - column * CELL) ** 2 <= (radius * CELL) ** 2] = colour
+    def disc(row: float, column: float, radius: float, color: tuple[int, int, int]) -> None:
+        frame[(rows - row * CELL) ** 2 + (columns - column * CELL) ** 2 <= (radius * CELL) ** 2] = color
 
     frame[CELL : 2 * CELL, CELL:-CELL] = FLOOR
     for cell in (1, 3, 5):

@@ -1,8 +1,9 @@
 """Gymnasium environments in worker processes, for environments that are slow to step.
 
-Workers are started as fresh interpreters, not forked and not through a pickle: a script needs no `if __name__ == "__main__"`, and
-an environment is named (an id or `module:Class`), never sent. The rows lie in shared memory; seeds, totals and snapshots are the
-parent's, so that the trajectories are those of `GymEnv`, bit for bit.
+Workers are started as fresh interpreters, not forked and not through a pickle: a script needs no `if __name__
+== "__main__"`, and an environment is named (an id or `module:Class`), never sent. The rows lie in shared
+memory; seeds, totals and snapshots are the parent's, so that the trajectories are those of `GymEnv`, bit for
+bit.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ from bellgrad.envs.serve import REPLAY, STEP
 
 START_SECONDS = 120.0  # a worker imports its environment's package first
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from bellgrad.envs.serve import main; main(int(sys.argv[1]))"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from bellgrad.envs.serve import main;"
+    " main(int(sys.argv[1]))"
 )
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 
@@ -48,7 +50,8 @@ class _Worker(NamedTuple):
 
 
 def _stop(workers: list[_Worker], seconds: float = 3.0) -> None:
-    """End worker processes: by closing their connections, then by force. Waits for each, so that no zombie stays."""
+    """End worker processes: by closing their connections, then by force. Waits for each, so that no zombie
+    stays."""
     for worker in workers:
         worker.connection.close()
     deadline = time.monotonic() + seconds
@@ -74,7 +77,8 @@ class SubprocessEnv(SeededEnvs):
         env_kwargs: arguments of the environment, of plain JSON values.
 
     Raises:
-        UsageError: an environment that cannot be named or made, arguments that JSON would change, an unsupported space.
+        UsageError: an environment that cannot be named or made, arguments that JSON would change, an
+            unsupported space.
         EnvironmentFault: a worker did not start.
     """
 
@@ -116,9 +120,17 @@ class SubprocessEnv(SeededEnvs):
         with _anonymous_file(offset + size) as file:
             memory = mmap.mmap(file.fileno(), offset + size)
             self._progress = np.frombuffer(memory, np.int64, 8 * workers)[::8]
-            rows, _ = mapped_rows(spec.observation_space, spec.action_space, num_envs, memoryview(memory)[offset:])
+            rows, _ = mapped_rows(
+                spec.observation_space, spec.action_space, num_envs, memoryview(memory)[offset:]
+            )
             for k, part in enumerate(np.array_split(np.arange(num_envs), workers)):
-                place = {"worker": k, "first": int(part[0]), "count": len(part), "memory": file.fileno(), "offset": offset}
+                place = {
+                    "worker": k,
+                    "first": int(part[0]),
+                    "count": len(part),
+                    "memory": file.fileno(),
+                    "offset": offset,
+                }
                 self._workers.append(_start(task | place))
             try:
                 self._wait(max(timeout, START_SECONDS))
@@ -142,7 +154,9 @@ class SubprocessEnv(SeededEnvs):
         self._wait(self.timeout)
 
     def _send(self, worker: _Worker, *messages: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # a dead worker is reported by `_wait`, which reads its end of file
+        with contextlib.suppress(
+            ConnectionError
+        ):  # a dead worker is reported by `_wait`, which reads its end of file
             for message in messages:
                 worker.connection.send_bytes(message)
 
@@ -159,7 +173,9 @@ class SubprocessEnv(SeededEnvs):
                 answer = self._answer(k, seconds)
                 if answer:
                     faults.append(json.loads(answer))
-        except BaseException:  # the other answers are still under way: nothing can be asked of these workers any more
+        except (
+            BaseException
+        ):  # the other answers are still under way: nothing can be asked of these workers any more
             self.close(seconds=0.0)
             raise
         if faults:
@@ -192,15 +208,21 @@ def _plain(env_kwargs: dict[str, Any]) -> dict[str, Any]:
         same = False
     if not same:
         raise UsageError(
-            f"env_kwargs for worker processes must be plain JSON values (no tuples, arrays or objects): {env_kwargs!r}"
+            "env_kwargs for worker processes must be plain JSON values (no tuples, arrays or objects):"
+            f" {env_kwargs!r}"
         )
     return env_kwargs
 
 
 @contextlib.contextmanager
 def _anonymous_file(size: int) -> Iterator[IO[bytes]]:
-    """A file without a name, in memory where the system can: nothing is left behind however the processes end."""
-    with os.fdopen(os.memfd_create("bellgrad"), "r+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as file:
+    """A file without a name, in memory where the system can: nothing is left behind however the processes
+    end."""
+    with (
+        os.fdopen(os.memfd_create("bellgrad"), "r+b")
+        if hasattr(os, "memfd_create")
+        else tempfile.TemporaryFile()
+    ) as file:
         file.truncate(size)
         yield file
 

@@ -2,20 +2,21 @@
 
     g + h(s) = max_a r(s, a) + E[h(s')]
 
-`g` is the gain, what every step brings in the long run; `h` is the bias, what a start in `s` brings beyond that, up to a
-constant that is chosen so that `h(0) = 0`.
+`g` is the gain, what every step brings in the long run; `h` is the bias, what a start in `s` brings beyond
+that, up to a constant that is chosen so that `h(0) = 0`.
 
-Both solvers ask for one thing: there is exactly one set of states within which a policy can stay for ever (one maximal end
-component). Then all else is left behind sooner or later under every policy, and within the set every state can be reached from
-every other, so that the best gain is the same from every start (the MDP is weakly communicating). With two such sets it may not
-be, and the solvers refuse. Outcomes that end an episode are refused as well.
+Both solvers ask for one thing: there is exactly one set of states within which a policy can stay for ever
+(one maximal end component). Then all else is left behind sooner or later under every policy, and within the
+set every state can be reached from every other, so that the best gain is the same from every start (the MDP
+is weakly communicating). With two such sets it may not be, and the solvers refuse. Outcomes that end an
+episode are refused as well.
 
-Both report the same guarantee, which holds for any `h`: the best gain lies between `min (T h - h)` and `max (T h - h)`, and a
-greedy policy's gain is at least the former. `gain` is the middle and `error_bound` half the span, for the gain; none is given
-for `h`.
+Both report the same guarantee, which holds for any `h`: the best gain lies between `min (T h - h)` and `max
+(T h - h)`, and a greedy policy's gain is at least the former. `gain` is the middle and `error_bound` half the
+span, for the gain; none is given for `h`.
 
-Source: Puterman 1994, chapters 8 and 9: value iteration 8.5.1, bounds theorem 8.5.5, transformation 8.5.4, policy iteration
-8.6.1.
+Source: Puterman 1994, chapters 8 and 9: value iteration 8.5.1, bounds theorem 8.5.5, transformation 8.5.4,
+policy iteration 8.6.1.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,9 @@ from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import TIE, as_policy, greedy_policy, induced_chain, q_from_value
 from bellgrad.mdp.solution import Solution
 
-STEP = 0.75  # of a change of value: as if each step were a wait with probability a quarter, so that periodic chains settle too
+# Of a change of value: as if each step were a wait with probability a quarter, so that periodic chains
+# settle too.
+STEP = 0.75
 
 
 def relative_value_iteration(
@@ -44,7 +47,8 @@ def relative_value_iteration(
     max_iterations: int = 1_000_000,
     on_sweep: Callable[[int, Floats], None] | None = None,
 ) -> Solution:
-    """The best gain by value iteration: `h <- h + 3/4 (T h - h)`, less its first entry. Stops by `error_bound`.
+    """The best gain by value iteration: `h <- h + 3/4 (T h - h)`, less its first entry. Stops by
+    `error_bound`.
 
     Args:
         mdp: the problem.
@@ -60,7 +64,12 @@ def relative_value_iteration(
     """
     _check(mdp)
     arrays = (mdp.offset, mdp.continuing, mdp.next_state, mdp.expected_reward, 1.0)
-    bias, after, action, iteration = np.zeros(mdp.num_states), np.empty(mdp.num_states), np.zeros(mdp.num_states, np.int32), 0
+    bias, after, action, iteration = (
+        np.zeros(mdp.num_states),
+        np.empty(mdp.num_states),
+        np.zeros(mdp.num_states, np.int32),
+        0,
+    )
     with threads(mdp):
         while True:
             low, high, _ = kernels.sweep(*arrays, bias, action, True, after)
@@ -71,14 +80,20 @@ def relative_value_iteration(
             iteration += 1
             if on_sweep is not None:
                 on_sweep(iteration, bias)
-    return warn_unless_converged(_solution(mdp, bias, "relative_value_iteration", iteration, tolerance), tolerance)
+    return warn_unless_converged(
+        _solution(mdp, bias, "relative_value_iteration", iteration, tolerance), tolerance
+    )
 
 
-def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_iterations: int = 10_000) -> Solution:
-    """The best gain by Howard's policy iteration: gain and bias of a policy by one sparse solve, then the greedy actions.
+def average_policy_iteration(
+    mdp: FiniteMDP, *, tolerance: float = 1e-6, max_iterations: int = 10_000
+) -> Solution:
+    """The best gain by Howard's policy iteration: gain and bias of a policy by one sparse solve, then the
+    greedy actions.
 
-    A policy under which the chain has several closed classes is sent to the one with the greatest gain. An action is kept where
-    no other is better, so gain, then bias rise with every policy and none comes twice: exact after finitely many, rounding aside.
+    A policy under which the chain has several closed classes is sent to the one with the greatest gain. An
+    action is kept where no other is better, so gain, then bias rise with every policy and none comes twice:
+    exact after finitely many, rounding aside.
 
     Args:
         mdp: the problem.
@@ -104,15 +119,17 @@ def average_policy_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-6, max_ite
         if not better.any() or iteration == max_iterations:
             break
         action = np.where(better, q.argmax(axis=1), action)
-    return warn_unless_converged(_solution(mdp, bias, "average_policy_iteration", iteration, tolerance), tolerance)
+    return warn_unless_converged(
+        _solution(mdp, bias, "average_policy_iteration", iteration, tolerance), tolerance
+    )
 
 
 def _check(mdp: FiniteMDP) -> None:
     ending = mdp.ending > 0
     if ending.any():
         raise UsageError(
-            f"{mdp.place(ending.argmax())}: an episode may end here, and an average over steps is for tasks that go on for ever; "
-            "take the total or the discounted reward"
+            f"{mdp.place(ending.argmax())}: an episode may end here, and an average over steps is for tasks"
+            " that go on for ever; take the total or the discounted reward"
         )
     component, _ = end_components(mdp, mdp.legal)
     first = component.max()  # there is one at least, since every state has a way to go on
@@ -120,8 +137,9 @@ def _check(mdp: FiniteMDP) -> None:
     if other.any():
         one, two = sorted((int((component == first).argmax()), int(other.argmax())))
         raise UsageError(
-            f"a policy can stay for ever around {mdp.state_name(one)} and another around {mdp.state_name(two)}, so the best "
-            "average reward may depend on the start (multichain); take a discount below 1"
+            f"a policy can stay for ever around {mdp.state_name(one)} and another around"
+            f" {mdp.state_name(two)}, so the best average reward may depend on the start (multichain); take a"
+            " discount below 1"
         )
 
 
@@ -130,13 +148,24 @@ def _solution(mdp: FiniteMDP, bias: Floats, method: str, iterations: int, tolera
     change = q.max(axis=1) - bias
     gain, error_bound = float(change.max() + change.min()) / 2, float(np.ptp(change)) / 2
     return Solution(
-        bias, q - gain, greedy_policy(q), method, "average", 1.0, iterations,
-        residual=error_bound, error_bound=error_bound, converged=error_bound <= tolerance, gain=gain, bias=bias,
-    )  # fmt: skip
+        bias,
+        q - gain,
+        greedy_policy(q),
+        method,
+        "average",
+        1.0,
+        iterations,
+        residual=error_bound,
+        error_bound=error_bound,
+        converged=error_bound <= tolerance,
+        gain=gain,
+        bias=bias,
+    )
 
 
 def _evaluate(mdp: FiniteMDP, action: Ints) -> tuple[Floats, Ints]:
-    """The bias `[S]` of a policy, and the policy itself, led into its best closed class where it has several."""
+    """The bias `[S]` of a policy, and the policy itself, led into its best closed class where it has
+    several."""
     chain, reward = induced_chain(mdp, as_policy(mdp, action))
     classes = _closed_classes(chain)
     if len(classes) > 1:
@@ -147,7 +176,8 @@ def _evaluate(mdp: FiniteMDP, action: Ints) -> tuple[Floats, Ints]:
 
 
 def _gain_and_bias(chain: sparse.csr_array, reward: Floats) -> tuple[float, Floats]:
-    """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain takes the place of the unknown `h(0)`."""
+    """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain takes the place of the
+    unknown `h(0)`."""
     states = len(reward)
     equations = (sparse.eye_array(states, format="csc") - chain)[:, 1:]
     gain, *bias = spsolve(sparse.hstack([np.ones((states, 1)), equations], format="csc"), reward)
@@ -164,7 +194,8 @@ def _closed_classes(chain: sparse.csr_array) -> list[Ints]:
 
 
 def _lead_to(mdp: FiniteMDP, inside: Ints, action: Ints) -> Ints:
-    """The policy that everywhere else takes an action that may lead one step nearer to the states `inside`."""
+    """The policy that everywhere else takes an action that may lead one step nearer to the states
+    `inside`."""
     pair, target = edges(mdp)
     source = pair // mdp.num_actions
     goal = np.zeros(mdp.num_states, dtype=bool)

@@ -15,7 +15,8 @@ Outcome = tuple[float, int, float, bool]
 
 
 class Hand(NamedTuple):
-    """The player's sum, the dealer's open card, whether an ace counts 11, and whether the sum is an ace and a ten."""
+    """The player's sum, the dealer's open card, whether an ace counts 11, and whether the sum is an ace and a
+    ten."""
 
     total: int
     dealer: int
@@ -35,16 +36,17 @@ def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: in
     """Blackjack as in Gymnasium: cards are drawn with replacement, and the dealer sticks on 17 or more.
 
     States are Gymnasium's observations, numbered as its `Tuple` of `Discrete` spaces is flattened:
-    `(sum * 11 + dealer's card) * 2 + usable ace`. With `natural` or `sab` a natural pays otherwise than the same observation
-    reached by a hit, so that the naturals need states of their own: those of sum 0 with a usable ace, which no hand has. A state
-    that no hand has ends the episode at reward 0.
+    `(sum * 11 + dealer's card) * 2 + usable ace`. With `natural` or `sab` a natural pays otherwise than the
+    same observation reached by a hit, so that the naturals need states of their own: those of sum 0 with a
+    usable ace, which no hand has. A state that no hand has ends the episode at reward 0.
 
     Args:
         natural: a win with a natural pays 1.5; ignored with `sab`.
         sab: a natural wins against every hand of the dealer but another natural, as in the book.
         max_episode_steps: kept in the MDP.
 
-    Source: Sutton and Barto 2018, example 5.1; options of Gymnasium's `Blackjack-v1`, where `sab` is True by default.
+    Source: Sutton and Barto 2018, example 5.1; options of Gymnasium's `Blackjack-v1`, where `sab` is True by
+    default.
     """
     num_states = 32 * 11 * 2
     hands, initial = {}, np.zeros(num_states)
@@ -108,14 +110,16 @@ def _chance(card: int) -> float:
 
 
 def _with_ace(hard: int, ace: bool) -> tuple[int, bool]:
-    """The sum of a hand whose aces all count 1, with one of them as 11 where that does not bust; and whether it does."""
+    """The sum of a hand whose aces all count 1, with one of them as 11 where that does not bust; and whether
+    it does."""
     usable = ace and hard + 10 <= TWENTY_ONE
     return hard + 10 * usable, usable
 
 
 @cache
 def _dealer_ends(hard: int, ace: bool, cards: int) -> dict[tuple[int, bool], float]:
-    """The chance of each end of the dealer's hand, `(score, whether it is a natural)`, where a bust scores 0."""
+    """The chance of each end of the dealer's hand, `(score, whether it is a natural)`, where a bust scores
+    0."""
     total, _ = _with_ace(hard, ace)
     if total >= 17:
         return {(total if total <= TWENTY_ONE else 0, cards == 2 and total == TWENTY_ONE): 1.0}

@@ -1,4 +1,5 @@
-"""Outcomes one by one, from arrays, from a function, or counted in data: what the builders of `FiniteMDP` are made of."""
+"""Outcomes one by one, from arrays, from a function, or counted in data: what the builders of `FiniteMDP` are
+made of."""
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +55,9 @@ def start_distribution(initial: int | ArrayLike | None, num_states: int) -> NDAr
         return distribution
     distribution = np.array(initial, np.float64)
     if distribution.shape != (num_states,):
-        raise UsageError(f"initial has shape {distribution.shape}; expected one state, or [S] = {(num_states,)}")
+        raise UsageError(
+            f"initial has shape {distribution.shape}; expected one state, or [S] = {(num_states,)}"
+        )
     return distribution
 
 
@@ -64,7 +67,8 @@ def from_arrays(
     terminated: ArrayLike | SparseRows | None,
     legal: ArrayLike | None,
 ) -> tuple[int, Outcomes]:
-    """How many actions there are, and the outcomes; see `FiniteMDP.from_arrays`. The arrays of a CSR matrix are shared."""
+    """How many actions there are, and the outcomes; see `FiniteMDP.from_arrays`. The arrays of a CSR matrix
+    are shared."""
     rows = _rows(transition)
     num_states = rows.shape[1]
     shape = (num_states, rows.shape[0] // num_states)
@@ -76,7 +80,8 @@ def from_arrays(
     if empty.any():
         state, action = divmod(int(empty.argmax()), shape[1])
         raise UsageError(
-            f"state {state}, action {action} leads nowhere: its row is empty; an illegal action is marked in `legal`"
+            f"state {state}, action {action} leads nowhere: its row is empty; an illegal action is marked in"
+            " `legal`"
         )
     index = index_type(rows.nnz, rows.shape[0])
     outcomes = Outcomes(
@@ -84,9 +89,11 @@ def from_arrays(
         rows.data.astype(np.float64, copy=False).view(),
         rows.indices.astype(index, copy=False).view(),
         _per_outcome("reward", reward, rows, of_next_state=False).astype(np.float64, copy=False).view(),
-        np.zeros(rows.nnz, bool)
-        if terminated is None
-        else _flags("terminated", _per_outcome("terminated", terminated, rows, of_next_state=True)),
+        (
+            np.zeros(rows.nnz, bool)
+            if terminated is None
+            else _flags("terminated", _per_outcome("terminated", terminated, rows, of_next_state=True))
+        ),
     )
     kept = np.where(allowed.ravel(), counts, 0)
     if (kept < counts).any():
@@ -96,10 +103,18 @@ def from_arrays(
 
 
 def from_function(
-    num_states: int, num_actions: int, outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]]
+    num_states: int,
+    num_actions: int,
+    outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]],
 ) -> Outcomes:
     """The outcomes that a function names, pair by pair; see `FiniteMDP.from_function`."""
-    counts, probability, next_state, reward, terminated = array("q"), array("d"), array("i"), array("d"), array("b")
+    counts, probability, next_state, reward, terminated = (
+        array("q"),
+        array("d"),
+        array("i"),
+        array("d"),
+        array("b"),
+    )
     for state in range(num_states):
         for action in range(num_actions):
             before = len(probability)
@@ -112,11 +127,16 @@ def from_function(
                     terminated.append(bool(ends))
             except (TypeError, ValueError, OverflowError) as error:
                 raise UsageError(
-                    f"state {state}, action {action}: expected outcomes (probability, next state, reward, terminated): {error}"
+                    f"state {state}, action {action}: expected outcomes (probability, next state, reward,"
+                    f" terminated): {error}"
                 ) from error
             counts.append(len(probability) - before)
     return Outcomes(
-        offsets(np.array(counts)), np.array(probability), np.array(next_state), np.array(reward), np.array(terminated, bool)
+        offsets(np.array(counts)),
+        np.array(probability),
+        np.array(next_state),
+        np.array(reward),
+        np.array(terminated, bool),
     )
 
 
@@ -137,7 +157,12 @@ def from_transitions(
     actions = _data("action", action, num_actions)
     successors = _data("next_obs", next_obs, num_states)
     rewards, ends = np.asarray(reward, np.float64), _flags("terminated", np.asarray(terminated))
-    for name, values in (("action", actions), ("reward", rewards), ("next_obs", successors), ("terminated", ends)):
+    for name, values in (
+        ("action", actions),
+        ("reward", rewards),
+        ("next_obs", successors),
+        ("terminated", ends),
+    ):
         if values.shape != states.shape:
             raise UsageError(f"{name} has shape {values.shape}; there are {len(states)} observations")
     pairs = states * num_actions + actions
@@ -145,8 +170,11 @@ def from_transitions(
     new = np.flatnonzero(seen == 0)
     if unseen == "refuse" and len(new):
         state, action = divmod(int(new[0]), num_actions)
-        raise UsageError(f"state {state}, action {action} was never tried, like {len(new) - 1} more of {len(seen)} pairs")
-    # What an unseen pair is taken to do is added to the data as if it had been seen: once, or once for every successor.
+        raise UsageError(
+            f"state {state}, action {action} was never tried, like {len(new) - 1} more of {len(seen)} pairs"
+        )
+    # What an unseen pair is taken to do is added to the data as if it had been seen: once, or once for every
+    # successor.
     copies = num_states if unseen == "uniform" else 1
     more = np.tile(np.arange(num_states), len(new)) if unseen == "uniform" else new // num_actions
     pairs = np.concatenate([pairs, np.repeat(new, copies)])
@@ -157,21 +185,32 @@ def from_transitions(
     order = np.lexsort((rewards, ends, successors, pairs))
     pairs, successors, rewards, ends = pairs[order], successors[order], rewards[order], ends[order]
     differs = np.ones(len(pairs), bool)
-    differs[1:] = (np.diff(pairs) != 0) | (np.diff(successors) != 0) | (rewards[1:] != rewards[:-1]) | (ends[1:] != ends[:-1])
+    differs[1:] = (
+        (np.diff(pairs) != 0)
+        | (np.diff(successors) != 0)
+        | (rewards[1:] != rewards[:-1])
+        | (ends[1:] != ends[:-1])
+    )
     first = np.flatnonzero(differs)
     times = np.diff(first, append=len(pairs))
     pair = pairs[first]
     offset = offsets(np.bincount(pair, minlength=len(seen)))
     total = np.add.reduceat(times, offset[:-1])
-    return Outcomes(offset, times / total[pair], successors[first].astype(offset.dtype), rewards[first], ends[first])
+    return Outcomes(
+        offset, times / total[pair], successors[first].astype(offset.dtype), rewards[first], ends[first]
+    )
 
 
 def _rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
-    """`[S*A, S]` from a dense `[S, A, S']`, from such a sparse matrix, or from a list of one sparse `[S, S']` an action."""
+    """`[S*A, S]` from a dense `[S, A, S']`, from such a sparse matrix, or from a list of one sparse `[S, S']`
+    an action."""
     if sparse.issparse(transition) or _is_list_of_sparse(transition):
         rows = _sparse_rows(transition)
         if rows.shape[1] == 0 or rows.shape[0] == 0 or rows.shape[0] % rows.shape[1]:
-            raise UsageError(f"transition has shape {rows.shape}; expected [S*A, S'], row s * A + a for state s and action a")
+            raise UsageError(
+                f"transition has shape {rows.shape}; expected [S*A, S'], row s * A + a for state s and"
+                " action a"
+            )
         return rows
     dense = np.asarray(transition, np.float64)
     if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
@@ -192,20 +231,26 @@ def _sparse_rows(values: SparseRows) -> sparse.csr_array:
     for action, part in enumerate(values):
         if not sparse.issparse(part) or part.shape != (num_states, num_states):
             raise UsageError(
-                f"the matrix of action {action} has shape {np.shape(part)}; expected sparse {(num_states, num_states)}"
+                f"the matrix of action {action} has shape {np.shape(part)}; expected sparse"
+                f" {(num_states, num_states)}"
             )
     stacked = sparse.vstack([sparse.csr_array(part) for part in values], format="csr")
     return stacked[np.arange(num_states * num_actions).reshape(num_actions, num_states).T.ravel()]
 
 
-def _per_outcome(name: str, values: ArrayLike | SparseRows, rows: sparse.csr_array, of_next_state: bool) -> NDArray:
-    """One value an outcome, from one a state (the first of a step, or the next), a pair, or a pair and its next state."""
+def _per_outcome(
+    name: str, values: ArrayLike | SparseRows, rows: sparse.csr_array, of_next_state: bool
+) -> NDArray:
+    """One value an outcome, from one a state (the first of a step, or the next), a pair, or a pair and its
+    next state."""
     s, a = rows.shape[1], rows.shape[0] // rows.shape[1]
     counts = np.diff(rows.indptr)
     if sparse.issparse(values) or _is_list_of_sparse(values):
         given = _sparse_rows(values)
         if given.shape != rows.shape:
-            raise UsageError(f"{name} has shape {given.shape}; expected [S*A, S'] = {rows.shape}, like the transition")
+            raise UsageError(
+                f"{name} has shape {given.shape}; expected [S*A, S'] = {rows.shape}, like the transition"
+            )
         if np.array_equal(given.indptr, rows.indptr) and np.array_equal(given.indices, rows.indices):
             return given.data
         return given[np.repeat(np.arange(s * a), counts), rows.indices]
@@ -218,8 +263,8 @@ def _per_outcome(name: str, values: ArrayLike | SparseRows, rows: sparse.csr_arr
         return dense.reshape(s * a, s)[np.repeat(np.arange(s * a), counts), rows.indices]
     by_state = "[S']" if of_next_state else "[S]"
     raise UsageError(
-        f"{name} has shape {dense.shape}; expected {by_state} = {(s,)}, [S, A] = {(s, a)}, [S, A, S'] = {(s, a, s)}, "
-        f"or sparse [S*A, S'] = {rows.shape}"
+        f"{name} has shape {dense.shape}; expected {by_state} = {(s,)}, [S, A] = {(s, a)}, [S, A, S'] ="
+        f" {(s, a, s)}, or sparse [S*A, S'] = {rows.shape}"
     )
 
 
@@ -233,8 +278,12 @@ def _data(name: str, values: ArrayLike, number: int) -> NDArray[np.int64]:
     """`[N]` whole numbers from 0 to `number - 1`."""
     found = np.asarray(values)
     if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or found.size == 0):
-        raise UsageError(f"{name} must be one whole number a step, [N]; got shape {found.shape} of {found.dtype}")
+        raise UsageError(
+            f"{name} must be one whole number a step, [N]; got shape {found.shape} of {found.dtype}"
+        )
     wrong = (found < 0) | (found >= number)
     if wrong.any():
-        raise UsageError(f"{name}[{wrong.argmax()}] = {found[wrong.argmax()]} is out of range 0 to {number - 1}")
+        raise UsageError(
+            f"{name}[{wrong.argmax()}] = {found[wrong.argmax()]} is out of range 0 to {number - 1}"
+        )
     return found.astype(np.int64)

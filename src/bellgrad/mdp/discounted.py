@@ -1,15 +1,18 @@
-"""What the solvers of discounted MDPs share: the arrays of a sweep, the bounds on the error, the record of what was found.
+"""What the solvers of discounted MDPs share: the arrays of a sweep, the bounds on the error, the record of
+what was found.
 
-One pair of bounds serves them all. Let `d(s) = (T v)(s) - v(s)` for the Bellman operator T, and let `g` be gamma times the
-greatest sum of the probabilities with which a pair goes on, `f` gamma times the least. Then for every state
+One pair of bounds serves them all. Let `d(s) = (T v)(s) - v(s)` for the Bellman operator T, and let `g` be
+gamma times the greatest sum of the probabilities with which a pair goes on, `f` gamma times the least. Then
+for every state
 
     min d / (1 - x)  <=  V* - v  <=  max d / (1 - y)
 
-with `x = f` where `min d` is positive, else `g`, and `y = g` where `max d` is positive, else `f`. Without endings both are gamma,
-so that a change that is nearly the same everywhere says where V* is long before it is small: the span test.
+with `x = f` where `min d` is positive, else `g`, and `y = g` where `max d` is positive, else `f`. Without
+endings both are gamma, so that a change that is nearly the same everywhere says where V* is long before it is
+small: the span test.
 
-Source: MacQueen 1966, "A modified dynamic programming method for Markovian decision problems"; Porteus 1971, "Some bounds for
-discounted sequential decision processes"; Puterman 1994, section 6.6.
+Source: MacQueen 1966, "A modified dynamic programming method for Markovian decision problems"; Porteus 1971,
+"Some bounds for discounted sequential decision processes"; Puterman 1994, section 6.6.
 """
 
 import warnings
@@ -30,7 +33,8 @@ from bellgrad.mdp.solution import Solution
 OnSweep = Callable[[int, Floats], None]
 
 MAX_ITERATIONS = 1_000_000
-PARALLEL_FROM = 100_000  # outcomes, a fifth of a millisecond of work; for less, waking a second thread costs what it saves
+# Outcomes, a fifth of a millisecond of work; for less, waking a second thread costs what it saves.
+PARALLEL_FROM = 100_000
 ROUNDING = 4  # units in the last place of the greatest value: a smaller change means nothing
 DTYPES = ("float64", "float32")
 
@@ -74,11 +78,14 @@ class Discounted:
     arrays: tuple[Any, ...]
 
     @classmethod
-    def of(cls, mdp: FiniteMDP, gamma: float, tolerance: float, max_iterations: int = MAX_ITERATIONS) -> "Discounted":
+    def of(
+        cls, mdp: FiniteMDP, gamma: float, tolerance: float, max_iterations: int = MAX_ITERATIONS
+    ) -> "Discounted":
         """Join them.
 
         Raises:
-            UsageError: a number out of range, or gamma so near to 1 that probabilities that sum to more than 1 undo it.
+            UsageError: a number out of range, or gamma so near to 1 that probabilities that sum to more than
+                1 undo it.
         """
         check_gamma(gamma, below_one=True)
         if not tolerance > 0:
@@ -91,14 +98,15 @@ class Discounted:
         greatest, least = gamma * float(going_on.max()), gamma * float(going_on.min())
         if greatest >= 1:
             raise UsageError(
-                f"with gamma = {gamma} the values have no bound: the probabilities of a pair sum to {going_on.max():.9g}; "
-                "make them sum to 1"
+                f"with gamma = {gamma} the values have no bound: the probabilities of a pair sum to"
+                f" {going_on.max():.9g}; make them sum to 1"
             )
         arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, float(gamma))
         return cls(mdp, gamma, tolerance, max_iterations, greatest, least, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
-        """A new array with a user's first value, or one that is nowhere above V*, so that sweeps only raise it.
+        """A new array with a user's first value, or one that is nowhere above V*, so that sweeps only raise
+        it.
 
         Raises:
             UsageError: a value of another shape, or an unknown dtype.
@@ -115,15 +123,18 @@ class Discounted:
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """Where `V* - v` is, from the least and greatest entry of `T v - v`."""
-        return low / (1 - (self.least if low > 0 else self.greatest)), high / (1 - (self.greatest if high > 0 else self.least))
+        return low / (1 - (self.least if low > 0 else self.greatest)), high / (
+            1 - (self.greatest if high > 0 else self.least)
+        )
 
     def progress(self, low: float, high: float, value: Floats, size: float) -> tuple[float, float, bool]:
-        """What a sweep that changed values by `low` to `high` says about V*, rounding of values up to `size` included.
+        """What a sweep that changed values by `low` to `high` says about V*, rounding of values up to `size`
+        included.
 
         Returns:
-            what to add to `T v`, how far off that may be, and whether to stop: that is within the tolerance, or half of it is
-            rounding. What is added is the middle between the bounds on `V* - T v`, but 0 where some pair surely ends the episode:
-            its value is known, and is not to be moved.
+            what to add to `T v`, how far off that may be, and whether to stop: that is within the tolerance,
+            or half of it is rounding. What is added is the middle between the bounds on `V* - T v`, but 0
+            where some pair surely ends the episode: its value is known, and is not to be moved.
         """
         lower, upper = self.bounds(low, high)
         lower *= self.least if low > 0 else self.greatest
@@ -163,7 +174,19 @@ class Discounted:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return Solution(value, q, policy, method, "discounted", self.gamma, iterations, residual, bound, converged, note=note)
+        return Solution(
+            value,
+            q,
+            policy,
+            method,
+            "discounted",
+            self.gamma,
+            iterations,
+            residual,
+            bound,
+            converged,
+            note=note,
+        )
 
 
 @contextmanager
@@ -186,7 +209,8 @@ def show(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
 
 
 def q_sweeps(problem: Discounted, policy: Floats | None, on_sweep: OnSweep | None) -> Found:
-    """Sweeps `q <- r(s, a) + gamma * E[v(s')]` with `v = max_a q`, or `v = E_a q` under a policy, until the bounds on v meet.
+    """Sweeps `q <- r(s, a) + gamma * E[v(s')]` with `v = max_a q`, or `v = E_a q` under a policy, until the
+    bounds on v meet.
 
     Args:
         problem: what to solve.

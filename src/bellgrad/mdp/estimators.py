@@ -1,13 +1,15 @@
-"""What an estimator of the policy gradient gives on a known MDP: for each sampled episode, and on average, exactly.
+"""What an estimator of the policy gradient gives on a known MDP: for each sampled episode, and on average,
+exactly.
 
     an episode:   sum_t w_t Phi_t dlog pi(a_t | s_t)
     on average:   sum_t w_t sum_s P(s_t = s) sum_a dpi(a | s) E[Phi_t | s_t = s, a_t = a]
 
-with w_t = gamma^t or 1. The first is made of the functions that algorithms learn with (`ops.policy_gradient`, `ops.returns`), the
-second of the known probabilities and of what the critic believes, right or wrong, so that one can be held against the other.
+with w_t = gamma^t or 1. The first is made of the functions that algorithms learn with (`ops.policy_gradient`,
+`ops.returns`), the second of the known probabilities and of what the critic believes, right or wrong, so that
+one can be held against the other.
 
-The policy is the softmax of `theta [O, A]`, a row for each observation; states with the same observation share one. Axes: `O`
-observations, `S` states, `A` actions, `T` time, `B` episodes.
+The policy is the softmax of `theta [O, A]`, a row for each observation; states with the same observation
+share one. Axes: `O` observations, `S` states, `A` actions, `T` time, `B` episodes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,13 @@ from bellgrad.mdp.gradient import softmax_policy
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import advantage, induced_chain, q_from_value, value_from_q
 from bellgrad.mdp.trajectories import Trajectories
-from bellgrad.ops.policy_gradient import all_actions_loss, discount_weight, keep, score_function_loss, total_return
+from bellgrad.ops.policy_gradient import (
+    all_actions_loss,
+    discount_weight,
+    keep,
+    score_function_loss,
+    total_return,
+)
 from bellgrad.ops.returns import discounted_returns, gae, td_residual
 
 Phi = Literal["return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions"]
@@ -34,17 +42,19 @@ class Estimator:
     """How the policy gradient is estimated.
 
     Attributes:
-        phi: what stands beside the score: `return`, that of the whole episode; `reward_to_go`; `baseline`, the reward to go less
-            the value; `q`; `advantage`; `td_residual`; `gae`; or `all_actions`, the sum over actions with `q`.
+        phi: what stands beside the score: `return`, that of the whole episode; `reward_to_go`; `baseline`,
+            the reward to go less the value; `q`; `advantage`; `td_residual`; `gae`; or `all_actions`, the sum
+            over actions with `q`.
         gamma: discount per step, in [0, 1].
-        state_weight: of step t. `none`: 1. `discount`: gamma^t. `geometric`: it is kept with probability gamma^t. The `return` is
-            discounted from the episode's start, and has `none`.
+        state_weight: of step t. `none`: 1. `discount`: gamma^t. `geometric`: it is kept with probability
+            gamma^t. The `return` is discounted from the episode's start, and has `none`.
         value: `[S]` what the critic takes a state to be worth, right or wrong.
         q: `[S, A]` the same of actions.
         lambda_: of `gae`, in [0, 1].
 
     Raises:
-        UsageError: an unknown name, a number out of range, `return` with a weight, or what `phi` needs is missing.
+        UsageError: an unknown name, a number out of range, `return` with a weight, or what `phi` needs is
+            missing.
     """
 
     phi: Phi
@@ -61,11 +71,19 @@ class Estimator:
             if self.phi in phis and getattr(self, critic) is None:
                 raise UsageError(f"phi={self.phi!r} needs a critic: give {critic}")
         if self.phi == "return" and self.state_weight != "none":
-            raise UsageError("phi='return' is discounted from the episode's start already: leave state_weight at 'none'")
+            raise UsageError(
+                "phi='return' is discounted from the episode's start already: leave state_weight at 'none'"
+            )
 
 
 def episode_gradients(
-    mdp: FiniteMDP, theta: Floats, episodes: Trajectories, estimator: Estimator, *, observation: Ints | None = None, seed: int = 0
+    mdp: FiniteMDP,
+    theta: Floats,
+    episodes: Trajectories,
+    estimator: Estimator,
+    *,
+    observation: Ints | None = None,
+    seed: int = 0,
 ) -> Floats:
     """The estimate of each episode, by differentiating the losses of `ops.policy_gradient`: `[B, O, A]`.
 
@@ -74,20 +92,25 @@ def episode_gradients(
         theta: `[O, A]` parameters of the softmax policy.
         episodes: as that policy had them.
         estimator: the one to be looked at.
-        observation: `[S]` what each state looks like, integers below O; None where every state is seen as itself.
+        observation: `[S]` what each state looks like, integers below O; None where every state is seen as
+            itself.
         seed: of the random numbers of the state weight `geometric`.
     """
     state, action = torch.from_numpy(episodes.state), torch.from_numpy(episodes.action)
     mask = torch.from_numpy(episodes.mask)
     steps, columns = mask.shape
-    parameters = torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()  # one set for each episode
+    parameters = (
+        torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()
+    )  # one set for each episode
     logits = parameters if observation is None else parameters[:, torch.from_numpy(observation)]
     logprobs = logits.masked_fill(~torch.from_numpy(mdp.legal), -torch.inf).log_softmax(-1)  # [B, S, A]
 
     age = torch.arange(steps, dtype=torch.float64)[:, None].expand(steps, columns)
     weight = None
     if estimator.state_weight == "geometric":
-        (rng,) = np.random.default_rng(seed).spawn(1)  # unlike the stream of episodes that were drawn with the same seed
+        (rng,) = np.random.default_rng(seed).spawn(
+            1
+        )  # unlike the stream of episodes that were drawn with the same seed
         noise = torch.from_numpy(rng.random(mask.shape))
         mask = mask & keep(age, estimator.gamma, noise)
     elif estimator.state_weight == "discount":
@@ -104,7 +127,9 @@ def episode_gradients(
 
 def _phi(estimator: Estimator, episodes: Trajectories) -> Tensor:
     """`[T, B]`."""
-    state, action, reward, next_state, terminated, truncated, mask = (torch.from_numpy(column) for column in episodes)
+    state, action, reward, next_state, terminated, truncated, mask = (
+        torch.from_numpy(column) for column in episodes
+    )
     gamma = estimator.gamma
     value = None if estimator.value is None else torch.from_numpy(estimator.value)
     match estimator.phi:
@@ -121,24 +146,29 @@ def _phi(estimator: Estimator, episodes: Trajectories) -> Tensor:
         case "td_residual":
             return td_residual(reward, terminated, value[state], value[next_state], gamma)
         case _:
-            return gae(reward, terminated, truncated, value[state], value[next_state], gamma, estimator.lambda_)
+            return gae(
+                reward, terminated, truncated, value[state], value[next_state], gamma, estimator.lambda_
+            )
 
 
 def expected_gradient(
     mdp: FiniteMDP, theta: Floats, estimator: Estimator, horizon: int, *, observation: Ints | None = None
 ) -> Floats:
-    """The mean of `episode_gradients` over all episodes that are cut after so many steps: `[O, A]`. Exact but for rounding.
+    """The mean of `episode_gradients` over all episodes that are cut after so many steps: `[O, A]`. Exact but
+    for rounding.
 
-    A horizon that no episode outlasts gives the mean over whole episodes. Where one is cut, `td_residual` and `gae` go on with
-    the critic's value, and the returns end. With an estimated value v, GAE(lambda) puts `(1 - lambda) v + lambda v'` in the
-    place of V(s'), with v' the expected lambda return: from here its bias comes, and at lambda 1 there is none.
+    A horizon that no episode outlasts gives the mean over whole episodes. Where one is cut, `td_residual` and
+    `gae` go on with the critic's value, and the returns end. With an estimated value v, GAE(lambda) puts `(1
+    - lambda) v + lambda v'` in the place of V(s'), with v' the expected lambda return: from here its bias
+    comes, and at lambda 1 there is none.
 
     Args:
         mdp: the problem.
         theta: `[O, A]` parameters of the softmax policy.
         estimator: the one to be looked at.
         horizon: steps `H`, 1 or more.
-        observation: `[S]` what each state looks like, integers below O; None where every state is seen as itself.
+        observation: `[S]` what each state looks like, integers below O; None where every state is seen as
+            itself.
     """
     observation = np.arange(mdp.num_states) if observation is None else observation
     policy = softmax_policy(mdp, theta[observation])
@@ -155,7 +185,8 @@ def expected_gradient(
 
 
 def _expected_phi(mdp: FiniteMDP, policy: Floats, estimator: Estimator, horizon: int) -> Floats:
-    """`E[Phi_t | s_t, a_t]` but for what depends on the state alone, which has no part in the gradient: `[H, S, A]`."""
+    """`E[Phi_t | s_t, a_t]` but for what depends on the state alone, which has no part in the gradient: `[H,
+    S, A]`."""
     if estimator.phi in NEEDS["q"]:
         return np.broadcast_to(estimator.q, (horizon, *policy.shape))
     nothing = np.zeros(mdp.num_states)

@@ -1,4 +1,5 @@
-"""The value of a policy: `v = r + gamma * P v`, with its expected rewards `r [S]` and its chain `P [S, S]`."""
+"""The value of a policy: `v = r + gamma * P v`, with its expected rewards `r [S]` and its chain `P [S,
+S]`."""
 
 from typing import Literal, get_args
 
@@ -30,11 +31,11 @@ def evaluate_policy(
 ) -> Solution:
     """The value and action values of a policy, by one of three ways.
 
-    - `direct`: a sparse LU factorisation. Exact but for rounding.
-    - `iterative`: sweeps `v <- r + gamma * P v`. Stops as `value_iteration` does: its bounds hold for one policy alike. The only
-      way that copies no outcome.
-    - `gmres`: restarted GMRES. Stops when the norm of the residual, which is no less than its largest entry, is within
-      `tolerance * (1 - g)`.
+    - `direct`: a sparse LU factorization. Exact but for rounding.
+    - `iterative`: sweeps `v <- r + gamma * P v`. Stops as `value_iteration` does: its bounds hold for one
+      policy alike. The only way that copies no outcome.
+    - `gmres`: restarted GMRES. Stops when the norm of the residual, which is no less than its largest
+      entry, is within `tolerance * (1 - g)`.
 
     Args:
         mdp: the problem.
@@ -46,7 +47,8 @@ def evaluate_policy(
         on_sweep: called with the number of the sweep of `iterative` and the value `[S]`.
 
     Returns:
-        The solution, whose `policy` is the one that was given; its residual is that of the policy's own operator.
+        The solution, whose `policy` is the one that was given; its residual is that of the policy's own
+        operator.
 
     Raises:
         UsageError: gamma is out of range, the policy is none of this MDP, or an unknown method.
@@ -57,11 +59,15 @@ def evaluate_policy(
     if method == "iterative":
         found = q_sweeps(problem, chosen, on_sweep)
     else:
-        found = Found(linear_solve(problem, *induced_chain(mdp, chosen), method, np.zeros(mdp.num_states)), np.inf, 1)
+        found = Found(
+            linear_solve(problem, *induced_chain(mdp, chosen), method, np.zeros(mdp.num_states)), np.inf, 1
+        )
     return problem.solution(f"policy evaluation ({method})", found, chosen)
 
 
-def linear_solve(problem: Discounted, chain: sparse.csr_array, reward: Floats, method: str, start: Floats) -> Floats:
+def linear_solve(
+    problem: Discounted, chain: sparse.csr_array, reward: Floats, method: str, start: Floats
+) -> Floats:
     """Solve `v = reward + gamma * chain v`.
 
     Args:
@@ -80,4 +86,6 @@ def linear_solve(problem: Discounted, chain: sparse.csr_array, reward: Floats, m
     if method == "direct":
         return linalg.splu(matrix.tocsc()).solve(reward)
     near = problem.tolerance * (1 - problem.greatest)
-    return linalg.gmres(matrix, reward, x0=start, rtol=0.0, atol=near, restart=KRYLOV, maxiter=KRYLOV_ROUNDS)[0]
+    return linalg.gmres(matrix, reward, x0=start, rtol=0.0, atol=near, restart=KRYLOV, maxiter=KRYLOV_ROUNDS)[
+        0
+    ]

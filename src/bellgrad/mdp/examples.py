@@ -24,11 +24,14 @@ WINDY = [
     "..........",
     "..........",
 ]
-VACUUM_LOOKS = np.array([0, 1, 2, 1, 3])  # which walls each cell of `vacuum_world` has: north and west, both sides, north, ...
+VACUUM_LOOKS = np.array(
+    [0, 1, 2, 1, 3]
+)  # which walls each cell of `vacuum_world` has: north and west, both sides, north, ...
 
 
 def cliff_walking(**options: Any) -> FiniteMDP:
-    """The cliff: every step costs 1, a step over the edge 100 and the way back to the start; `options` are `gridworld`'s.
+    """The cliff: every step costs 1, a step over the edge 100 and the way back to the start; `options` are
+    `gridworld`'s.
 
     Source: Sutton and Barto 2018, example 6.6.
     """
@@ -36,24 +39,31 @@ def cliff_walking(**options: Any) -> FiniteMDP:
 
 
 def windy_gridworld(**options: Any) -> FiniteMDP:
-    """The windy grid: every step costs 1, and the wind blows upwards in the middle; `options` are `gridworld`'s.
+    """The windy grid: every step costs 1, and the wind blows upwards in the middle; `options` are
+    `gridworld`'s.
 
     Source: Sutton and Barto 2018, example 6.5.
     """
-    return gridworld(WINDY, **{"step_reward": -1.0, "rewards": {}, "wind": [0, 0, 0, 1, 1, 1, 2, 2, 1, 0]} | options)
+    return gridworld(
+        WINDY, **{"step_reward": -1.0, "rewards": {}, "wind": [0, 0, 0, 1, 1, 1, 2, 2, 1, 0]} | options
+    )
 
 
 def corridor() -> FiniteMDP:
     """Five states in a row, from left to right, with one expensive passage: from 3 to 4.
 
-    Actions are L and R, the start is 1, where L stays. A step costs 1, R in 3 costs 10, and both actions in 5 end the episode
-    at no cost. The best values are -13, -12, -11, -1 and 0, undiscounted.
+    Actions are L and R, the start is 1, where L stays. A step costs 1, R in 3 costs 10, and both actions in 5
+    end the episode at no cost. The best values are -13, -12, -11, -1 and 0, undiscounted.
     """
 
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
         if state == 4:
             return [(1.0, state, 0.0, True)]
-        return [(1.0, state + 1, 10.0 if state == 2 else 1.0, False) if action else (1.0, max(state - 1, 0), 1.0, False)]
+        return [
+            (1.0, state + 1, 10.0 if state == 2 else 1.0, False)
+            if action
+            else (1.0, max(state - 1, 0), 1.0, False)
+        ]
 
     names = {"state_names": tuple("12345"), "action_names": ("L", "R"), "grid": (1, 5)}
     return FiniteMDP.from_function(5, 2, outcomes, initial=0, costs=True, **names)
@@ -62,16 +72,18 @@ def corridor() -> FiniteMDP:
 def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
     """A robot in a corridor of five cells, with dust below the middle one and a hamster below either end.
 
-    The actions are north, east, south and west; walls stop the robot, and south it can go in three cells only. In the middle it
-    sucks up the dust, for a reward of 1, and at an end the hamster: either ends the episode. It begins in any cell but the middle
-    and is cut after 20 steps. `VACUUM_LOOKS` is what it sees: which sides of its cell are walls, so that the second cell and the
-    fourth look the same, though the dust is east of one and west of the other.
+    The actions are north, east, south and west; walls stop the robot, and south it can go in three cells
+    only. In the middle it sucks up the dust, for a reward of 1, and at an end the hamster: either ends the
+    episode. It begins in any cell but the middle and is cut after 20 steps. `VACUUM_LOOKS` is what it sees:
+    which sides of its cell are walls, so that the second cell and the fourth look the same, though the dust
+    is east of one and west of the other.
 
     Args:
-        hamster: reward for sucking one up. With 0 an undiscounted return is 1 or 0, and its mean the chance of success; with
-            less, the mean is at most that.
+        hamster: reward for sucking one up. With 0 an undiscounted return is 1 or 0, and its mean the chance
+            of success; with less, the mean is at most that.
 
-    Source: the aliased grid world in Silver 2015, "Lectures on reinforcement learning", lecture 7, as a corridor.
+    Source: the aliased grid world in Silver 2015, "Lectures on reinforcement learning", lecture 7, as a
+    corridor.
     """
     below = {0: hamster, 2: 1.0, 4: hamster}
     steps = {1: 1, 3: -1}  # east, west
@@ -81,12 +93,19 @@ def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
             return [(1.0, state, below[state], True)]
         return [(1.0, min(max(state + steps.get(action, 0), 0), 4), 0.0, False)]
 
-    names = {"state_names": tuple("12345"), "action_names": ("north", "east", "south", "west"), "grid": (1, 5)}
-    return FiniteMDP.from_function(5, 4, outcomes, initial=[0.25, 0.25, 0, 0.25, 0.25], max_episode_steps=20, **names)
+    names = {
+        "state_names": tuple("12345"),
+        "action_names": ("north", "east", "south", "west"),
+        "grid": (1, 5),
+    }
+    return FiniteMDP.from_function(
+        5, 4, outcomes, initial=[0.25, 0.25, 0, 0.25, 0.25], max_episode_steps=20, **names
+    )
 
 
 def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -> FiniteMDP:
-    """A walk to either side with equal chance from the middle, with one action; leaving the row at an end ends the episode.
+    """A walk to either side with equal chance from the middle, with one action; leaving the row at an end
+    ends the episode.
 
     The value of the i-th of n states, from 1, is `left + (right - left) * i / (n + 1)`, undiscounted.
 
@@ -106,14 +125,17 @@ def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -
         to_right = (0.5, state, right, True) if state == last else (0.5, state + 1, 0.0, False)
         return [to_left, to_right]
 
-    return FiniteMDP.from_function(num_states, 1, outcomes, initial=num_states // 2, action_names=("walk",), grid=(1, num_states))
+    return FiniteMDP.from_function(
+        num_states, 1, outcomes, initial=num_states // 2, action_names=("walk",), grid=(1, num_states)
+    )
 
 
 def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: float = 10.0) -> FiniteMDP:
-    """A chain that is hard to explore: the way to the large reward earns nothing, and one step back loses all of it.
+    """A chain that is hard to explore: the way to the large reward earns nothing, and one step back loses all
+    of it.
 
-    `forward` goes on by a state at reward 0, and in the last stays there for `large`; `back` returns to the first for `small`.
-    With the chance `slip` an action does what the other does. Episodes do not end.
+    `forward` goes on by a state at reward 0, and in the last stays there for `large`; `back` returns to the
+    first for `small`. With the chance `slip` an action does what the other does. Episodes do not end.
 
     Args:
         num_states: length of the chain.
@@ -140,8 +162,8 @@ def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: 
 def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> FiniteMDP:
     """A random MDP: each pair leads to `successors` different states, drawn alike.
 
-    Probabilities are the gaps between uniform cuts of the unit interval, rewards standard normal for each outcome, every state
-    is as likely to be the first, and episodes do not end.
+    Probabilities are the gaps between uniform cuts of the unit interval, rewards standard normal for each
+    outcome, every state is as likely to be the first, and episodes do not end.
 
     Args:
         num_states: `S`.
@@ -152,9 +174,9 @@ def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> 
     Raises:
         UsageError: `successors` out of range.
 
-    Source: Archibald, McKinnon and Thomas 1995, "On the generation of Markov decision processes"; rewards as in Bhatnagar et al.
-        2009, "Natural actor-critic algorithms", section 8. Successors: Floyd's sample, in Bentley and Floyd 1987, "Programming
-        pearls: a sample of brilliance".
+    Source: Archibald, McKinnon and Thomas 1995, "On the generation of Markov decision processes"; rewards as
+        in Bhatnagar et al. 2009, "Natural actor-critic algorithms", section 8. Successors: Floyd's sample, in
+        Bentley and Floyd 1987, "Programming pearls: a sample of brilliance".
     """
     if not 1 <= successors <= num_states:
         raise UsageError(f"successors = {successors} is out of range [1, {num_states}], the number of states")
@@ -168,7 +190,8 @@ def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> 
         there = (chosen[:, :k] == drawn[:, None]).any(axis=1)
         chosen[:, k] = np.where(there, newest, drawn)
     chosen.sort(axis=1)
-    # The gaps between uniform cuts are distributed like exponential numbers over their sum, which need no sorting.
+    # The gaps between uniform cuts are distributed like exponential numbers over their sum, which need no
+    # sorting.
     probability = rng.standard_exponential((pairs, successors))
     probability /= probability.sum(axis=1, keepdims=True)
     return FiniteMDP(

@@ -2,7 +2,8 @@
 
     v_H = 0,   v_t(s) = max_a q_t(s, a),   q_t(s, a) = r(s, a) + gamma * E[v_{t+1}(s')]
 
-Each step is solved exactly, so that there is nothing to converge; the best action depends on the steps that are left.
+Each step is solved exactly, so that there is nothing to converge; the best action depends on the steps that
+are left.
 """
 
 from collections.abc import Callable
@@ -46,12 +47,23 @@ def backward_induction(
         if on_sweep is not None:
             on_sweep(horizon - t, value[t])
     return Solution(
-        value, q, greedy_policy(q), "backward_induction", "total" if gamma == 1 else "discounted", gamma, iterations=horizon,
-        residual=0.0, error_bound=0.0, converged=True, horizon=horizon,
-    )  # fmt: skip
+        value,
+        q,
+        greedy_policy(q),
+        "backward_induction",
+        "total" if gamma == 1 else "discounted",
+        gamma,
+        iterations=horizon,
+        residual=0.0,
+        error_bound=0.0,
+        converged=True,
+        horizon=horizon,
+    )
 
 
-def finite_horizon_evaluation(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, gamma: float = 1.0) -> Floats:
+def finite_horizon_evaluation(
+    mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, gamma: float = 1.0
+) -> Floats:
     """What a policy gets within `horizon` steps: `[H+1, S]`, from step t on. Exact but for rounding.
 
     Args:
@@ -72,7 +84,8 @@ def finite_horizon_evaluation(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *
 
 
 def policy_by_step(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Floats:
-    """A policy for each step, `[H, S, A]`, checked; one that does not depend on the step is repeated without copies.
+    """A policy for each step, `[H, S, A]`, checked; one that does not depend on the step is repeated without
+    copies.
 
     Raises:
         UsageError: it is none of this MDP, or one for another number of steps.

@@ -24,17 +24,20 @@ CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> FiniteMDP:
     """The dynamics of an environment that shows them in `P`, or of Blackjack.
 
-    The wrappers around it must not change what a step does; `bellgrad.mdp.blackjack` says how Blackjack's states are numbered.
+    The wrappers around it must not change what a step does; `bellgrad.mdp.blackjack` says how Blackjack's
+    states are numbered.
 
     Args:
         env: a registered id, an environment, or a class or function that makes one.
         env_kwargs: arguments of the environment, where it is made here.
 
     Returns:
-        An MDP with the time limit of the environment's specification and, for Gymnasium's own, names and grid.
+        An MDP with the time limit of the environment's specification and, for Gymnasium's own, names and
+        grid.
 
     Raises:
-        UsageError: an environment that cannot be made, that shows no dynamics, or that has others than it shows.
+        UsageError: an environment that cannot be made, that shows no dynamics, or that has others than it
+            shows.
     """
     if isinstance(env, gymnasium.Env):
         if env_kwargs:
@@ -43,7 +46,9 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
     try:
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     except Exception as error:
-        raise UsageError(f"the environment {env} could not be made: {' '.join(str(error).split())}") from error
+        raise UsageError(
+            f"the environment {env} could not be made: {' '.join(str(error).split())}"
+        ) from error
     try:
         return _from_env(made)
     finally:
@@ -55,21 +60,33 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
     name = env.spec.id if env.spec else type(inner).__name__
     layer = env
     while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)):
-            raise UsageError(f"{type(layer).__name__} changes {name}, and the dynamics are those of the environment inside it")
+        if isinstance(
+            layer, (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
+        ):
+            raise UsageError(
+                f"{type(layer).__name__} changes {name}, and the dynamics are those of the environment"
+                " inside it"
+            )
         layer = layer.env
     limit = env.spec.max_episode_steps if env.spec else None
     if type(inner) is BlackjackEnv:
         return blackjack(natural=bool(inner.natural), sab=bool(inner.sab), max_episode_steps=limit)
     if not hasattr(inner, "P") or not hasattr(inner, "initial_state_distrib"):
-        raise UsageError(f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its samples")
+        raise UsageError(
+            f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
+            " samples"
+        )
     if getattr(inner, "fickle_passenger", False):
         raise UsageError(
-            f"{name}: a fickle passenger remembers the last step, which `P` does not show; use fickle_passenger=False"
+            f"{name}: a fickle passenger remembers the last step, which `P` does not show; use"
+            " fickle_passenger=False"
         )
     described: dict[str, Any] = {"max_episode_steps": limit, "action_names": ACTION_NAMES.get(type(inner))}
     if isinstance(inner, FrozenLakeEnv):
-        described |= {"grid": inner.desc.shape, "state_names": tuple(letter.decode() for letter in inner.desc.ravel())}
+        described |= {
+            "grid": inner.desc.shape,
+            "state_names": tuple(letter.decode() for letter in inner.desc.ravel()),
+        }
     if isinstance(inner, CliffWalkingEnv):
         described |= {"grid": inner.shape, "state_names": tuple(CLIFF_WALKING)}
     num_states, num_actions = (_size(name, space) for space in (inner.observation_space, inner.action_space))
@@ -80,7 +97,9 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
         except (KeyError, IndexError) as error:
             raise UsageError(f"{name}: `P` has no entry for state {state}, action {action}") from error
 
-    return FiniteMDP.from_function(num_states, num_actions, outcomes, initial=inner.initial_state_distrib, **described)
+    return FiniteMDP.from_function(
+        num_states, num_actions, outcomes, initial=inner.initial_state_distrib, **described
+    )
 
 
 def _size(name: str, space: gymnasium.Space) -> int:

@@ -1,13 +1,15 @@
-"""How good a policy is from the start distribution, where it goes, and how that changes with the policy: exactly.
+"""How good a policy is from the start distribution, where it goes, and how that changes with the policy:
+exactly.
 
     J(pi) = sum_s mu(s) V(s)            d(s) = sum_t gamma^t P(s_t = s)
     dJ = sum_s d(s) sum_a dpi(a | s) Q(s, a)
 
-with mu the distribution of the first state and d the discounted number of visits. V and d solve the same sparse equations, one
-from the right and one from the left, so that both cost one factorisation. A discount of 1 is taken where every state's episode
-ends.
+with mu the distribution of the first state and d the discounted number of visits. V and d solve the same
+sparse equations, one from the right and one from the left, so that both cost one factorization. A discount of
+1 is taken where every state's episode ends.
 
-Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
+Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation",
+theorem 1.
 """
 
 from dataclasses import dataclass
@@ -46,23 +48,26 @@ def expected_return(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> float:
     return float(mdp.initial @ _exact(mdp, policy, gamma).value)
 
 
-def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalised: bool = True) -> Floats:
+def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalized: bool = True) -> Floats:
     """`d(s)`, how often a policy is in a state, visits after t steps counted `gamma^t`: `[S]`.
 
     Args:
         mdp: the problem.
         policy: `[S]` integers or `[S, A]` probabilities.
         gamma: discount per step, in [0, 1].
-        normalised: multiply by `1 - gamma`, to get the distribution of the state at a time that is geometric with gamma; what is
-            missing to one is the probability that the episode is over by then. Otherwise the expected number of visits, which is
-            what the policy gradient needs.
+        normalized: multiply by `1 - gamma`, to get the distribution of the state at a time that is geometric
+            with gamma; what is missing to one is the probability that the episode is over by then. Otherwise
+            the expected number of visits, which is what the policy gradient needs.
 
     Raises:
-        UsageError: gamma is out of range; it is 1 and the policy may go on for ever, or nothing is left to normalise.
+        UsageError: gamma is out of range; it is 1 and the policy may go on for ever, or nothing is left to
+            normalize.
     """
-    if normalised and gamma == 1:
-        raise UsageError("gamma = 1 leaves nothing to normalise: take normalised=False for the expected number of visits")
-    return _exact(mdp, policy, gamma).visits * (1 - gamma if normalised else 1)
+    if normalized and gamma == 1:
+        raise UsageError(
+            "gamma = 1 leaves nothing to normalize: take normalized=False for the expected number of visits"
+        )
+    return _exact(mdp, policy, gamma).visits * (1 - gamma if normalized else 1)
 
 
 def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
@@ -86,7 +91,8 @@ def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
     Raises:
         UsageError: gamma is out of range, or 1 where an episode may go on for ever.
 
-    Source: Agarwal et al. 2021, "On the theory of policy gradient methods", equation 10 (there with the normalised d).
+    Source: Agarwal et al. 2021, "On the theory of policy gradient methods", equation 10 (there with the
+    normalized d).
     """
     exact = _exact(mdp, softmax_policy(mdp, theta), gamma)
     gain = advantage(q_from_value(mdp, exact.value, gamma), exact.policy)
@@ -99,8 +105,8 @@ def policy_gradient(mdp: FiniteMDP, policy: ArrayLike, jacobian: Floats, gamma: 
     Args:
         mdp: the problem.
         policy: `[S, A]` probabilities.
-        jacobian: `[S, A, *D]`, the derivative of each probability in each of the parameters, whose shape is `D`; 0 for illegal
-            actions.
+        jacobian: `[S, A, *D]`, the derivative of each probability in each of the parameters, whose shape is
+            `D`; 0 for illegal actions.
         gamma: discount per step, in [0, 1].
 
     Returns:
@@ -123,7 +129,8 @@ def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
         endless = way_to((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
         if endless.any():
             raise UsageError(
-                f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; take a discount below 1"
+                f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; take a discount"
+                " below 1"
             )
     factors = splu(sparse.eye_array(mdp.num_states, format="csc") - gamma * chain.tocsc())
     return _Exact(policy, factors.solve(reward), factors.solve(mdp.initial, trans="T"))

@@ -1,4 +1,5 @@
-"""Grids drawn as text: walls, slippery ground, wind, rewards, cells that end the episode and cells that send to the start."""
+"""Grids drawn as text: walls, slippery ground, wind, rewards, cells that end the episode and cells that send
+to the start."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -38,12 +39,13 @@ def gridworld(
 ) -> FiniteMDP:
     """The MDP of a map in which each letter is a cell. States are the cells, row by row, walls too.
 
-    With the maps of `bellgrad.mdp.examples`, cliff walking is `gridworld(CLIFF, step_reward=-1, rewards={"X": -100})`, and the
-    windy grid `gridworld(WINDY, wind=[0, 0, 0, 1, 1, 1, 2, 2, 1, 0], step_reward=-1, rewards={})`.
+    With the maps of `bellgrad.mdp.examples`, cliff walking is `gridworld(CLIFF, step_reward=-1, rewards={"X":
+    -100})`, and the windy grid `gridworld(WINDY, wind=[0, 0, 0, 1, 1, 1, 2, 2, 1, 0], step_reward=-1,
+    rewards={})`.
 
-    A step goes to the neighbour, is pushed by the wind of the column that it leaves, and is then held inside the grid; where that
-    ends on a wall, the agent stays where it was. The reward is that of the cell it lands in. Terminal cells and walls lead to
-    themselves, at reward 0, and end the episode.
+    A step goes to the neighbor, is pushed by the wind of the column that it leaves, and is then held inside
+    the grid; where that ends on a wall, the agent stays where it was. The reward is that of the cell it lands
+    in. Terminal cells and walls lead to themselves, at reward 0, and end the episode.
 
     Args:
         text_map: lines of equal length, or one text of them; blanks around a line do not count.
@@ -53,7 +55,8 @@ def gridworld(
         moves: `four`: up, right, down, left; `king`: those and the diagonals, clockwise from up.
         step_reward: for landing in any cell that `rewards` does not name.
         rewards: by letter, for landing there; None is `{"G": 1.0}`.
-        start: where episodes begin, on each of them alike; on a map with none, on every cell but walls, restarts and terminals.
+        start: where episodes begin, on each of them alike; on a map with none, on every cell but walls,
+            restarts and terminals.
         floor: letters of no meaning.
         terminal: letters whose cells end the episode.
         walls: letters that cannot be entered.
@@ -61,9 +64,11 @@ def gridworld(
         described: other fields of `FiniteMDP`, such as `max_episode_steps`.
 
     Raises:
-        UsageError: lines of several lengths, an unknown letter, a wind that is not one number a column, a slip beyond [0, 1].
+        UsageError: lines of several lengths, an unknown letter, a wind that is not one number a column, a
+            slip beyond [0, 1].
 
-    Source: Sutton and Barto 2018, examples 3.5, 6.5 and 6.6, exercises 6.9 and 6.10 (king's moves, stochastic wind).
+    Source: Sutton and Barto 2018, examples 3.5, 6.5 and 6.6, exercises 6.9 and 6.10 (king's moves, stochastic
+    wind).
     """
     if moves not in MOVES:
         raise unknown("set of moves", moves, MOVES)
@@ -85,7 +90,9 @@ def gridworld(
     if not begins.any():
         raise UsageError("the map has no cell to start in")
     if is_restart.any() and begins.sum() != 1:
-        raise UsageError(f"a map with restarts ({restart}) needs one start ({start}); this one has {begins.sum()}")
+        raise UsageError(
+            f"a map with restarts ({restart}) needs one start ({start}); this one has {begins.sum()}"
+        )
 
     gain = np.full(flat.size, float(step_reward))
     for letter, reward in rewards.items():
@@ -98,7 +105,8 @@ def gridworld(
     directions = MOVES[moves]
     quarter = len(directions) // 4
     turns = [(0, 1 - slip), (quarter, slip / 2), (-quarter, slip / 2)] if slip else [(0, 1.0)]
-    # Variations of a wind that does not blow, and ways out of a cell that keeps the agent, have probability 0 and are left out.
+    # Variations of a wind that does not blow, and ways out of a cell that keeps the agent, have probability 0
+    # and are left out.
     varies = np.where(blown != 0, 1 / 3, 0.0)
     gusts = [(0, 1 - 2 * varies), (1, varies), (-1, varies)] if stochastic_wind else [(0, np.ones(flat.size))]
 
@@ -119,7 +127,11 @@ def gridworld(
                 terminated[:, action, k] = is_terminal[landed] | stays
     happens = probability > 0
     outcomes = Outcomes(
-        offsets(happens.sum(axis=2).ravel()), probability[happens], next_state[happens], reward[happens], terminated[happens]
+        offsets(happens.sum(axis=2).ravel()),
+        probability[happens],
+        next_state[happens],
+        reward[happens],
+        terminated[happens],
     )
     return FiniteMDP(
         len(directions),
@@ -134,7 +146,9 @@ def gridworld(
 
 def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]:
     """`[rows, columns]` of one letter each."""
-    lines = [line.strip() for line in (text_map.strip().splitlines() if isinstance(text_map, str) else text_map)]
+    lines = [
+        line.strip() for line in (text_map.strip().splitlines() if isinstance(text_map, str) else text_map)
+    ]
     if not lines or not lines[0]:
         raise UsageError("the map is empty")
     for number, line in enumerate(lines):
@@ -145,6 +159,7 @@ def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]
     if strange.any():
         row, column = np.unravel_index(int(strange.argmax()), letters.shape)
         raise UsageError(
-            f"row {row}, column {column} of the map is {str(letters[row, column])!r}; known: {' '.join(sorted(known))}"
+            f"row {row}, column {column} of the map is {str(letters[row, column])!r}; known:"
+            f" {' '.join(sorted(known))}"
         )
     return letters

@@ -30,7 +30,8 @@ def row_sum(offset, values):
 
 @numba.njit(cache=True)
 def _expected(first, last, continuing, next_state, value):
-    """`E[value(s')]` over the outcomes `first` to `last`. Unsigned numbers spare every access the test for a negative index."""
+    """`E[value(s')]` over the outcomes `first` to `last`. Unsigned numbers spare every access the test for a
+    negative index."""
     total = 0.0
     for k in range(np.uint64(first), np.uint64(last)):
         total += continuing[k] * value[np.uint64(next_state[k])]
@@ -50,7 +51,8 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
 
 @numba.njit(cache=True, parallel=True)
 def sweep(offset, continuing, next_state, reward, gamma, value, action, improve, new):
-    """A backup of every state from `value [S]` into `new [S]`: of the best action, kept in `action [S]`, or of that action alone.
+    """A backup of every state from `value [S]` into `new [S]`: of the best action, kept in `action [S]`, or
+    of that action alone.
 
     Args:
         improve: whether to look for the best.
@@ -78,7 +80,8 @@ def sweep(offset, continuing, next_state, reward, gamma, value, action, improve,
 
 @numba.njit(cache=True)
 def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action, improve, backwards):
-    """`sweep` in the order of the states or against it, where each backup sees those before it and is solved for its own state.
+    """`sweep` in the order of the states or against it, where each backup sees those before it and is solved
+    for its own state.
 
     Returns:
         the greatest change of a state's value without its sign, and the greatest size of a value.
@@ -115,13 +118,18 @@ def _backup(offset, continuing, next_state, reward, gamma, value, state):
     for action in range(actions):
         first, last = offset[state * actions + action], offset[state * actions + action + 1]
         if last > first:
-            best = max(best, reward[state, action] + gamma * _expected(first, last, continuing, next_state, value))
+            best = max(
+                best, reward[state, action] + gamma * _expected(first, last, continuing, next_state, value)
+            )
     return best
 
 
 @numba.njit(cache=True)
-def prioritized_backups(offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold):
-    """Up to `S` backups, each of the state whose value is furthest from its backup; `error [S]` is that distance, kept true.
+def prioritized_backups(
+    offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold
+):
+    """Up to `S` backups, each of the state whose value is furthest from its backup; `error [S]` is that
+    distance, kept true.
 
     Args:
         before_offset: `[S+1]` into `before`, the states from which each state may come next.
@@ -136,14 +144,18 @@ def prioritized_backups(offset, continuing, next_state, reward, gamma, value, er
     backups = 0
     while queue and backups < states:
         priority, state = heapq.heappop(queue)
-        if -priority != error[state]:  # it changed after it was queued, and was queued again if it is still large
+        if (
+            -priority != error[state]
+        ):  # it changed after it was queued, and was queued again if it is still large
             continue
         value[state] = _backup(offset, continuing, next_state, reward, gamma, value, state)
         error[state] = 0.0
         backups += 1
         for k in range(before_offset[state], before_offset[state + 1]):
             earlier = before[k]
-            distance = abs(_backup(offset, continuing, next_state, reward, gamma, value, earlier) - value[earlier])
+            distance = abs(
+                _backup(offset, continuing, next_state, reward, gamma, value, earlier) - value[earlier]
+            )
             if distance != error[earlier]:
                 error[earlier] = distance
                 if distance > threshold:

@@ -1,9 +1,11 @@
 """Discounted MDPs as a linear programme, and its dual.
 
     primal   min  sum_s v(s) / S        with  v(s) - gamma * E[v(s')] >= r(s, a)  for every legal pair
-    dual     max  sum_sa x(s, a) r(s, a)  with  sum_a x(s', a) - gamma * sum_sa x(s, a) p(s' | s, a) = 1 / S,  x >= 0
+    dual     max  sum_sa x(s, a) r(s, a)  with  sum_a x(s', a) - gamma * sum_sa x(s, a) p(s' | s, a) = 1 / S
+                                          and   x >= 0
 
-The primal's solution is V*; the dual's is how often, discounted, the best policy visits each pair from a uniform start.
+The primal's solution is V*; the dual's is how often, discounted, the best policy visits each pair from a
+uniform start.
 
 Source: Puterman 1994, section 6.9.
 """
@@ -28,7 +30,8 @@ class LinearProgram(NamedTuple):
 
     Attributes:
         value: `[S]` of the primal, V*.
-        occupancy: `[S, A]` of the dual, 0 where the action is illegal; it sums to `1 / (1 - gamma)` where no episode ends.
+        occupancy: `[S, A]` of the dual, 0 where the action is illegal; it sums to `1 / (1 - gamma)` where no
+            episode ends.
         iterations: of HiGHS.
     """
 
@@ -51,7 +54,9 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
     check_gamma(gamma, below_one=True)
     states, actions = mdp.legal.shape
     legal = np.flatnonzero(mdp.legal)
-    here = sparse.csr_array((np.ones(len(legal)), (np.arange(len(legal)), legal // actions)), shape=(len(legal), states))
+    here = sparse.csr_array(
+        (np.ones(len(legal)), (np.arange(len(legal)), legal // actions)), shape=(len(legal), states)
+    )
     result = linprog(
         c=np.full(states, 1 / states),
         A_ub=gamma * mdp.transition[legal] - here,
@@ -68,14 +73,16 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
 
 
 def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6) -> Solution:
-    """V* by linear programming; the error follows from the residual of the answer, by the bounds of `bellgrad.mdp.discounted`.
+    """V* by linear programming; the error follows from the residual of the answer, by the bounds of
+    `bellgrad.mdp.discounted`.
 
     Stops where HiGHS calls the programme solved; meant for up to some ten thousands of states.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
-        tolerance: on the value's error; only for `converged`, HiGHS is always asked for the best that it can do.
+        tolerance: on the value's error; only for `converged`, HiGHS is always asked for the best that it can
+            do.
 
     Raises:
         UsageError: gamma is out of range.

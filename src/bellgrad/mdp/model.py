@@ -1,6 +1,7 @@
 """A finite Markov decision process, known outcome by outcome. Axes: `S` states, `A` actions, `N` outcomes.
 
-Rewards are maximised everywhere. A cost is a reward below zero: builders that take costs change their sign, once, on the way in.
+Rewards are maximized everywhere. A cost is a reward below zero: builders that take costs change their sign,
+once, on the way in.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ ROW_TOLERANCE = 1e-6  # how far the probabilities of a pair may be from one: the
 class FiniteMDP:
     """`p(s', r, terminated | s, a)` for finitely many states and actions, and where episodes begin.
 
-    Outcomes are kept one by one in the order in which they were given, those of a state-action pair side by side: pair
-    `s * A + a` owns the outcomes `offset[s * A + a]` to `offset[s * A + a + 1]`. A pair without outcomes is an illegal action.
-    That an episode ends is a property of an outcome and not of a state, as in Gymnasium's `P`: Taxi reaches the same state both
-    ways.
+    Outcomes are kept one by one in the order in which they were given, those of a state-action pair side by
+    side: pair `s * A + a` owns the outcomes `offset[s * A + a]` to `offset[s * A + a + 1]`. A pair without
+    outcomes is an illegal action. That an episode ends is a property of an outcome and not of a state, as in
+    Gymnasium's `P`: Taxi reaches the same state both ways.
 
     Attributes:
         num_actions: `A`.
@@ -87,21 +88,25 @@ class FiniteMDP:
         costs: bool = False,
         **described: Any,
     ) -> FiniteMDP:
-        """An MDP from its matrices. The arrays of a CSR transition are shared and not copied: leave them as they are.
+        """An MDP from its matrices. The arrays of a CSR transition are shared and not copied: leave them as
+        they are.
 
         Args:
-            transition: `p(s' | s, a)`: dense `[S, A, S']`, where a zero makes no outcome; sparse `[S*A, S']`, row `s * A + a`; or
-                a list of `A` sparse matrices `[S, S']`.
-            reward: `r(s)` as `[S]`, `r(s, a)` as `[S, A]`, `r(s, a, s')` as `[S, A, S']` or sparse like the transition.
-            terminated: whether the episode ends: by the next state, `[S']`, or in one of the reward's other shapes; None where it
-                never does. A state in which episodes end still needs its rows, for example to itself.
+            transition: `p(s' | s, a)`: dense `[S, A, S']`, where a zero makes no outcome; sparse `[S*A, S']`,
+                row `s * A + a`; or a list of `A` sparse matrices `[S, S']`.
+            reward: `r(s)` as `[S]`, `r(s, a)` as `[S, A]`, `r(s, a, s')` as `[S, A, S']` or sparse like the
+                transition.
+            terminated: whether the episode ends: by the next state, `[S']`, or in one of the reward's other
+                shapes; None where it never does. A state in which episodes end still needs its rows, for
+                example to itself.
             legal: `[S, A]`; the row of an illegal action is left out. None where every action is legal.
             initial: the first state, or the distribution `[S]` of it; None for every state alike.
-            costs: `reward` holds costs, to be minimised: its sign is changed, here and only here.
+            costs: `reward` holds costs, to be minimized: its sign is changed, here and only here.
             described: the other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
-            UsageError: shapes that do not fit, a legal action that leads nowhere, or what `FiniteMDP` itself refuses.
+            UsageError: shapes that do not fit, a legal action that leads nowhere, or what `FiniteMDP` itself
+                refuses.
         """
         num_actions, outcomes = build.from_arrays(transition, reward, terminated, legal)
         num_states = (len(outcomes.offset) - 1) // num_actions
@@ -123,10 +128,10 @@ class FiniteMDP:
         Args:
             num_states: `S`.
             num_actions: `A`.
-            outcomes: gives `[(probability, next state, reward, terminated), ...]`, as an entry of Gymnasium's `P`; an empty list
-                where the action is illegal.
+            outcomes: gives `[(probability, next state, reward, terminated), ...]`, as an entry of Gymnasium's
+                `P`; an empty list where the action is illegal.
             initial: the first state, or the distribution `[S]` of it; None for every state alike.
-            costs: the function names costs, to be minimised: their sign is changed.
+            costs: the function names costs, to be minimized: their sign is changed.
             described: the other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
@@ -152,7 +157,8 @@ class FiniteMDP:
     ) -> FiniteMDP:
         """The certainty-equivalent MDP of some data: what followed a pair n times in m has probability n / m.
 
-        Outcomes that agree in next state, reward and ending are one; two rewards after the same step stay two outcomes.
+        Outcomes that agree in next state, reward and ending are one; two rewards after the same step stay two
+        outcomes.
 
         Args:
             obs: `[N]` states.
@@ -162,20 +168,24 @@ class FiniteMDP:
             terminated: `[N]`; a time limit is no termination.
             num_states: `S`.
             num_actions: `A`.
-            unseen: what a pair without data does, at reward 0: `absorb` ends the episode, `self_loop` stays for ever, `uniform`
-                leads to every state alike; `refuse` raises.
+            unseen: what a pair without data does, at reward 0: `absorb` ends the episode, `self_loop` stays
+                for ever, `uniform` leads to every state alike; `refuse` raises.
             initial: the first state, or the distribution `[S]` of it; None for every state alike.
             described: the other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
-            UsageError: arrays of several lengths, a state or action out of range, or unseen pairs where they are refused.
+            UsageError: arrays of several lengths, a state or action out of range, or unseen pairs where they
+                are refused.
         """
-        counted = build.from_transitions(obs, action, reward, next_obs, terminated, num_states, num_actions, unseen)
+        counted = build.from_transitions(
+            obs, action, reward, next_obs, terminated, num_states, num_actions, unseen
+        )
         return cls._made(num_states, num_actions, counted, initial, False, described)
 
     @classmethod
     def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
-        """The dynamics of a Gymnasium environment that shows them in `P`, and of Blackjack; see `bellgrad.mdp.from_gym`.
+        """The dynamics of a Gymnasium environment that shows them in `P`, and of Blackjack; see
+        `bellgrad.mdp.from_gym`.
 
         Args:
             env: a registered id, an environment, or a class or function that makes one.
@@ -214,24 +224,30 @@ class FiniteMDP:
 
     @cached_property
     def continuing(self) -> Floats:
-        """`[N]` the probability of each outcome after which the episode goes on; the very array `probability` where none ends."""
+        """`[N]` the probability of each outcome after which the episode goes on; the very array `probability`
+        where none ends."""
         return np.where(self.terminated, 0.0, self.probability) if self.terminated.any() else self.probability
 
     @cached_property
     def transition(self) -> sparse.csr_array:
-        """`[S*A, S]` where a pair leads while the episode goes on: rows sum to one minus the chance of ending."""
+        """`[S*A, S]` where a pair leads while the episode goes on: rows sum to one minus the chance of
+        ending."""
         shape = (len(self.offset) - 1, self.num_states)
         return sparse.csr_array((self.continuing, self.next_state, self.offset), shape=shape, copy=False)
 
     @cached_property
     def expected_reward(self) -> Floats:
         """`[S, A]` float64, `r(s, a)`; 0 where the action is illegal."""
-        return kernels.row_dot(self.offset, self.probability, self.reward).reshape(self.num_states, self.num_actions)
+        return kernels.row_dot(self.offset, self.probability, self.reward).reshape(
+            self.num_states, self.num_actions
+        )
 
     @cached_property
     def ending(self) -> Floats:
         """`[S, A]` float64, the chance that the episode ends with this step."""
-        return kernels.row_dot(self.offset, self.probability, self.terminated).reshape(self.num_states, self.num_actions)
+        return kernels.row_dot(self.offset, self.probability, self.terminated).reshape(
+            self.num_states, self.num_actions
+        )
 
     def place(self, pair: int) -> str:
         """A state-action pair in words, for messages."""
@@ -252,14 +268,25 @@ def _check_sizes(mdp: FiniteMDP) -> None:
         array = getattr(mdp, name)
         if not isinstance(array, np.ndarray) or array.dtype not in kinds:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise UsageError(f"{name} must be an array of {' or '.join(kind.__name__ for kind in kinds)}, got {got}")
+            raise UsageError(
+                f"{name} must be an array of {' or '.join(kind.__name__ for kind in kinds)}, got {got}"
+            )
     if mdp.next_state.dtype != mdp.offset.dtype:
-        raise UsageError(f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must be of one type")
+        raise UsageError(
+            f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must be of one type"
+        )
     s, a, n = len(mdp.initial), mdp.num_actions, len(mdp.probability)
     if s < 1 or a < 1:
         raise UsageError(f"an MDP needs a state and an action; these are {s} and {a}")
-    if mdp.offset.shape != (s * a + 1,) or mdp.offset[0] != 0 or mdp.offset[-1] != n or (np.diff(mdp.offset) < 0).any():
-        raise UsageError(f"offset must rise from 0 to the number of outcomes, {n}, in {s} states x {a} actions + 1 entries")
+    if (
+        mdp.offset.shape != (s * a + 1,)
+        or mdp.offset[0] != 0
+        or mdp.offset[-1] != n
+        or (np.diff(mdp.offset) < 0).any()
+    ):
+        raise UsageError(
+            f"offset must rise from 0 to the number of outcomes, {n}, in {s} states x {a} actions + 1 entries"
+        )
     for name in ("next_state", "reward", "terminated"):
         if getattr(mdp, name).shape != (n,):
             raise UsageError(f"{name} has shape {getattr(mdp, name).shape}; there are {n} outcomes")
@@ -300,4 +327,6 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
     if stuck.any():
         raise UsageError(f"{mdp.state_name(int(stuck.argmax()))} has no legal action")
     if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= ROW_TOLERANCE:
-        raise UsageError(f"the start distribution must be probabilities that sum to 1; they sum to {mdp.initial.sum():.9g}")
+        raise UsageError(
+            f"the start distribution must be probabilities that sum to 1; they sum to {mdp.initial.sum():.9g}"
+        )

@@ -1,10 +1,12 @@
-"""Policies that see an observation of the state and remember nothing: the best that they can do in a fixed number of steps.
+"""Policies that see an observation of the state and remember nothing: the best that they can do in a fixed
+number of steps.
 
-Axes: `S` states, `O` observations, `A` actions. An observation map `[S]` says as what each state is seen, from 0 to `O - 1`, and
-states that are seen alike are treated alike. There a stochastic policy may be better than every deterministic one, and one that
-remembers better still.
+Axes: `S` states, `O` observations, `A` actions. An observation map `[S]` says as what each state is seen,
+from 0 to `O - 1`, and states that are seen alike are treated alike. There a stochastic policy may be better
+than every deterministic one, and one that remembers better still.
 
-Source: Singh, Jaakkola and Jordan 1994, "Learning without state-estimation in partially observable Markovian decision processes".
+Source: Singh, Jaakkola and Jordan 1994, "Learning without state-estimation in partially observable Markovian
+decision processes".
 """
 
 from collections.abc import Iterator
@@ -22,8 +24,11 @@ from bellgrad.mdp.policies import check_gamma, value_from_q
 MOST_POLICIES = 1_000_000  # that are enumerated
 
 
-def memoryless_return(mdp: FiniteMDP, observation: ArrayLike, policy: ArrayLike, horizon: int, *, gamma: float = 1.0) -> Floats:
-    """What memoryless policies get within `horizon` steps, from the start distribution. Exact but for rounding.
+def memoryless_return(
+    mdp: FiniteMDP, observation: ArrayLike, policy: ArrayLike, horizon: int, *, gamma: float = 1.0
+) -> Floats:
+    """What memoryless policies get within `horizon` steps, from the start distribution. Exact but for
+    rounding.
 
     Args:
         mdp: the problem.
@@ -36,14 +41,18 @@ def memoryless_return(mdp: FiniteMDP, observation: ArrayLike, policy: ArrayLike,
         `[...]`.
 
     Raises:
-        UsageError: horizon, gamma or a shape is out of range, a row is no distribution, or an illegal action may be chosen.
+        UsageError: horizon, gamma or a shape is out of range, a row is no distribution, or an illegal action
+            may be chosen.
     """
     check_gamma(gamma)
     if horizon < 1:
         raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")
     seen, policy = _seen(mdp, observation), np.asarray(policy, dtype=float)
     if policy.shape[-2:] != (seen.max() + 1, mdp.num_actions):
-        raise UsageError(f"a memoryless policy has shape ({seen.max() + 1}, {mdp.num_actions}); this one has {policy.shape}")
+        raise UsageError(
+            f"a memoryless policy has shape ({seen.max() + 1}, {mdp.num_actions}); this one has"
+            f" {policy.shape}"
+        )
     if (policy < 0).any() or not np.allclose(policy.sum(axis=-1), 1):
         raise UsageError("a row of the policy is no distribution")
     by_state = policy.reshape(-1, *policy.shape[-2:])[:, seen]
@@ -86,8 +95,9 @@ def best_memoryless_with_one_mixture(
 ) -> tuple[Floats, float]:
     """The best policy that may mix two actions at one observation and has one action for each of the others.
 
-    Tries every choice of the other actions and of the two. What a mixture is worth is a polynomial in its weight, of degree
-    `horizon` at most: it is interpolated exactly, and its best weight is an end of [0, 1] or a root of the derivative.
+    Tries every choice of the other actions and of the two. What a mixture is worth is a polynomial in its
+    weight, of degree `horizon` at most: it is interpolated exactly, and its best weight is an end of [0, 1]
+    or a root of the derivative.
 
     Args:
         mdp: the problem.
@@ -135,7 +145,9 @@ def _deterministic(mdp: FiniteMDP, observation: ArrayLike) -> Iterator[Floats]:
     legal = _legal(mdp, _seen(mdp, observation))
     count = prod(len(actions) for actions in legal)
     if count > MOST_POLICIES:
-        raise UsageError(f"there are {count:,} deterministic memoryless policies; {MOST_POLICIES:,} can be tried")
+        raise UsageError(
+            f"there are {count:,} deterministic memoryless policies; {MOST_POLICIES:,} can be tried"
+        )
     for choice in product(*legal):
         yield np.eye(mdp.num_actions)[list(choice)]
 

@@ -1,7 +1,8 @@
-"""Policies on tables, and the links between values, action values and policies. Axes: `S` states, `A` actions.
+"""Policies on tables, and the links between values, action values and policies. Axes: `S` states, `A`
+actions.
 
-A policy is an array `[S, A]` whose rows are probabilities, 0 where an action is illegal; or `[S]` integers, an action for each
-state.
+A policy is an array `[S, A]` whose rows are probabilities, 0 where an action is illegal; or `[S]` integers,
+an action for each state.
 """
 
 import numpy as np
@@ -11,7 +12,9 @@ from scipy import sparse
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import ROW_TOLERANCE, FiniteMDP, Floats
 
-TIE = 1e-9  # of the value's size: actions as near to the best as this are as good, since rounding may have set them apart
+# Of the value's size: actions as near to the best as this are as good, since rounding may have set them
+# apart.
+TIE = 1e-9
 
 
 def check_gamma(gamma: float, *, below_one: bool = False) -> None:
@@ -32,20 +35,29 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
         policy: `[S]` integers or `[S, A]` probabilities.
 
     Raises:
-        UsageError: the shape is wrong, a row is no distribution, or an illegal action may be chosen; it names the state.
+        UsageError: the shape is wrong, a row is no distribution, or an illegal action may be chosen; it names
+            the state.
     """
     policy = np.asarray(policy)
     states, actions = mdp.num_states, mdp.num_actions
     if policy.shape == (states,) and np.issubdtype(policy.dtype, np.integer):
         wrong = (policy < 0) | (policy >= actions)
         if wrong.any():
-            raise UsageError(f"{mdp.state_name(wrong.argmax())}: the policy's action is {policy[wrong.argmax()]}, of {actions}")
+            raise UsageError(
+                f"{mdp.state_name(wrong.argmax())}: the policy's action is {policy[wrong.argmax()]}, of"
+                f" {actions}"
+            )
         policy = np.eye(actions)[policy]
     if policy.shape != (states, actions):
-        raise UsageError(f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has {policy.shape}")
+        raise UsageError(
+            f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has"
+            f" {policy.shape}"
+        )
     wrong = ~((policy >= 0).all(axis=1) & (np.abs(policy.sum(axis=1) - 1) <= ROW_TOLERANCE))
     if wrong.any():
-        raise UsageError(f"{mdp.state_name(wrong.argmax())}: the policy's row {policy[wrong.argmax()]} is no distribution")
+        raise UsageError(
+            f"{mdp.state_name(wrong.argmax())}: the policy's row {policy[wrong.argmax()]} is no distribution"
+        )
     barred = (policy > 0) & ~mdp.legal
     if barred.any():
         raise UsageError(f"{mdp.place(barred.argmax())}: the policy may choose this action, which is illegal")
@@ -62,7 +74,8 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
 
     Args:
         q: `[..., A]`, -inf where an action is illegal.
-        tie: actions whose value is within this of the best are as good; a number or `[...]`. Rounding (`TIE`) is added to it.
+        tie: actions whose value is within this of the best are as good; a number or `[...]`. Rounding (`TIE`)
+            is added to it.
 
     Returns:
         `[..., A]` probabilities.
@@ -73,7 +86,8 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
 
 
 def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
-    """Greedy with probability `1 - epsilon`, otherwise any legal action: `[..., A]` from `q [..., A]`, -inf where illegal.
+    """Greedy with probability `1 - epsilon`, otherwise any legal action: `[..., A]` from `q [..., A]`, -inf
+    where illegal.
 
     Raises:
         UsageError: epsilon is not in [0, 1].
@@ -87,7 +101,8 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
 
 
 def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
-    """One step of lookahead: `q(s, a) = r(s, a) + gamma * E[value(s')]`, where an ending is followed by nothing.
+    """One step of lookahead: `q(s, a) = r(s, a) + gamma * E[value(s')]`, where an ending is followed by
+    nothing.
 
     Args:
         mdp: the problem.
@@ -104,7 +119,8 @@ def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
 
 
 def value_from_q(q: Floats, policy: Floats) -> Floats:
-    """`V(s) = E_a Q(s, a)` under a policy: `[...]` from two arrays `[..., A]`; what the policy never does plays no part."""
+    """`V(s) = E_a Q(s, a)` under a policy: `[...]` from two arrays `[..., A]`; what the policy never does
+    plays no part."""
     return np.multiply(policy, q, where=policy > 0, out=np.zeros(q.shape)).sum(axis=-1)
 
 
@@ -134,10 +150,11 @@ def bellman(mdp: FiniteMDP, value: Floats, gamma: float, policy: ArrayLike | Non
 
 
 def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: float = 0.0) -> Floats:
-    """The greedy policy after looking `depth` steps ahead, over every outcome, with `value` at the leaves; ties are kept.
+    """The greedy policy after looking `depth` steps ahead, over every outcome, with `value` at the leaves;
+    ties are kept.
 
-    Greedy after one step is never worse than the policy whose value it looks at, and strictly better somewhere unless that is
-    optimal.
+    Greedy after one step is never worse than the policy whose value it looks at, and strictly better
+    somewhere unless that is optimal.
 
     Args:
         mdp: the problem.
@@ -152,7 +169,8 @@ def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: 
     Raises:
         UsageError: depth or gamma is out of range.
 
-    Source: Sutton and Barto 2018, section 4.2 (policy improvement); Bertsekas 2019, section 2.2 (multistep lookahead).
+    Source: Sutton and Barto 2018, section 4.2 (policy improvement); Bertsekas 2019, section 2.2 (multistep
+    lookahead).
     """
     if depth < 1:
         raise UsageError(f"depth = {depth} steps of lookahead; at least 1 is needed")
@@ -174,7 +192,9 @@ def induced_chain(mdp: FiniteMDP, policy: Floats) -> tuple[sparse.csr_array, Flo
     """
     states, actions = policy.shape
     pairs = np.arange(states * actions)
-    choice = sparse.csr_array((policy.ravel(), pairs, np.arange(states + 1) * actions), shape=(states, states * actions))
+    choice = sparse.csr_array(
+        (policy.ravel(), pairs, np.arange(states + 1) * actions), shape=(states, states * actions)
+    )
     chain = choice @ mdp.transition
     chain.eliminate_zeros()
     return chain, (policy * mdp.expected_reward).sum(axis=1)

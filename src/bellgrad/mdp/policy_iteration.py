@@ -21,9 +21,9 @@ def policy_iteration(
 ) -> Solution:
     """Howard's policy iteration: each policy is evaluated by solving its linear equations.
 
-    Stops when no action is better than the policy's own, which happens after finitely many policies, each better than the one
-    before. An action gives way only to one that is better by more than rounding, so that no policy comes twice. The error is
-    that of the last evaluation.
+    Stops when no action is better than the policy's own, which happens after finitely many policies, each
+    better than the one before. An action gives way only to one that is better by more than rounding, so that
+    no policy comes twice. The error is that of the last evaluation.
 
     Args:
         mdp: the problem.
@@ -44,7 +44,9 @@ def policy_iteration(
     doubt = 0.0 if evaluation == "direct" else 2 * gamma * tolerance
     for iteration in range(1, max_iterations + 1):
         pairs = states * mdp.num_actions + action
-        value = linear_solve(problem, mdp.transition[pairs], mdp.expected_reward.ravel()[pairs], evaluation, value)
+        value = linear_solve(
+            problem, mdp.transition[pairs], mdp.expected_reward.ravel()[pairs], evaluation, value
+        )
         show(on_sweep, iteration, value)
         q = problem.lookahead(value)
         own = q[states, action]
@@ -69,17 +71,19 @@ def modified_policy_iteration(
 ) -> Solution:
     """A sweep over all actions, then cheap ones over the chosen actions alone, and so on.
 
-    With Jacobi's sweeps it stops as `value_iteration` does, in place as `gauss_seidel`, after a sweep over all actions; the
-    guarantees are theirs. Where a state leads to states all over the MDP, the change soon is the same everywhere and Jacobi's
-    sweeps need few iterations; where ways are long and ordered, as on a grid, sweeps in place need far fewer.
+    With Jacobi's sweeps it stops as `value_iteration` does, in place as `gauss_seidel`, after a sweep over
+    all actions; the guarantees are theirs. Where a state leads to states all over the MDP, the change soon is
+    the same everywhere and Jacobi's sweeps need few iterations; where ways are long and ordered, as on a
+    grid, sweeps in place need far fewer.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
-        in_place: Gauss-Seidel sweeps, forwards and backwards by turns, instead of Jacobi's. None begins with Jacobi's, and goes
-            over to sweeps in place where more than 30 further iterations would be needed at the rate of the last.
-        evaluation_sweeps: after each improvement, at most; fewer where one changes a tenth of what the improvement did. None
-            is 5, in place 20.
+        in_place: Gauss-Seidel sweeps, forwards and backwards by turns, instead of Jacobi's. None begins with
+            Jacobi's, and goes over to sweeps in place where more than 30 further iterations would be needed
+            at the rate of the last.
+        evaluation_sweeps: after each improvement, at most; fewer where one changes a tenth of what the
+            improvement did. None is 5, in place 20.
         tolerance: greatest error of any state's value.
         max_iterations: improvements.
         dtype: as in `value_iteration`.
@@ -89,8 +93,8 @@ def modified_policy_iteration(
     Raises:
         UsageError: gamma or an argument is out of range.
 
-    Source: Puterman and Shin 1978, "Modified policy iteration algorithms for discounted Markov decision problems"; Puterman 1994,
-    section 6.5.
+    Source: Puterman and Shin 1978, "Modified policy iteration algorithms for discounted Markov decision
+    problems"; Puterman 1994, section 6.5.
     """
     problem = Discounted.of(mdp, gamma, tolerance, max_iterations)
     value = problem.start(initial_value, dtype)

@@ -12,8 +12,9 @@ class Solution:
     Attributes:
         value: `[S]` float; `[H+1, S]` with a horizon, `value[t]` from step t on.
         q: `[S, A]` float, -inf where the action is illegal; `[H, S, A]` with a horizon.
-        policy: `[S, A]` float, rows are probabilities, shared equally among the best actions; `[H, S, A]` with a horizon. Best
-            are all that the error bound cannot tell from the best, or that come within rounding of it.
+        policy: `[S, A]` float, rows are probabilities, shared equally among the best actions; `[H, S, A]`
+            with a horizon. Best are all that the error bound cannot tell from the best, or that come within
+            rounding of it.
         method: the solver's name.
         criterion: `discounted`, `total` or `average`.
         gamma: the discount; 1 where there is none.

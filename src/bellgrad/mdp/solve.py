@@ -1,4 +1,5 @@
-"""One door to all solvers: `solve` picks one, or takes the one that is named, and refuses what does not go together."""
+"""One door to all solvers: `solve` picks one, or takes the one that is named, and refuses what does not go
+together."""
 
 import inspect
 import sys
@@ -25,7 +26,7 @@ class Solver:
     """A row of the table of solvers.
 
     Attributes:
-        criterion: what it maximises; `horizon` for the reward within a number of steps, discounted or not.
+        criterion: what it maximizes; `horizon` for the reward within a number of steps, discounted or not.
         module: of `bellgrad.mdp`, where it is a function of its name.
         description: in a line.
     """
@@ -36,14 +37,24 @@ class Solver:
 
 
 SOLVERS = {
-    "value_iteration": Solver("discounted", "value_iteration", "Jacobi sweeps on all cores; stops by the span"),
-    "gauss_seidel": Solver("discounted", "value_iteration", "value iteration in place, forwards and backwards by turns"),
-    "prioritized_sweeping": Solver("discounted", "value_iteration", "backs up the state that is furthest off"),
+    "value_iteration": Solver(
+        "discounted", "value_iteration", "Jacobi sweeps on all cores; stops by the span"
+    ),
+    "gauss_seidel": Solver(
+        "discounted", "value_iteration", "value iteration in place, forwards and backwards by turns"
+    ),
+    "prioritized_sweeping": Solver(
+        "discounted", "value_iteration", "backs up the state that is furthest off"
+    ),
     "q_iteration": Solver("discounted", "value_iteration", "value iteration on action values"),
     "policy_iteration": Solver("discounted", "policy_iteration", "exact evaluation by sparse linear solves"),
-    "modified_policy_iteration": Solver("discounted", "policy_iteration", "a few sweeps evaluate each policy; for large MDPs"),
+    "modified_policy_iteration": Solver(
+        "discounted", "policy_iteration", "a few sweeps evaluate each policy; for large MDPs"
+    ),
     "linear_programming": Solver("discounted", "linear_programming", "HiGHS on the primal and the dual"),
-    "backward_induction": Solver("horizon", "finite_horizon", "the best for each number of steps to go; exact"),
+    "backward_induction": Solver(
+        "horizon", "finite_horizon", "the best for each number of steps to go; exact"
+    ),
     "stochastic_shortest_path": Solver("total", "total", "no discount, episodes that end; value iteration"),
     "relative_value_iteration": Solver("average", "average", "gain and bias by value iteration"),
     "average_policy_iteration": Solver("average", "average", "gain and bias by sparse linear solves"),
@@ -68,16 +79,17 @@ def solve(
     Args:
         mdp: the problem.
         method: one of `SOLVERS`; `auto` picks by criterion and size, and says so in the solution's `note`.
-        gamma: discount per step, in [0, 1]. None is 0.99 for the discounted criterion, and 1, which is no discount, with a
-            horizon. 1 without a horizon means the total reward.
-        criterion: `discounted`, `total` (episodes that end) or `average` (a step, for ever). None is the method's own, or
-            discounted.
+        gamma: discount per step, in [0, 1]. None is 0.99 for the discounted criterion, and 1, which is no
+            discount, with a horizon. 1 without a horizon means the total reward.
+        criterion: `discounted`, `total` (episodes that end) or `average` (a step, for ever). None is the
+            method's own, or discounted.
         horizon: steps, after which all is over; None for no such limit.
         tolerance: greatest error of any state's value, or of the gain.
         max_iterations: of the method's outer loop; None is the method's default.
         dtype: of the sweeps' values, `float64` or `float32`.
         on_sweep: called after each sweep with its number and the value `[S]`, read-only and soon overwritten.
-        progress: `auto` shows a line on standard error, if it is a terminal, when solving takes over a second; `off` never.
+        progress: `auto` shows a line on standard error, if it is a terminal, when solving takes over a
+            second; `off` never.
 
     Returns:
         The solution. Where `converged` is false, a warning has named the residual.
@@ -102,7 +114,11 @@ def solve(
         options["gamma"] = DEFAULT_GAMMA if gamma is None else gamma
     elif kind == "horizon":
         options |= {"horizon": horizon, "gamma": 1.0 if gamma is None else gamma}
-    asked = {"max_iterations": max_iterations, "dtype": None if dtype == "float64" else dtype, "on_sweep": on_sweep}
+    asked = {
+        "max_iterations": max_iterations,
+        "dtype": None if dtype == "float64" else dtype,
+        "on_sweep": on_sweep,
+    }
     for name, value in asked.items():
         if value is not None:
             if name not in known:
@@ -117,7 +133,8 @@ def solve(
 
 
 def _kind(method: str, gamma: float | None, criterion: str | None, horizon: int | None) -> tuple[str, str]:
-    """The criterion of the solvers that fit, and a word on it where it is not what was asked for literally."""
+    """The criterion of the solvers that fit, and a word on it where it is not what was asked for
+    literally."""
     own = None if method == "auto" else SOLVERS[method].criterion
     if horizon is not None or own == "horizon":
         if horizon is None:
@@ -127,18 +144,24 @@ def _kind(method: str, gamma: float | None, criterion: str | None, horizon: int 
         if criterion == "average":
             raise UsageError("an average over steps for ever has no horizon; leave out the one or the other")
         if criterion == "total" and gamma not in (None, 1):
-            raise UsageError(f"criterion total has no discount, and gamma = {gamma}; leave out the one or the other")
+            raise UsageError(
+                f"criterion total has no discount, and gamma = {gamma}; leave out the one or the other"
+            )
         return "horizon", "a horizon is given"
     undiscounted = gamma == 1 and criterion in (None, "discounted") and own in (None, "total")
     kind = "total" if undiscounted else criterion or own or "discounted"
     if own is not None and kind != own:
         raise UsageError(f"{method} is for the {own} reward, not for the {kind} one")
     if kind == "discounted" and gamma == 1:
-        raise UsageError(f"{method} needs gamma below 1; without a discount take criterion total or average, or a horizon")
+        raise UsageError(
+            f"{method} needs gamma below 1; without a discount take criterion total or average, or a horizon"
+        )
     if kind == "average" and gamma is not None:
         raise UsageError("criterion average has no discount; leave out gamma")
     if kind == "total" and gamma not in (None, 1):
-        raise UsageError(f"criterion total has no discount, and gamma = {gamma}; leave out the one or the other")
+        raise UsageError(
+            f"criterion total has no discount, and gamma = {gamma}; leave out the one or the other"
+        )
     return kind, "without a discount it is the total reward" if undiscounted else ""
 
 
@@ -155,7 +178,10 @@ def _pick(mdp: "FiniteMDP", kind: str, dtype: str, watched: bool) -> tuple[str, 
         return "relative_value_iteration", "its sweeps are shown" if small else f"more than {SMALL:,} states"
     if small and dtype == "float64":
         return "policy_iteration", f"exact, and at most {SMALL:,} states"
-    return "modified_policy_iteration", f"more than {SMALL:,} states" if not small else "its sweeps can be in float32"
+    return (
+        "modified_policy_iteration",
+        f"more than {SMALL:,} states" if not small else "its sweeps can be in float32",
+    )
 
 
 class _Line:
@@ -183,5 +209,8 @@ class _Line:
             self._status = Console(stderr=True).status(self._method)
             self._status.start()
         if self._last is not None:
-            self._status.update(f"{self._method}: iteration {iteration:,}, values change by {abs(value - self._last).max():.3g}")
+            self._status.update(
+                f"{self._method}: iteration {iteration:,}, values change by"
+                f" {abs(value - self._last).max():.3g}"
+            )
         self._last = value.copy()

@@ -10,12 +10,13 @@ from bellgrad.mdp.model import FiniteMDP
 
 
 def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
-    """The MDP that ends with probability `1 - gamma` at every step instead of discounting: its undiscounted values are the same.
+    """The MDP that ends with probability `1 - gamma` at every step instead of discounting: its undiscounted
+    values are the same.
 
         V(s) = max_a sum p(s', r | s, a) (r + gamma V(s'))
 
-    Each outcome after which the episode went on becomes two, side by side: it goes on with probability `gamma p`, and ends with
-    `(1 - gamma) p`, at the same reward and next state.
+    Each outcome after which the episode went on becomes two, side by side: it goes on with probability `gamma
+    p`, and ends with `(1 - gamma) p`, at the same reward and next state.
 
     Args:
         mdp: any MDP.
@@ -24,7 +25,8 @@ def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
     Raises:
         UsageError: gamma out of range.
 
-    Source: Sutton and Barto 2018, section 9.10 (discounting as a form of soft termination); Puterman 1994, section 5.3.
+    Source: Sutton and Barto 2018, section 9.10 (discounting as a form of soft termination); Puterman 1994,
+    section 5.3.
     """
     if not 0 <= gamma <= 1:
         raise UsageError(f"gamma = {gamma} is out of range [0, 1]")

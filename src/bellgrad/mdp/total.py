@@ -2,22 +2,23 @@
 
     v(s) = max_a r(s, a) + E[v(s')],   v = 0 after the end
 
-Without a discount that equation has one solution only if not ending is never worth while. So the graph of the MDP and its rewards
-are looked at first:
+Without a discount that equation has one solution only if not ending is never worth while. So the graph of the
+MDP and its rewards are looked at first:
 
-1. Loops that cost nothing. Every set of states within which a policy can stay for ever on pairs of expected reward 0 (an end
-   component of those pairs) counts as one state. All its states have the same value: the best of the ways out, or 0 where there
-   is none. This gives the smallest solution, the value of the best policy among those that surely end, as sweeps from below
-   would.
+1. Loops that cost nothing. Every set of states within which a policy can stay for ever on pairs of expected
+   reward 0 (an end component of those pairs) counts as one state. All its states have the same value: the
+   best of the ways out, or 0 where there is none. This gives the smallest solution, the value of the best
+   policy among those that surely end, as sweeps from below would.
 2. Every state must reach an end: an outcome that terminates, or a loop without a way out that costs nothing.
-3. Every other loop must cost: in each end component that is left, the best average reward must be below zero. That is plain where
-   no reward in it is above zero; otherwise it is bounded from both sides by relative value iteration within the component.
+3. Every other loop must cost: in each end component that is left, the best average reward must be below zero.
+   That is plain where no reward in it is above zero; otherwise it is bounded from both sides by relative
+   value iteration within the component.
 
 Where 2 or 3 fails there is no finite answer, or no unique one, and a `UsageError` names a state.
 
-Source: Bertsekas and Tsitsiklis 1991, "An analysis of stochastic shortest path problems" (3, and value iteration); Bertsekas and
-Yu 2016, "Stochastic shortest path problems under weak conditions" (the smallest solution); Haddad and Monmege 2014,
-"Reachability in MDPs: refining convergence of value iteration" (1).
+Source: Bertsekas and Tsitsiklis 1991, "An analysis of stochastic shortest path problems" (3, and value
+iteration); Bertsekas and Yu 2016, "Stochastic shortest path problems under weak conditions" (the smallest
+solution); Haddad and Monmege 2014, "Reachability in MDPs: refining convergence of value iteration" (1).
 """
 
 import math
@@ -45,11 +46,12 @@ def stochastic_shortest_path(
 ) -> Solution:
     """The greatest total reward until the end, by value iteration from zero.
 
-    Stops, and guarantees, as follows. Let `e = max |T v - v|` and let `w(s)` be the greatest expected number of steps to the end
-    among all policies that only take actions within `d` of the best. Then `T(v + e w) <= v + e w` and `T(v - e w) >= v - e w` if
-    `e * max w <= d`, so that V* lies between the two: `|V* - v| <= e * max w`. `w` is bounded by value iteration as well: where
-    one more sweep adds at most a tenth of a step, `w / 0.9` is an upper bound. `d` is `tolerance`, or less where loops cost less
-    than that.
+    Stops, and guarantees, as follows. Let `e = max |T v - v|` and let `w(s)` be the greatest expected
+    number of steps to the end among all policies that only take actions within `d` of the best. Then `T(v
+    + e w) <= v + e w` and `T(v - e w) >= v - e w` if `e * max w <= d`, so that V* lies between the two:
+    `|V* - v| <= e * max w`. `w` is bounded by value iteration as well: where one more sweep adds at most a
+    tenth of a step, `w / 0.9` is an upper bound. `d` is `tolerance`, or less where loops cost less than
+    that.
 
     Args:
         mdp: the problem.
@@ -58,8 +60,9 @@ def stochastic_shortest_path(
         on_sweep: called with the number of the sweep and the value `[S]`.
 
     Returns:
-        The solution; `error_bound` is infinite where `max_iterations` came first. `policy` shares its probabilities among
-        actions whose values differ by no more than the last sweep's change, and ends with probability one.
+        The solution; `error_bound` is infinite where `max_iterations` came first. `policy` shares its
+        probabilities among actions whose values differ by no more than the last sweep's change, and ends with
+        probability one.
 
     Raises:
         UsageError: there is no finite and unique answer; see above.
@@ -110,7 +113,8 @@ class _Loopless:
     pairs: Mask
 
     def backup(self, value: Floats, reward: Floats, pairs: Mask) -> Floats:
-        """`max r + E[value]` over the pairs of `pairs [S, A]` that a state's group has, 0 where it has none: `[S]`."""
+        """`max r + E[value]` over the pairs of `pairs [S, A]` that a state's group has, 0 where it has none:
+        `[S]`."""
         mdp = self.mdp
         return _best_of_group(mdp.offset, mdp.continuing, mdp.next_state, reward, pairs, self.group, value)
 
@@ -152,13 +156,14 @@ def _refuse_states_without_an_end(loopless: _Loopless) -> None:
     lost = way_to((mdp.ending > 0).any(axis=1) | loopless.closed, pair // mdp.num_actions, target) < 0
     if lost.any():
         raise UsageError(
-            f"no way leads from {mdp.state_name(lost.argmax())} to the end of an episode, so its total reward has no bound; "
-            "take a discount below 1 or a horizon"
+            f"no way leads from {mdp.state_name(lost.argmax())} to the end of an episode, so its total reward"
+            " has no bound; take a discount below 1 or a horizon"
         )
 
 
 def _refuse_loops_that_pay(loopless: _Loopless) -> None:
-    """Bound the best average reward of each component that has a reward above zero, until all are negative or one is not."""
+    """Bound the best average reward of each component that has a reward above zero, until all are negative or
+    one is not."""
     mdp, reward = loopless.mdp, loopless.mdp.expected_reward
     paid = loopless.pairs & (mdp.ending == 0) & (reward > 0)
     if not paid.any():
@@ -178,14 +183,16 @@ def _refuse_loops_that_pay(loopless: _Loopless) -> None:
         pays = low[of] >= -rounding
         if pays.any():
             raise UsageError(
-                f"a policy can go on for ever from {mdp.state_name(member[pays.argmax()])} in a loop that pays, or that costs "
-                "nothing on average, so the total reward has no bound or no limit; take a discount below 1 or a horizon"
+                f"a policy can go on for ever from {mdp.state_name(member[pays.argmax()])} in a loop that"
+                " pays, or that costs nothing on average, so the total reward has no bound or no limit; take"
+                " a discount below 1 or a horizon"
             )
         value += STEP * change
 
 
 def _longest_way(loopless: _Loopless, value: Floats, best: Floats, near: float, max_sweeps: int) -> float:
-    """At least the greatest expected number of steps to the end with actions within `near` of the best; infinite if unknown."""
+    """At least the greatest expected number of steps to the end with actions within `near` of the best;
+    infinite if unknown."""
     mdp = loopless.mdp
     pairs = loopless.pairs & (q_from_value(mdp, value, 1.0) >= best[:, None] - near)
     if (end_components(mdp, pairs, loopless.group)[0] >= 0).any():
@@ -206,4 +213,7 @@ def _note(loopless: _Loopless) -> str:
         return ""
     closed = "; a loop without a way out is worth 0" if loopless.closed.any() else ""
     state = loopless.mdp.state_name(free.argmax())
-    return f"loops that cost nothing, as from {state}: the smallest solution, the best of the policies that surely end{closed}"
+    return (
+        f"loops that cost nothing, as from {state}: the smallest solution, the best of the policies that"
+        f" surely end{closed}"
+    )

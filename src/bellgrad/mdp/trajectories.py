@@ -1,10 +1,11 @@
-"""Trajectories of a policy in a known MDP: how probable each is, all of them up to a horizon, and random ones.
+"""Trajectories of a policy in a known MDP: how probable each is, all of them up to a horizon, and random
+ones.
 
     P(tau) = mu(s_0) * prod_t pi(a_t | s_t) * p(s_{t+1}, r_t, terminated_t | s_t, a_t)
 
-The expected return comes out the same in three ways, the third up to chance: solved backwards (`finite_horizon_evaluation`),
-summed over all trajectories (`return_by_enumeration`), and averaged over random ones (`return_by_sampling`). A trajectory ends
-where its episode does, or at the horizon.
+The expected return comes out the same in three ways, the third up to chance: solved backwards
+(`finite_horizon_evaluation`), summed over all trajectories (`return_by_enumeration`), and averaged over
+random ones (`return_by_sampling`). A trajectory ends where its episode does, or at the horizon.
 
 Source: Sutton and Barto 2018, equation 3.2; Spinning Up, "Introduction to RL", the RL problem.
 """
@@ -84,7 +85,8 @@ def log_probability(mdp: FiniteMDP, policy: ArrayLike, trajectory: Trajectory) -
     Args:
         mdp: the problem.
         policy: `[S]` integers, `[S, A]` probabilities, or `[T, S, A]`, one for each step.
-        trajectory: the states, actions and rewards, and whether the episode was over; rewards are compared exactly.
+        trajectory: the states, actions and rewards, and whether the episode was over; rewards are compared
+            exactly.
 
     Raises:
         UsageError: the lengths do not fit together, or the policy is none of this MDP.
@@ -93,14 +95,18 @@ def log_probability(mdp: FiniteMDP, policy: ArrayLike, trajectory: Trajectory) -
     steps = len(actions)
     if len(states) != steps + 1 or len(rewards) != steps or (terminated and not steps):
         raise UsageError(
-            f"{steps} actions, {len(states)} states and {len(rewards)} rewards are no trajectory; states are one more"
+            f"{steps} actions, {len(states)} states and {len(rewards)} rewards are no trajectory; states are"
+            " one more"
         )
     chances = [mdp.initial[states[0]]]
     if steps:
         policies = policy_by_step(mdp, policy, steps)
     for t in range(steps):
         outcome = (states[t + 1], rewards[t], terminated and t == steps - 1)
-        chances += [policies[t][states[t], actions[t]], _outcomes(mdp, states[t], actions[t]).get(outcome, 0.0)]
+        chances += [
+            policies[t][states[t], actions[t]],
+            _outcomes(mdp, states[t], actions[t]).get(outcome, 0.0),
+        ]
     return sum(math.log(chance) if chance > 0 else -math.inf for chance in chances)
 
 
@@ -109,8 +115,11 @@ def probability(mdp: FiniteMDP, policy: ArrayLike, trajectory: Trajectory) -> fl
     return math.exp(log_probability(mdp, policy, trajectory))
 
 
-def enumerate_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Iterator[tuple[Trajectory, float]]:
-    """Every trajectory of positive probability, and that probability. There are exponentially many: for small MDPs.
+def enumerate_trajectories(
+    mdp: FiniteMDP, policy: ArrayLike, horizon: int
+) -> Iterator[tuple[Trajectory, float]]:
+    """Every trajectory of positive probability, and that probability. There are exponentially many: for small
+    MDPs.
 
     Args:
         mdp: the problem.
@@ -121,7 +130,10 @@ def enumerate_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> I
         UsageError: horizon is below 1, or the policy is none of this MDP.
     """
     policies = policy_by_step(mdp, policy, horizon)
-    unfinished = [(Trajectory((state,), (), (), False), mdp.initial[state]) for state in np.flatnonzero(mdp.initial).tolist()]
+    unfinished = [
+        (Trajectory((state,), (), (), False), mdp.initial[state])
+        for state in np.flatnonzero(mdp.initial).tolist()
+    ]
     while unfinished:
         trajectory, chance = unfinished.pop()
         t, state = len(trajectory.action), trajectory.state[-1]
@@ -131,14 +143,20 @@ def enumerate_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> I
         for action in np.flatnonzero(policies[t][state]).tolist():
             for (next_state, reward, terminated), p in _outcomes(mdp, state, action).items():
                 longer = Trajectory(
-                    (*trajectory.state, next_state), (*trajectory.action, action), (*trajectory.reward, reward), terminated
+                    (*trajectory.state, next_state),
+                    (*trajectory.action, action),
+                    (*trajectory.reward, reward),
+                    terminated,
                 )
                 unfinished.append((longer, chance * policies[t][state, action] * p))
 
 
 def return_by_enumeration(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, gamma: float = 1.0) -> float:
-    """`J` within a horizon as the sum over all trajectories of probability times return; arguments as elsewhere here."""
-    return sum(chance * discounted_return(way, gamma) for way, chance in enumerate_trajectories(mdp, policy, horizon))
+    """`J` within a horizon as the sum over all trajectories of probability times return; arguments as
+    elsewhere here."""
+    return sum(
+        chance * discounted_return(way, gamma) for way, chance in enumerate_trajectories(mdp, policy, horizon)
+    )
 
 
 def return_by_sampling(
@@ -165,7 +183,9 @@ def return_by_sampling(
     return Sampled(float(returns.mean()), float(returns.std(ddof=1) / math.sqrt(episodes)), returns)
 
 
-def sample_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, episodes: int, seed: int) -> Trajectories:
+def sample_trajectories(
+    mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, episodes: int, seed: int
+) -> Trajectories:
     """Random episodes, all of them stepped side by side.
 
     Args:
@@ -187,12 +207,22 @@ def sample_trajectories(mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, epis
     for running, state, action, outcome in _walk(mdp, policy, horizon, episodes, seed):
         terminated = mdp.terminated[outcome]
         truncated = ~terminated if len(rows) == horizon - 1 else np.zeros_like(terminated)
-        taken = (state, action, mdp.reward[outcome], mdp.next_state[outcome], terminated, truncated, np.ones_like(terminated))
+        taken = (
+            state,
+            action,
+            mdp.reward[outcome],
+            mdp.next_state[outcome],
+            terminated,
+            truncated,
+            np.ones_like(terminated),
+        )
         rows.append([_scatter(values, running, episodes) for values in taken])
     return Trajectories(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _walk(mdp: FiniteMDP, policy: ArrayLike, horizon: int, episodes: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+def _walk(
+    mdp: FiniteMDP, policy: ArrayLike, horizon: int, episodes: int, seed: int
+) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
     """Step by step: which episodes go on, and their state, action and outcome."""
     policies = policy_by_step(mdp, policy, horizon)
     rng = np.random.default_rng(seed)

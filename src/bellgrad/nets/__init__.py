@@ -1,1 +1,2 @@
-"""Networks: a frozen specification builds an ordinary `torch.nn.Module`, whose parameters live in a dictionary outside it."""
+"""Networks: a frozen specification builds an ordinary `torch.nn.Module`, whose parameters live in a
+dictionary outside it."""

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
-from bellgrad.nets.layers import EnsemblePerceptron, Params, Perceptron, PureModule, Stacked, replace_parameters
+from bellgrad.nets.layers import (
+    EnsemblePerceptron,
+    Params,
+    Perceptron,
+    PureModule,
+    Stacked,
+    replace_parameters,
+)
 from bellgrad.nets.recurrent import RecurrentNetwork
 from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, load_class, spec_to_json
 
@@ -59,12 +66,13 @@ def build(
 ) -> nn.Module:
     """A network from observations, and actions where asked, to `outputs` numbers.
 
-    Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and `init_params` take.
+    Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and
+    `init_params` take.
 
     Args:
-        spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class or its name `"module:Class"`. A user's class is made
-            as `cls(observation_space, outputs)`, with `action_size=D` too where actions are joined, and takes and returns what
-            this network does without an ensemble.
+        spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class or its name `"module:Class"`. A
+            user's class is made as `cls(observation_space, outputs)`, with `action_size=D` too where actions
+            are joined, and takes and returns what this network does without an ensemble.
         observation_space: a Gymnasium space.
         outputs: numbers per item.
         action_size: D, the size of an action that joins the features; 0 for none.
@@ -72,12 +80,13 @@ def build(
         output_gain: scale of the last layer's orthogonal weights (not for a user's class).
 
     Returns:
-        A module `(obs [B, *O]) -> [B, outputs]`, or `(obs, action [B, D]) -> [B, outputs]`; with an ensemble `[E, B, outputs]`.
-        For `LSTM` and `GRU` a `RecurrentNetwork`, whose `unroll` takes and gives the memory too.
+        A module `(obs [B, *O]) -> [B, outputs]`, or `(obs, action [B, D]) -> [B, outputs]`; with an ensemble
+        `[E, B, outputs]`. For `LSTM` and `GRU` a `RecurrentNetwork`, whose `unroll` takes and gives the
+        memory too.
 
     Raises:
-        UsageError: the spec does not fit the space or what is asked, or a user's module fails, returns a wrong shape, changes its
-            buffers or draws random numbers.
+        UsageError: the spec does not fit the space or what is asked, or a user's module fails, returns a
+            wrong shape, changes its buffers or draws random numbers.
     """
     if ensemble is not None and ensemble < 1:
         raise UsageError(f"an ensemble of {ensemble} networks is impossible; ask for 1 or more")
@@ -92,7 +101,7 @@ def build(
             cnn, hidden = (spec, spec.dense) if isinstance(spec, CNN) else (None, spec.hidden)
             encoder = Encoder(observation_space, cnn)
             sizes = (encoder.features + action_size, *hidden, outputs)
-            return Network(encoder, Perceptron(sizes, spec.activation, spec.initialisation, output_gain))
+            return Network(encoder, Perceptron(sizes, spec.activation, spec.initialization, output_gain))
         return _user_module(spec, observation_space, outputs, action_size)
 
     if ensemble is None:
@@ -125,7 +134,10 @@ def init_params(make: Callable[[], nn.Module], generator: torch.Generator) -> Pa
         Every parameter by name, detached.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    return {name: parameter.detach().to(generator.device) for name, parameter in _make(make, seed).named_parameters()}
+    return {
+        name: parameter.detach().to(generator.device)
+        for name, parameter in _make(make, seed).named_parameters()
+    }
 
 
 def _make(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -138,43 +150,58 @@ def _user_module(spec: Spec, observation_space: gymnasium.Space, outputs: int, a
     cls = load_class(spec) if isinstance(spec, str) else spec
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         spec_to_json(spec)  # says what a specification is
-    call = f"{cls.__name__}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
+    call = (
+        f"{cls.__name__}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
+    )
     try:
         module = cls(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
     except Exception as error:  # whatever a user's constructor raises
-        raise UsageError(f"your network could not be made as {call}: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"your network could not be made as {call}: {type(error).__name__}: {error}"
+        ) from error
     _check_user_module(module, observation_space, outputs, action_size)
     return module
 
 
-def _check_user_module(module: nn.Module, observation_space: gymnasium.Space, outputs: int, action_size: int) -> None:
-    """Refuse what cannot be a pure function of parameters and inputs: found out by applying the module twice."""
+def _check_user_module(
+    module: nn.Module, observation_space: gymnasium.Space, outputs: int, action_size: int
+) -> None:
+    """Refuse what cannot be a pure function of parameters and inputs: found out by applying the module
+    twice."""
     name = type(module).__name__
     frozen = [key for key, parameter in module.named_parameters() if not parameter.requires_grad]
     if frozen:
-        raise UsageError(f"your network {name} freezes the parameter {frozen[0]!r}; register it as a buffer instead")
+        raise UsageError(
+            f"your network {name} freezes the parameter {frozen[0]!r}; register it as a buffer instead"
+        )
     inputs = [_sample(observation_space, 2)] + ([torch.rand(2, action_size)] if action_size else [])
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
     try:
         with torch.no_grad():
             first, second = module(*inputs), module(*inputs)
     except Exception as error:  # whatever a user's forward raises
-        raise UsageError(f"your network {name} failed on two observations: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"your network {name} failed on two observations: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(first, Tensor) or first.shape != (2, outputs):
         got = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
         raise UsageError(f"your network {name} must return shape [B, {outputs}]; for B = 2 it returned {got}")
     for key, buffer in module.named_buffers():
         if key not in before or not torch.equal(before[key], buffer):
             raise UsageError(
-                f"your network {name} changes its buffer {key!r} when applied (as BatchNorm does), and a pure function cannot;"
-                " use LayerNorm, or batch normalisation without running statistics"
+                f"your network {name} changes its buffer {key!r} when applied (as BatchNorm does), and a pure"
+                " function cannot; use LayerNorm, or batch normalization without running statistics"
             )
     if not torch.equal(first, second):
-        raise UsageError(f"your network {name} gives two answers to one input (as dropout does); it must draw no random numbers")
+        raise UsageError(
+            f"your network {name} gives two answers to one input (as dropout does); it must draw no random"
+            " numbers"
+        )
 
 
 def _sample(space: gymnasium.Space, batch: int) -> Tree:
-    """Made-up observations `[batch, *O]`, each the lowest value or a fraction: good enough to see shapes and side effects."""
+    """Made-up observations `[batch, *O]`, each the lowest value or a fraction: good enough to see shapes and
+    side effects."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {key: _sample(child, batch) for key, child in space.spaces.items()}
     if isinstance(space, gymnasium.spaces.Tuple):

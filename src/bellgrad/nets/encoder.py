@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices
 from bellgrad.core.tree import Tree
-from bellgrad.nets.layers import Params, PureModule, initialise
+from bellgrad.nets.layers import Params, PureModule, initialize
 from bellgrad.nets.specs import ACTIVATIONS, CNN
 
 
@@ -24,7 +24,9 @@ class _Leaf(NamedTuple):
     sizes: tuple[int, ...] | None  # categories in each dimension of a Discrete or MultiDiscrete space
 
 
-def _leaf_spaces(space: gymnasium.Space, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
+def _leaf_spaces(
+    space: gymnasium.Space, path: tuple[str | int, ...] = ()
+) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
     if isinstance(space, spaces.Dict):
         parts = [(key, child) for key, child in space.spaces.items() if path or key != KEY]
         return [leaf for key, child in parts for leaf in _leaf_spaces(child, (*path, key))]
@@ -45,29 +47,34 @@ def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]
     layers = nn.ModuleList()
     for filters, kernel, stride in zip(cnn.channels, cnn.kernels, cnn.strides, strict=True):
         if min(height, width) < kernel:
-            raise UsageError(f"an image of shape {list(shape)} is too small for CNN.kernels {cnn.kernels}, strides {cnn.strides}")
+            raise UsageError(
+                f"an image of shape {list(shape)} is too small for CNN.kernels {cnn.kernels}, strides"
+                f" {cnn.strides}"
+            )
         layers.append(nn.Conv2d(channels, filters, kernel, stride))
         channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    if cnn.initialisation == "orthogonal":
+    if cnn.initialization == "orthogonal":
         for layer in layers:
-            initialise(layer, math.sqrt(2))
+            initialize(layer, math.sqrt(2))
     return layers, channels * height * width
 
 
 class Encoder(PureModule):
     """Observations of any space as features `[..., F]` float32, for any leading axes.
 
-    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete (counted from 0,
-    whatever the space's `start`) become one-hot, MultiBinary becomes 0 and 1, Dict and Tuple are joined in the space's order,
-    without the mask that says which actions are allowed. With a `cnn`, every Box of three dimensions goes through its
-    convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is the shorter one.
+    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete
+    (counted from 0, whatever the space's `start`) become one-hot, MultiBinary becomes 0 and 1, Dict and Tuple
+    are joined in the space's order, without the mask that says which actions are allowed. With a `cnn`, every
+    Box of three dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is
+    the shorter one.
 
     Args:
         observation_space: a Gymnasium space.
         cnn: the convolutions for images; None flattens images too.
 
     Raises:
-        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn` where there is no image.
+        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn` where
+            there is no image.
     """
 
     def __init__(self, observation_space: gymnasium.Space, cnn: CNN | None = None):
@@ -89,7 +96,9 @@ class Encoder(PureModule):
         if not self.leaves:
             raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
-            raise UsageError(f"CNN needs an image (a Box of three dimensions), which {observation_space} has not; use MLP")
+            raise UsageError(
+                f"CNN needs an image (a Box of three dimensions), which {observation_space} has not; use MLP"
+            )
 
     def functional(self, params: Params, prefix: str, obs: Tree) -> Tensor:
         """`obs [..., *O]` -> `[..., F]`."""
@@ -120,7 +129,9 @@ class Encoder(PureModule):
             x = x.permute(0, 3, 1, 2)
         for i, stride in enumerate(self.cnn.strides):
             name = f"{prefix}convolutions.{leaf.image}.{i}"
-            x = ACTIVATIONS[self.cnn.activation](F.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride))
+            x = ACTIVATIONS[self.cnn.activation](
+                F.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride)
+            )
         return x.reshape(*lead, -1)
 
 

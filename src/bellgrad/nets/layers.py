@@ -1,4 +1,5 @@
-"""Modules whose mathematics takes the parameters as an argument, and how any module is applied to a dictionary of parameters."""
+"""Modules whose mathematics takes the parameters as an argument, and how any module is applied to a
+dictionary of parameters."""
 
 import math
 from collections.abc import Sequence
@@ -30,15 +31,21 @@ def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") 
     """Apply a module to parameters that live outside it; pure.
 
     Args:
-        module: usually a skeleton on the meta device. Its buffers are constants and follow the parameters' device.
-        params: every parameter by name, as `init_params` gives them; with a prefix, also those of other modules.
+        module: usually a skeleton on the meta device. Its buffers are constants and follow the parameters'
+            device.
+        params: every parameter by name, as `init_params` gives them; with a prefix, also those of other
+            modules.
         inputs: what `forward` takes.
         prefix: stands before the module's own names in `params`.
     """
-    if isinstance(module, PureModule):  # swapping parameters in and out of modules costs more than a small network
+    if isinstance(
+        module, PureModule
+    ):  # swapping parameters in and out of modules costs more than a small network
         return module.functional(params, prefix, *inputs)
     if prefix:
-        params = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+        params = {
+            name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)
+        }
     buffers = dict(module.named_buffers())
     if buffers:
         device = next(iter(params.values())).device if params else torch.device("cpu")
@@ -46,8 +53,9 @@ def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") 
     return functional_call(module, params, inputs)
 
 
-def initialise(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
-    """Orthogonal weights (a convolution's flattened to `[out, in * height * width]`) and zero biases, in place.
+def initialize(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+    """Orthogonal weights (a convolution's flattened to `[out, in * height * width]`) and zero biases, in
+    place.
 
     Source: Saxe et al. 2014, arXiv 1312.6120.
     """
@@ -56,7 +64,8 @@ def initialise(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
 
 
 def replace_parameters(module: nn.Module, tensors: Sequence[Tensor]) -> None:
-    """Put other tensors in the place of a module's parameters, in their order; shared parameters stay shared."""
+    """Put other tensors in the place of a module's parameters, in their order; shared parameters stay
+    shared."""
     new = {old: nn.Parameter(tensor) for old, tensor in zip(module.parameters(), tensors, strict=True)}
     for owner in module.modules():
         for name, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
@@ -69,23 +78,25 @@ class Perceptron(PureModule):
     Args:
         sizes: units from input to output, at least two.
         activation: a name in `ACTIVATIONS`.
-        initialisation: `"orthogonal"` or `"torch"`.
+        initialization: `"orthogonal"` or `"torch"`.
         output_gain: scale of the last layer's orthogonal weights; unused with `"torch"`.
     """
 
-    def __init__(self, sizes: Sequence[int], activation: str, initialisation: str, output_gain: float):
+    def __init__(self, sizes: Sequence[int], activation: str, initialization: str, output_gain: float):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        if initialisation == "orthogonal":
+        if initialization == "orthogonal":
             for i, layer in enumerate(self.layers):
-                initialise(layer, output_gain if i == len(self.layers) - 1 else math.sqrt(2))
+                initialize(layer, output_gain if i == len(self.layers) - 1 else math.sqrt(2))
 
     def functional(self, params: Params, prefix: str, x: Tensor) -> Tensor:
         """`x [..., sizes[0]]` -> `[..., sizes[-1]]`."""
         last = len(self.layers) - 1
         for i in range(last):
-            x = self.activation(F.linear(x, params[f"{prefix}layers.{i}.weight"], params[f"{prefix}layers.{i}.bias"]))
+            x = self.activation(
+                F.linear(x, params[f"{prefix}layers.{i}.weight"], params[f"{prefix}layers.{i}.bias"])
+            )
         return F.linear(x, params[f"{prefix}layers.{last}.weight"], params[f"{prefix}layers.{last}.bias"])
 
 
@@ -115,7 +126,9 @@ class EnsemblePerceptron(PureModule):
         last = len(self.layers) - 1
         for i in range(last + 1):
             weight, bias = params[f"{prefix}layers.{i}.weight"], params[f"{prefix}layers.{i}.bias"]
-            if weight.shape[-1] == 1:  # a matrix product with one column is slower than multiplying and adding up
+            if (
+                weight.shape[-1] == 1
+            ):  # a matrix product with one column is slower than multiplying and adding up
                 x = (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
             else:
                 x = torch.bmm(x, weight) + bias  # `baddbmm` would copy the bias for every row first
@@ -125,7 +138,8 @@ class EnsemblePerceptron(PureModule):
 
 
 class Stacked(PureModule):
-    """Any `E` modules of one class as one, by `vmap` over their stacked parameters; the inputs are the same for all.
+    """Any `E` modules of one class as one, by `vmap` over their stacked parameters; the inputs are the same
+    for all.
 
     Buffers are constants and those of the first member serve all.
     """

@@ -1,4 +1,5 @@
-"""A policy as a network: which distribution an action space asks for, and the heads that give its parameters."""
+"""A policy as a network: which distribution an action space asks for, and the heads that give its
+parameters."""
 
 import math
 from collections.abc import Callable
@@ -22,58 +23,74 @@ Distribution = Categorical | MultiCategorical | DiagonalGaussian
 Head = Literal["vector", "score"]
 LogStd = Literal["free", "shared", "separate"]
 FORBIDDEN = torch.finfo(torch.float32).min  # a logit; with minus infinity a choice among nothing would be NaN
-SMALL = 0.01  # gain of the last layer: a policy begins close to uniform, or to a centred Gaussian
+SMALL = 0.01  # gain of the last layer: a policy begins close to uniform, or to a centered Gaussian
 
 
 class Policy:
     """`pi(. | obs)`: skeleton modules and pure functions; the parameters live outside.
 
-    Actions that the observation's `action_mask` or the environment's `legal` forbids have probability 0. Where everything is
-    forbidden, as after the end of an episode, nothing is.
+    Actions that the observation's `action_mask` or the environment's `legal` forbids have probability 0.
+    Where everything is forbidden, as after the end of an episode, nothing is.
 
     With `LSTM` or `GRU` it is `pi(. | obs, memory)`: `step` and `unroll` take the place of `distribution`.
 
     Args:
         network: of the policy.
         spec: the environment.
-        head: how a choice among actions is scored. `vector`: one output an action. `score`: one output for the observation joined
-            with the action (one-hot), which is asked for every action.
-        log_std: of a Gaussian. `free`: a parameter an action dimension, the same everywhere. `shared`: further outputs of the
-            network that gives the mean. `separate`: a network of its own.
+        head: how a choice among actions is scored. `vector`: one output an action. `score`: one output for
+            the observation joined with the action (one-hot), which is asked for every action.
+        log_std: of a Gaussian. `free`: a parameter an action dimension, the same everywhere. `shared`:
+            further outputs of the network that gives the mean. `separate`: a network of its own.
         initial_log_std: where it begins.
 
     Attributes:
         discrete: whether the actions are a choice.
-        action_size: D dimensions of a Box, or A actions to choose from, in all dimensions of a MultiDiscrete space together.
+        action_size: D dimensions of a Box, or A actions to choose from, in all dimensions of a MultiDiscrete
+            space together.
         remembers: whether the network has a memory.
 
     Raises:
-        UsageError: the action space is none of Box, Discrete and MultiDiscrete, or `head` is `score` and it is not Discrete, or
-            a mask does not fit the actions, or a network with a memory would be asked more than once a step.
+        UsageError: the action space is none of Box, Discrete and MultiDiscrete, or `head` is `score` and it
+            is not Discrete, or a mask does not fit the actions, or a network with a memory would be asked
+            more than once a step.
     """
 
     def __init__(
-        self, network: Spec, spec: EnvSpec, head: Head = "vector", log_std: LogStd = "free", initial_log_std: float = 0.0
+        self,
+        network: Spec,
+        spec: EnvSpec,
+        head: Head = "vector",
+        log_std: LogStd = "free",
+        initial_log_std: float = 0.0,
     ):
         space = spec.action_space
         sizes = choices(space)
         if sizes is None and not isinstance(space, Box):
-            raise UsageError(f"a policy needs a Box, Discrete or MultiDiscrete action space; {spec.id} has {space}")
+            raise UsageError(
+                f"a policy needs a Box, Discrete or MultiDiscrete action space; {spec.id} has {space}"
+            )
         self.discrete = sizes is not None
         self.action_size = sum(sizes) if sizes else math.prod(space.shape)
         self._sizes = None if isinstance(space, Discrete) else sizes
         self._masked = has_mask(spec.observation_space, space)
         self._legal = None if spec.legal is None else torch.from_numpy(spec.legal)
         if head == "score" and not isinstance(space, Discrete):
-            raise UsageError(f"the head 'score' scores each action of a Discrete space; {spec.id} has {space}")
+            raise UsageError(
+                f"the head 'score' scores each action of a Discrete space; {spec.id} has {space}"
+            )
         self.remembers = isinstance(network, Recurrent)
         if self.remembers and (head == "score" or (not self.discrete and log_std == "separate")):
-            raise UsageError("a policy with a memory is one network asked once a step: head='vector', log_std 'free' or 'shared'")
+            raise UsageError(
+                "a policy with a memory is one network asked once a step: head='vector', log_std 'free' or"
+                " 'shared'"
+            )
         self.head, self.log_std, self.initial_log_std = head, log_std, initial_log_std
         observed = spec.observation_space
         makes: dict[str, Callable[[], nn.Module]] = {}
         if head == "score":
-            makes["actor."] = lambda: build(network, observed, 1, action_size=self.action_size, output_gain=SMALL)
+            makes["actor."] = lambda: build(
+                network, observed, 1, action_size=self.action_size, output_gain=SMALL
+            )
         else:
             outputs = self.action_size * (2 if not self.discrete and log_std == "shared" else 1)
             makes["actor."] = lambda: build(network, observed, outputs, output_gain=SMALL)
@@ -92,7 +109,8 @@ class Policy:
         return params
 
     def noise(self, num_envs: int) -> Noise:
-        """What `Distribution.sample` needs: a uniform for each choice, or a standard normal for each dimension of a Box."""
+        """What `Distribution.sample` needs: a uniform for each choice, or a standard normal for each
+        dimension of a Box."""
         if not self.discrete:
             return Noise("normal", (num_envs, self.action_size))
         return Noise("uniform", (num_envs, len(self._sizes)) if self._sizes else (num_envs,))
@@ -144,4 +162,6 @@ class Policy:
         a = self.action_size
         first = leaves(obs)[0]
         choices = torch.eye(a, device=first.device).repeat(len(first), 1)
-        return self._apply("actor.", params, map_tree(lambda x: x.repeat_interleave(a, 0), obs), choices).view(-1, a)
+        return self._apply(
+            "actor.", params, map_tree(lambda x: x.repeat_interleave(a, 0), obs), choices
+        ).view(-1, a)

@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
-from bellgrad.nets.layers import Params, Perceptron, initialise
+from bellgrad.nets.layers import Params, Perceptron, initialize
 from bellgrad.nets.specs import ACTIVATIONS, GRU, LSTM, Recurrent
 
 Memory = dict[str, Tensor]  # `[n, size]` each; "hidden" is what the rest of the network reads
 
 
 def lstm_step(x: Tensor, weight: Tensor, bias: Tensor, memory: Memory) -> Memory:
-    """One step of long short-term memory, with input, forget and output gates `i, f, o` and the candidate `g`.
+    """One step of long short-term memory, with input, forget and output gates `i, f, o` and the candidate
+    `g`.
 
         i, f, g, o = x + U h + b,   c' = sigmoid(f) c + sigmoid(i) tanh(g),   h' = sigmoid(o) tanh(c')
 
@@ -35,7 +36,8 @@ def lstm_step(x: Tensor, weight: Tensor, bias: Tensor, memory: Memory) -> Memory
 def gru_step(x: Tensor, weight: Tensor, bias: Tensor, memory: Memory) -> Memory:
     """One step of a gated recurrent unit, with reset and update gates `r, z` and the candidate `g`.
 
-        r = sigmoid(x_r + U_r h + b_r),   z = sigmoid(x_z + U_z h + b_z),   g = tanh(x_g + r (U_g h + b_g)),   h' = g + z (h - g)
+        r = sigmoid(x_r + U_r h + b_r),   z = sigmoid(x_z + U_z h + b_z),   g = tanh(x_g + r (U_g h + b_g)),
+        h' = g + z (h - g)
 
     Args:
         x: what the input adds to the gates, `[n, 3 * size]`.
@@ -73,14 +75,16 @@ class RecurrentNetwork(nn.Module):
         self.size, self.activation = spec.size, ACTIVATIONS[spec.activation]
         self.encoder = Encoder(observation_space, None)
         sizes = (self.encoder.features, *spec.hidden)
-        self.before = Perceptron(sizes, spec.activation, spec.initialisation, math.sqrt(2)) if spec.hidden else None
+        self.before = (
+            Perceptron(sizes, spec.activation, spec.initialization, math.sqrt(2)) if spec.hidden else None
+        )
         self.cell = cell(sizes[-1], spec.size)
         self.output = nn.Linear(spec.size, outputs)
-        if spec.initialisation == "orthogonal":
-            self._initialise_cell()
-            initialise(self.output, output_gain)
+        if spec.initialization == "orthogonal":
+            self._initialize_cell()
+            initialize(self.output, output_gain)
 
-    def _initialise_cell(self) -> None:
+    def _initialize_cell(self) -> None:
         for weight in (self.cell.weight_ih, self.cell.weight_hh):
             for gate in weight.detach().split(self.size):
                 nn.init.orthogonal_(gate)
@@ -96,7 +100,8 @@ class RecurrentNetwork(nn.Module):
     def unroll(
         self, params: Params, prefix: str, obs: Tree, memory: Memory, ended: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
-        """`n` rows of `L` consecutive steps each, row after row; pure. Gradients flow back to the first step of each row.
+        """`n` rows of `L` consecutive steps each, row after row; pure. Gradients flow back to the first step
+        of each row.
 
         Args:
             params: every parameter by name.
@@ -111,7 +116,9 @@ class RecurrentNetwork(nn.Module):
         x = self.encoder.functional(params, f"{prefix}encoder.", obs)
         if self.before is not None:
             x = self.activation(self.before.functional(params, f"{prefix}before.", x))
-        w = {name: params[f"{prefix}cell.{name}"] for name in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")}
+        w = {
+            name: params[f"{prefix}cell.{name}"] for name in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+        }
         rows = len(memory["hidden"])
         steps = F.linear(x, w["weight_ih"], w["bias_ih"]).unflatten(0, (rows, -1)).unbind(1)
         kept = [] if ended is None else (~ended).to(x.dtype).unflatten(0, (rows, -1)).unsqueeze(-1).unbind(1)

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "leaky_relu": F.leaky_relu,
 }
-INITIALISATIONS = ("orthogonal", "torch")
+INITIALIZATIONS = ("orthogonal", "torch")
 
 
 def _check_counts(owner: str, **fields: tuple[int, ...]) -> None:
@@ -29,11 +29,11 @@ def _check_counts(owner: str, **fields: tuple[int, ...]) -> None:
             raise UsageError(f"{owner}.{name} = {sizes!r} must be a tuple of whole numbers, each 1 or more")
 
 
-def _check_choices(activation: str, initialisation: str) -> None:
+def _check_choices(activation: str, initialization: str) -> None:
     if activation not in ACTIVATIONS:
         raise unknown("activation", str(activation), ACTIVATIONS)
-    if initialisation not in INITIALISATIONS:
-        raise unknown("initialisation", str(initialisation), INITIALISATIONS)
+    if initialization not in INITIALIZATIONS:
+        raise unknown("initialization", str(initialization), INITIALIZATIONS)
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,32 @@ class MLP:
     """Fully connected layers over the flattened observation (images too; for convolutions use `CNN`).
 
     Raises:
-        UsageError: a width below 1, or an unknown activation or initialisation.
+        UsageError: a width below 1, or an unknown activation or initialization.
     """
 
     hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: str = "tanh"  # after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu
-    initialisation: str = "orthogonal"  # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
+    initialization: str = (
+        "orthogonal"  # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
+    )
 
     def __post_init__(self) -> None:
         _check_counts("MLP", hidden=self.hidden)
-        _check_choices(self.activation, self.initialisation)
+        _check_choices(self.activation, self.initialization)
 
 
 @dataclass(frozen=True)
 class CNN:
-    """Convolutions over every image of the observation, then fully connected layers over their outputs and everything else.
+    """Convolutions over every image of the observation, then fully connected layers over their outputs and
+    everything else.
 
     The defaults are the network that DeepMind used for Atari.
 
     Source: Mnih et al. 2015, Methods, "Model architecture".
 
     Raises:
-        UsageError: a size below 1, `channels`, `kernels` and `strides` of unequal lengths, or an unknown name.
+        UsageError: a size below 1, `channels`, `kernels` and `strides` of unequal lengths, or an unknown
+            name.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)  # filters of each convolution
@@ -70,43 +74,55 @@ class CNN:
     strides: tuple[int, ...] = (4, 2, 1)  # pixels
     dense: tuple[int, ...] = (512,)  # units of each fully connected hidden layer
     activation: str = "relu"
-    initialisation: str = "orthogonal"
+    initialization: str = "orthogonal"
 
     def __post_init__(self) -> None:
-        _check_counts("CNN", channels=self.channels, kernels=self.kernels, strides=self.strides, dense=self.dense)
+        _check_counts(
+            "CNN", channels=self.channels, kernels=self.kernels, strides=self.strides, dense=self.dense
+        )
         if not len(self.channels) == len(self.kernels) == len(self.strides) >= 1:
-            raise UsageError("CNN.channels, CNN.kernels and CNN.strides must be equally long, with at least one convolution")
-        _check_choices(self.activation, self.initialisation)
+            raise UsageError(
+                "CNN.channels, CNN.kernels and CNN.strides must be equally long, with at least one"
+                " convolution"
+            )
+        _check_choices(self.activation, self.initialization)
 
 
 @dataclass(frozen=True)
 class Recurrent:
-    """What `LSTM` and `GRU` share: fully connected layers over the flattened observation, then a memory, then the output.
+    """What `LSTM` and `GRU` share: fully connected layers over the flattened observation, then a memory, then
+    the output.
 
     Raises:
-        UsageError: a size or a number of steps below 1, or an unknown activation or initialisation.
+        UsageError: a size or a number of steps below 1, or an unknown activation or initialization.
     """
 
     size: int = 64  # units of the memory
     hidden: tuple[int, ...] = (64,)  # units of each fully connected layer before the memory
-    backprop_steps: int = 16  # L, consecutive steps through which gradients flow back; must divide the rollout's steps
+    backprop_steps: int = (
+        16  # L, consecutive steps through which gradients flow back; must divide the rollout's steps
+    )
     activation: str = "tanh"  # after each fully connected layer
-    initialisation: str = "orthogonal"  # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
+    initialization: str = (
+        "orthogonal"  # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, size=(1, 1e6), backprop_steps=(1, 1e6))
         _check_counts(type(self).__name__, hidden=self.hidden)
-        _check_choices(self.activation, self.initialisation)
+        _check_choices(self.activation, self.initialization)
 
 
 @dataclass(frozen=True)
 class LSTM(Recurrent):
     """A network that remembers: long short-term memory after fully connected layers.
 
-    With orthogonal weights the forget gate's bias begins at 1, so that the memory lasts before anything is learned.
+    With orthogonal weights the forget gate's bias begins at 1, so that the memory lasts before anything is
+    learned.
 
-    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000; its bias: Jozefowicz et al. 2015, section 3.1.
+    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000; its bias: Jozefowicz et al. 2015,
+    section 3.1.
     """
 
 
@@ -114,7 +130,8 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """A network that remembers: a gated recurrent unit after fully connected layers.
 
-    Source: Cho et al. 2014, arXiv 1406.1078, in the form that cuDNN and PyTorch compute (the reset gate after the product).
+    Source: Cho et al. 2014, arXiv 1406.1078, in the form that cuDNN and PyTorch compute (the reset gate after
+    the product).
     """
 
 
@@ -136,7 +153,9 @@ def load_class(name: str) -> type[nn.Module]:
     try:
         importlib.import_module(module_name)
     except Exception as error:  # whatever a user's file raises when it is imported
-        raise UsageError(f"network {name!r} could not be imported: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"network {name!r} could not be imported: {type(error).__name__}: {error}"
+        ) from error
     return _imported_class(name)
 
 
@@ -144,7 +163,9 @@ def _imported_class(name: str) -> type[nn.Module]:
     module_name, _, class_name = name.partition(":")
     found: Any = sys.modules[module_name]
     for part in class_name.split("."):
-        found = vars(found).get(part) if hasattr(found, "__dict__") else None  # no getattr: a lazy module would run code
+        found = (
+            vars(found).get(part) if hasattr(found, "__dict__") else None
+        )  # no getattr: a lazy module would run code
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UsageError(f"network {name!r} names no torch.nn.Module class")
     return found
@@ -160,12 +181,18 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
         return {"kind": "module", "name": spec}
     if isinstance(spec, type) and issubclass(spec, nn.Module):
         if "<locals>" in spec.__qualname__:
-            raise UsageError(f"network {spec.__qualname__} is defined inside a function; move it to the top of its file")
+            raise UsageError(
+                f"network {spec.__qualname__} is defined inside a function; move it to the top of its file"
+            )
         return {"kind": "module", "name": f"{spec.__module__}:{spec.__qualname__}"}
     for kind, cls in KINDS.items():
         if isinstance(spec, cls):
-            return {"kind": kind} | {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()}
-    raise UsageError(f"{spec!r} is no network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'")
+            return {"kind": kind} | {
+                key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()
+            }
+    raise UsageError(
+        f"{spec!r} is no network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'"
+    )
 
 
 def check_spec(spec: Any, memory: bool = False) -> None:
@@ -176,10 +203,14 @@ def check_spec(spec: Any, memory: bool = False) -> None:
         memory: whether the algorithm carries a network's memory from step to step.
 
     Raises:
-        UsageError: it is none of `MLP`, `CNN`, `LSTM`, `GRU`, a module class and its name; or it has a memory and must not.
+        UsageError: it is none of `MLP`, `CNN`, `LSTM`, `GRU`, a module class and its name; or it has a memory
+            and must not.
     """
     if isinstance(spec, Recurrent) and not memory:
-        raise UsageError(f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or frame_stack")
+        raise UsageError(
+            f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or"
+            " frame_stack"
+        )
     if not isinstance(spec, str):
         spec_to_json(spec)
     elif ":" not in spec:
@@ -187,7 +218,8 @@ def check_spec(spec: Any, memory: bool = False) -> None:
 
 
 def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
-    """The specification that `spec_to_json` wrote. Reading runs no code, unless `trust_imports` allows a user's file.
+    """The specification that `spec_to_json` wrote. Reading runs no code, unless `trust_imports` allows a
+    user's file.
 
     Args:
         data: the JSON object.
@@ -207,7 +239,8 @@ def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
             return load_class(name)
         if name.partition(":")[0] not in sys.modules:
             raise UsageError(
-                f"the network is your own class {name!r}; import its module first, or pass trust_imports=True to let it run"
+                f"the network is your own class {name!r}; import its module first, or pass trust_imports=True"
+                " to let it run"
             )
         return _imported_class(name)
     if not isinstance(kind, str) or kind not in KINDS:

@@ -13,7 +13,8 @@ PREFIX = "critic."  # of its parameters
 
 
 class Value:
-    """`V(obs)`, or `Q(obs, .)`: a skeleton module and pure functions; the parameters live outside, under `critic.*`.
+    """`V(obs)`, or `Q(obs, .)`: a skeleton module and pure functions; the parameters live outside, under
+    `critic.*`.
 
     With `LSTM` or `GRU` it is `V(obs, memory)`: `step` and `unroll` take the place of `predict`.
 

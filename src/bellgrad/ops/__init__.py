@@ -1,1 +1,2 @@
-"""Pure batched mathematics over torch tensors: returns, targets, losses, distributions, optimisers, statistics."""
+"""Pure batched mathematics over torch tensors: returns, targets, losses, distributions, optimizers,
+statistics."""

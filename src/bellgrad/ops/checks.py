@@ -1,4 +1,5 @@
-"""Shape assertions. torch broadcasts `[B]` against `[B, 1]` to `[B, B]` without a word, so every op asks these first."""
+"""Shape assertions. torch broadcasts `[B]` against `[B, 1]` to `[B, B]` without a word, so every op asks
+these first."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +38,9 @@ def same_params(**groups: Mapping[str, Tensor]) -> None:
     (first_name, first), *others = groups.items()
     for other_name, other in others:
         if first.keys() != other.keys():
-            raise ValueError(f"{first_name} and {other_name} differ in their names: {sorted(first.keys() ^ other.keys())}")
+            raise ValueError(
+                f"{first_name} and {other_name} differ in their names: {sorted(first.keys() ^ other.keys())}"
+            )
         for name, tensor in first.items():
             if other[name].shape != tensor.shape:
                 shapes = f"{first_name} {list(tensor.shape)}, {other_name} {list(other[name].shape)}"

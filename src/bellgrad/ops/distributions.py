@@ -1,4 +1,5 @@
-"""Distributions of actions as NamedTuples. Random numbers come in as an argument, so sampling is pure and differentiable."""
+"""Distributions of actions as NamedTuples. Random numbers come in as an argument, so sampling is pure and
+differentiable."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +17,10 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 class Categorical(NamedTuple):
     """A choice among `A` actions. A logit of minus infinity forbids an action."""
 
-    logits: Tensor  # [B, A] unnormalised log-probabilities
+    logits: Tensor  # [B, A] unnormalized log-probabilities
 
     def logprobs(self) -> Tensor:
-        """Normalised log-probabilities `[B, A]`."""
+        """Normalized log-probabilities `[B, A]`."""
         return self.logits.log_softmax(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -66,9 +67,10 @@ class Categorical(NamedTuple):
 
 
 class MultiCategorical(NamedTuple):
-    """Independent choices, one per action dimension. Dimensions with fewer actions than `N` are filled up with minus infinity."""
+    """Independent choices, one per action dimension. Dimensions with fewer actions than `N` are filled up
+    with minus infinity."""
 
-    logits: Tensor  # [B, D, N] unnormalised log-probabilities
+    logits: Tensor  # [B, D, N] unnormalized log-probabilities
 
     @classmethod
     def of(cls, logits: Tensor, sizes: Sequence[int]) -> "MultiCategorical":
@@ -78,7 +80,10 @@ class MultiCategorical(NamedTuple):
             ValueError: the row is of another length.
         """
         has_shape((*logits.shape[:-1], sum(sizes)), logits=logits)
-        parts = [F.pad(part, (0, max(sizes) - part.shape[-1]), value=-math.inf) for part in torch.split(logits, list(sizes), -1)]
+        parts = [
+            F.pad(part, (0, max(sizes) - part.shape[-1]), value=-math.inf)
+            for part in torch.split(logits, list(sizes), -1)
+        ]
         return cls(torch.stack(parts, -2))
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -121,7 +126,8 @@ class DiagonalGaussian(NamedTuple):
     log_std: Tensor  # [B, D], or [D] where it does not depend on the state
 
     def sample(self, noise: Tensor) -> Tensor:
-        """`mean + std * noise`, `[B, D]`, from standard normal `noise [B, D]`; differentiable (reparameterised).
+        """`mean + std * noise`, `[B, D]`, from standard normal `noise [B, D]`; differentiable
+        (reparameterized).
 
         Raises:
             ValueError: shapes do not match.
@@ -176,8 +182,8 @@ class SquashedSample(NamedTuple):
 class SquashedGaussian(NamedTuple):
     """A diagonal Gaussian pushed through tanh, so that actions lie in [-1, 1].
 
-    Its log-density is worked out from the pre-tanh value `raw`, since tanh rounds to 1 near raw = 9 in float32 and cannot be
-    undone. Its entropy has no closed form.
+    Its log-density is worked out from the pre-tanh value `raw`, since tanh rounds to 1 near raw = 9 in
+    float32 and cannot be undone. Its entropy has no closed form.
 
     Source: Haarnoja et al. 2018, arXiv 1812.05905, appendix C, in the softplus form of its authors' code.
     """
@@ -186,7 +192,8 @@ class SquashedGaussian(NamedTuple):
     log_std: Tensor  # [B, D] or [D]
 
     def sample(self, noise: Tensor) -> SquashedSample:
-        """Actions and their log-densities from standard normal `noise [B, D]`; differentiable (reparameterised).
+        """Actions and their log-densities from standard normal `noise [B, D]`; differentiable
+        (reparameterized).
 
         Raises:
             ValueError: shapes do not match.
@@ -219,7 +226,8 @@ class SquashedGaussian(NamedTuple):
 
 
 def unsquash(action: Tensor) -> Tensor:
-    """The pre-tanh value of recorded actions, any shape; actions are first held 1e-6 inside (-1, 1), so it stays finite."""
+    """The pre-tanh value of recorded actions, any shape; actions are first held 1e-6 inside (-1, 1), so it
+    stays finite."""
     return action.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
 
 
@@ -228,7 +236,8 @@ def _normal_logprob(standard: Tensor, log_std: Tensor) -> Tensor:
 
 
 def _log_slope(raw: Tensor) -> Tensor:
-    """`log(1 - tanh(raw)^2)` summed over dimensions, without its cancellation: `2 (log 2 - raw - softplus(-2 raw))`."""
+    """`log(1 - tanh(raw)^2)` summed over dimensions, without its cancellation: `2 (log 2 - raw - softplus(-2
+    raw))`."""
     return (2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(-1)
 
 

@@ -12,24 +12,26 @@ Params = dict[str, Tensor]
 
 
 def tracing() -> bool:
-    """Whether `torch.compile` or a `torch.func` transform is running; then only pure torch operations will do."""
+    """Whether `torch.compile` or a `torch.func` transform is running; then only pure torch operations will
+    do."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """A function that gives a loss and its gradient with respect to its first argument.
 
-    Traced (compiled or inside `vmap`) it is `torch.func.grad_and_value`; run as it is, plain autograd, which costs less.
-    Both work under `torch.no_grad()`.
+    Traced (compiled or inside `vmap`) it is `torch.func.grad_and_value`; run as it is, plain autograd, which
+    costs less. Both work under `torch.no_grad()`.
 
     Args:
-        loss_fn: `loss_fn(params, *args)` gives a scalar `[]`, or `(scalar, aux)` with `has_aux`; `params` is a tree of floating
-            point tensors, `aux` a tree of tensors.
+        loss_fn: `loss_fn(params, *args)` gives a scalar `[]`, or `(scalar, aux)` with `has_aux`; `params` is
+            a tree of floating point tensors, `aux` a tree of tensors.
         has_aux: whether `loss_fn` gives `aux` too.
 
     Returns:
-        `fn(params, *args) -> (loss, grads)`, or `((loss, aux), grads)` with `has_aux`. `grads` has the structure of `params`,
-        zeros where the loss does not depend on a parameter. Nothing returned carries a graph.
+        `fn(params, *args) -> (loss, grads)`, or `((loss, aux), grads)` with `has_aux`. `grads` has the
+        structure of `params`, zeros where the loss does not depend on a parameter. Nothing returned carries a
+        graph.
 
     Raises:
         ValueError: when called, if the loss is no scalar.
@@ -69,7 +71,9 @@ def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callab
 
 def global_norm(grads: Params) -> Tensor:
     """The Euclidean norm `[]` of all gradients taken as one vector."""
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()]))
+    norm: Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()])
+    )
     return norm
 
 

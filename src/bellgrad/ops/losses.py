@@ -1,4 +1,5 @@
-"""Losses. Those named `*_loss` are means over the batch, `[]`; the others are per item, so that importance weights can enter."""
+"""Losses. Those named `*_loss` are means over the batch, `[]`; the others are per item, so that importance
+weights can enter."""
 
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ def squared_error(error: Tensor) -> Tensor:
 
 
 def huber(error: Tensor, delta: float = 1.0) -> Tensor:
-    """Quadratic near 0, linear beyond: `e^2 / 2` where `|e| <= delta`, else `delta * (|e| - delta / 2)`; per item, any shape.
+    """Quadratic near 0, linear beyond: `e^2 / 2` where `|e| <= delta`, else `delta * (|e| - delta / 2)`; per
+    item, any shape.
 
     With delta 1 its gradient is the error clipped to [-1, 1], as deep Q-learning does.
 
@@ -38,14 +40,16 @@ def policy_gradient_loss(logprob: Tensor, advantage: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ.
 
-    Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
+    Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function
+    approximation", theorem 1.
     """
     same_shape(logprob=logprob, advantage=advantage)
     return -(logprob * advantage.detach()).mean()
 
 
 def surrogate(logprob: Tensor, old_logprob: Tensor, advantage: Tensor) -> Tensor:
-    """The mean of `ratio * A`, ratio = pi(a|s) / pi_old(a|s): to be maximised while the policy is near the old one.
+    """The mean of `ratio * A`, ratio = pi(a|s) / pi_old(a|s): to be maximized while the policy is near the
+    old one.
 
     Args:
         logprob: `[B]` of the taken actions under the policy that learns.
@@ -67,12 +71,14 @@ def surrogate(logprob: Tensor, old_logprob: Tensor, advantage: Tensor) -> Tensor
 class PPOLoss(NamedTuple):
     """What `ppo_clip_loss` gives. Only `loss` carries a gradient."""
 
-    loss: Tensor  # [] to be minimised
+    loss: Tensor  # [] to be minimized
     approx_kl: Tensor  # [] estimate of KL(old || new), never negative
     clip_fraction: Tensor  # [] share of items whose ratio left [1 - epsilon, 1 + epsilon]
 
 
-def ppo_clip_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, epsilon: float | Tensor) -> PPOLoss:
+def ppo_clip_loss(
+    logprob: Tensor, old_logprob: Tensor, advantage: Tensor, epsilon: float | Tensor
+) -> PPOLoss:
     """The clipped surrogate: minus the mean of `min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A)`.
 
     Args:
@@ -96,21 +102,24 @@ def ppo_clip_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, epsil
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)  # type: ignore[arg-type]  # torch types no float | Tensor
     loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
     change = ratio.detach() - 1
-    return PPOLoss(loss, (change - log_ratio.detach()).mean(), (change.abs() > epsilon).to(ratio.dtype).mean())
+    return PPOLoss(
+        loss, (change - log_ratio.detach()).mean(), (change.abs() > epsilon).to(ratio.dtype).mean()
+    )
 
 
 class PPOKLLoss(NamedTuple):
     """What `ppo_kl_loss` gives. Only `loss` carries a gradient."""
 
-    loss: Tensor  # [] to be minimised
+    loss: Tensor  # [] to be minimized
     approx_kl: Tensor  # [] estimate of KL(old || new), never negative
 
 
 def ppo_kl_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, coef: float | Tensor) -> PPOKLLoss:
     """Minus the surrogate, plus the coefficient times an estimate of KL(old || new) from the taken actions.
 
-    The estimate is the mean of `ratio - 1 - log ratio`. For actions of the old policy its expectation is the KL divergence, and
-    its gradient's expectation is the KL divergence's gradient; so it is with `-log ratio`, which varies more.
+    The estimate is the mean of `ratio - 1 - log ratio`. For actions of the old policy its expectation is the
+    KL divergence, and its gradient's expectation is the KL divergence's gradient; so it is with `-log ratio`,
+    which varies more.
 
     Args:
         logprob: `[B]` of the taken actions under the policy that learns.
@@ -133,7 +142,8 @@ def ppo_kl_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, coef: f
 
 
 def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
-    """The penalty's next coefficient: doubled where the policy moved more than 1.5 targets, halved below a target / 1.5.
+    """The penalty's next coefficient: doubled where the policy moved more than 1.5 targets, halved below a
+    target / 1.5.
 
     Args:
         coef: beta, `[]`, above 0.
@@ -141,7 +151,8 @@ def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
         target: how far it should, nats, above 0.
 
     Returns:
-        `[]`, held in [1e-9, 1e9], so that a policy that rests does not drive it to a 0 that no doubling leaves.
+        `[]`, held in [1e-9, 1e9], so that a policy that rests does not drive it to a 0 that no doubling
+        leaves.
 
     Source: Schulman et al. 2017, arXiv 1707.06347, section 4.
     """
@@ -150,7 +161,8 @@ def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilon: float | Tensor) -> Tensor:
-    """Half the mean squared error of the value, or of the value held within epsilon of the old one, whichever is worse.
+    """Half the mean squared error of the value, or of the value held within epsilon of the old one, whichever
+    is worse.
 
     Args:
         value: `[B]` that learns.
@@ -164,19 +176,21 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilo
     Raises:
         ValueError: shapes differ.
 
-    Source: the PPO2 of OpenAI Baselines; detail 9 of Huang et al. 2022, "The 37 implementation details of PPO".
+    Source: the PPO2 of OpenAI Baselines; detail 9 of Huang et al. 2022, "The 37 implementation details of
+    PPO".
     """
     same_shape(value=value, old_value=old_value, return_=return_)
     clipped = old_value + (value - old_value).clamp(-epsilon, epsilon)  # type: ignore[arg-type]  # as above
     return 0.5 * torch.maximum((value - return_).square(), (clipped - return_).square()).mean()
 
 
-def normalise_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor:
+def normalize_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor:
     """Shift and scale to mean 0 and standard deviation 1 over all items; a single item comes back as it is.
 
     Args:
         advantage: any shape.
-        mask: bool, the same shape or its first axes: the items of which mean and standard deviation are taken; None for all.
+        mask: bool, the same shape or its first axes: the items of which mean and standard deviation are
+            taken; None for all.
 
     Returns:
         The same shape. A batch of one has no standard deviation, and centring it would erase it.
@@ -191,16 +205,16 @@ def normalise_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor
     has_shape(advantage.shape[: mask.dim()], mask=mask)
     inside = mask.reshape(*mask.shape, *[1] * (advantage.dim() - mask.dim())).expand_as(advantage)
     items = inside.sum()
-    centred = advantage - torch.where(inside, advantage, 0.0).sum() / items.clamp(min=1)
-    variance = torch.where(inside, centred, 0.0).square().sum() / (items - 1).clamp(min=1)
-    return torch.where(items < 2, advantage, centred / (variance.sqrt() + 1e-8))
+    centered = advantage - torch.where(inside, advantage, 0.0).sum() / items.clamp(min=1)
+    variance = torch.where(inside, centered, 0.0).square().sum() / (items - 1).clamp(min=1)
+    return torch.where(items < 2, advantage, centered / (variance.sqrt() + 1e-8))
 
 
 def sac_actor_loss(logprob: Tensor, q: Tensor, alpha: float | Tensor) -> Tensor:
     """The mean of `alpha * log pi(a|s) - min_e Q_e(s, a)`.
 
     Args:
-        logprob: `[B]` of reparameterised actions.
+        logprob: `[B]` of reparameterized actions.
         q: `[E, B]` of the critics at those actions.
         alpha: temperature, `[]`, no gradient wanted.
 
@@ -219,7 +233,8 @@ def sac_actor_loss(logprob: Tensor, q: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def sac_temperature_loss(log_alpha: Tensor, logprob: Tensor, target_entropy: float) -> Tensor:
-    """Minus the mean of `log_alpha * (log pi(a|s) + target_entropy)`: alpha rises while the entropy is below its target.
+    """Minus the mean of `log_alpha * (log pi(a|s) + target_entropy)`: alpha rises while the entropy is below
+    its target.
 
     Args:
         log_alpha: `[]`.

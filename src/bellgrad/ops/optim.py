@@ -1,4 +1,5 @@
-"""Optimisers as pure functions: `step(params, grads, state) -> (params, state)`, equal to `torch.optim` step for step."""
+"""Optimizers as pure functions: `step(params, grads, state) -> (params, state)`, equal to `torch.optim` step
+for step."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from bellgrad.ops.grads import Params, tracing
 Rate = float | Tensor | None
 
 
-class Optimiser(Protocol):
-    """What every optimiser here offers."""
+class Optimizer(Protocol):
+    """What every optimizer here offers."""
 
     def init(self, params: Params) -> Any:
         """The state before the first step."""
 
-    def step(self, params: Params, grads: Params, state: Any, learning_rate: Rate = None) -> tuple[Params, Any]:
+    def step(
+        self, params: Params, grads: Params, state: Any, learning_rate: Rate = None
+    ) -> tuple[Params, Any]:
         """New parameters and state; nothing is changed in place."""
 
 
@@ -35,9 +38,10 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam, with optional L2 regularisation and AMSGrad.
+    """Adam, with optional L2 regularization and AMSGrad.
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1; Reddi et al. 2018, arXiv 1904.09237, algorithm 2.
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1; Reddi et al. 2018, arXiv 1904.09237, algorithm
+    2.
     """
 
     learning_rate: float = 1e-3  # 0 or more; torch's default
@@ -57,9 +61,13 @@ class Adam:
 
     def init(self, params: Params) -> AdamState:
         """The state before the first step: zeros on the parameters' devices."""
-        return AdamState(_counter(params), _zeros(params), _zeros(params), _zeros(params) if self.amsgrad else {})
+        return AdamState(
+            _counter(params), _zeros(params), _zeros(params), _zeros(params) if self.amsgrad else {}
+        )
 
-    def step(self, params: Params, grads: Params, state: AdamState, learning_rate: Rate = None) -> tuple[Params, AdamState]:
+    def step(
+        self, params: Params, grads: Params, state: AdamState, learning_rate: Rate = None
+    ) -> tuple[Params, AdamState]:
         """One step.
 
         Args:
@@ -101,7 +109,9 @@ class Adam:
         self, params: Params, grads: Params, state: AdamState, count: Tensor, rate: float | Tensor
     ) -> tuple[Params, AdamState]:
         """The same step by torch's own kernel, on copies: a third of the time of separate operations."""
-        new, mean, square, max_square = (_copy(group) for group in (params, state.mean, state.square, state.max_square))
+        new, mean, square, max_square = (
+            _copy(group) for group in (params, state.mean, state.square, state.max_square)
+        )
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             list(new.values()),
@@ -123,7 +133,8 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: parameters shrink by `learning_rate * weight_decay` of themselves each step.
+    """Adam with decoupled weight decay: parameters shrink by `learning_rate * weight_decay` of themselves
+    each step.
 
     Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2.
     """
@@ -144,7 +155,8 @@ class SGDState(NamedTuple):
 class SGD:
     """Stochastic gradient descent, with optional momentum.
 
-    Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", as torch writes it.
+    Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", as
+    torch writes it.
     """
 
     learning_rate: float = 1e-3  # 0 or more; torch's default
@@ -163,7 +175,9 @@ class SGD:
         """The state before the first step."""
         return SGDState(_counter(params), _zeros(params) if self.momentum else {})
 
-    def step(self, params: Params, grads: Params, state: SGDState, learning_rate: Rate = None) -> tuple[Params, SGDState]:
+    def step(
+        self, params: Params, grads: Params, state: SGDState, learning_rate: Rate = None
+    ) -> tuple[Params, SGDState]:
         """One step; arguments, result and errors as in `Adam.step`."""
         same_params(params=params, grads=grads)
         rate = self.learning_rate if learning_rate is None else learning_rate
@@ -184,7 +198,7 @@ class RMSpropState(NamedTuple):
 
     step: Tensor  # [] int64, steps taken
     square: Params  # running mean of the squared gradient
-    mean: Params  # running mean of the gradient; empty unless centred
+    mean: Params  # running mean of the gradient; empty unless centered
     momentum: Params  # running sum of scaled gradients; empty without momentum
 
 
@@ -192,9 +206,9 @@ class RMSpropState(NamedTuple):
 class RMSprop:
     """RMSprop, with optional centring and momentum.
 
-    Source: Tieleman and Hinton 2012, lecture 6.5; centred, Graves 2013, arXiv 1308.0850, equations 38 to 41, with epsilon outside
-    the root as in torch, or inside it as there and in Mnih et al. 2016, arXiv 1602.01783, equation S2. TensorFlow has it inside,
-    and running squares that begin at 1.
+    Source: Tieleman and Hinton 2012, lecture 6.5; centered, Graves 2013, arXiv 1308.0850, equations 38 to 41,
+    with epsilon outside the root as in torch, or inside it as there and in Mnih et al. 2016, arXiv
+    1602.01783, equation S2. TensorFlow has it inside, and running squares that begin at 1.
     """
 
     learning_rate: float = 1e-2  # 0 or more; torch's default
@@ -204,7 +218,9 @@ class RMSprop:
     momentum: float = 0.0  # decay of the running sum, [0, 1]
     centered: bool = False  # divide by the standard deviation in place of the root mean square
     epsilon_in_root: bool = False  # add epsilon to the mean square, before the root is taken
-    initial_square: float = 0.0  # where the running mean of the square begins, 0 or more; a larger one makes first steps smaller
+    initial_square: float = (
+        0.0  # where the running mean of the square begins, 0 or more; a larger one makes first steps smaller
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -217,7 +233,9 @@ class RMSprop:
         mean = _zeros(params) if self.centered else {}
         return RMSpropState(_counter(params), square, mean, _zeros(params) if self.momentum else {})
 
-    def step(self, params: Params, grads: Params, state: RMSpropState, learning_rate: Rate = None) -> tuple[Params, RMSpropState]:
+    def step(
+        self, params: Params, grads: Params, state: RMSpropState, learning_rate: Rate = None
+    ) -> tuple[Params, RMSpropState]:
         """One step; arguments, result and errors as in `Adam.step`."""
         same_params(params=params, grads=grads)
         rate = self.learning_rate if learning_rate is None else learning_rate
@@ -230,7 +248,9 @@ class RMSprop:
             if self.centered:
                 mean[name] = torch.lerp(state.mean[name], grad, 1 - self.decay)
                 variance = variance - mean[name] * mean[name]
-            root = (variance + self.epsilon).sqrt() if self.epsilon_in_root else variance.sqrt() + self.epsilon
+            root = (
+                (variance + self.epsilon).sqrt() if self.epsilon_in_root else variance.sqrt() + self.epsilon
+            )
             update = grad / root
             if self.momentum:
                 update = momentum[name] = self.momentum * state.momentum[name] + update
@@ -238,14 +258,16 @@ class RMSprop:
         return new, RMSpropState(state.step + 1, square, mean, momentum)
 
 
-def check_optimiser(optimiser: object) -> None:
-    """Refuse what is none of this file's optimisers.
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what is none of this file's optimizers.
 
     Raises:
         UsageError: naming what was given.
     """
-    if not isinstance(optimiser, Adam | SGD | RMSprop):  # AdamW is an Adam
-        raise UsageError(f"optimizer = {optimiser!r} is none: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)")
+    if not isinstance(optimizer, Adam | SGD | RMSprop):  # AdamW is an Adam
+        raise UsageError(
+            f"optimizer = {optimizer!r} is none: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)"
+        )
 
 
 def _check_positive(owner: object, *names: str) -> None:
@@ -265,17 +287,20 @@ def _copy(group: Params) -> Params:
 
 
 def _decayed(beta: float, time: Tensor) -> Tensor:
-    """`beta^time`. Inductor computes an `exp` with many readers once; it would repeat a `pow` for every few parameters."""
+    """`beta^time`. Inductor computes an `exp` with many readers once; it would repeat a `pow` for every few
+    parameters."""
     return torch.exp(time * (math.log(beta) if beta else -math.inf))
 
 
 def _like(number: float | Tensor, param: Tensor) -> float | Tensor:
-    """A scalar in the parameter's dtype, since under `vmap` a float64 scalar is a float64 vector and would promote."""
+    """A scalar in the parameter's dtype, since under `vmap` a float64 scalar is a float64 vector and would
+    promote."""
     return number.to(param.dtype) if isinstance(number, Tensor) else number
 
 
 def _uniform(params: Params) -> bool:
-    """Whether torch's fused kernel takes these parameters: one dtype, one device of a kind that has the kernel."""
+    """Whether torch's fused kernel takes these parameters: one dtype, one device of a kind that has the
+    kernel."""
     first = next(iter(params.values()))
     return first.device.type in ("cpu", "cuda") and all(
         param.dtype == first.dtype and param.device == first.device for param in params.values()

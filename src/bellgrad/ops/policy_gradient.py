@@ -1,4 +1,5 @@
-"""Estimates of the policy gradient, as losses whose gradient they are. One episode a column of `[T, B]`, padded at its end.
+"""Estimates of the policy gradient, as losses whose gradient they are. One episode a column of `[T, B]`,
+padded at its end.
 
     dJ = E[sum_t gamma^t Phi_t dlog pi(a_t | s_t)]
 
@@ -10,11 +11,12 @@
     r_t + gamma V(s_{t+1}) - V(s_t)               `ops.returns.td_residual`
     GAE(lambda)                                   `ops.returns.gae`
 
-With the true V and Q each of them gives the gradient without bias. A baseline changes nothing of the mean, since what depends on
-the state alone has none: E[dlog pi(a | s) b(s)] = b(s) sum_a dpi(a | s) = 0, the expected gradient of the log-probability (EGLP).
+With the true V and Q each of them gives the gradient without bias. A baseline changes nothing of the mean,
+since what depends on the state alone has none: E[dlog pi(a | s) b(s)] = b(s) sum_a dpi(a | s) = 0, the
+expected gradient of the log-probability (EGLP).
 
-Source: Schulman et al. 2016, arXiv 1506.02438, equation 1; gamma^t: Sutton and Barto 2018, section 13.3; EGLP: Spinning Up,
-"Intro to policy optimization".
+Source: Schulman et al. 2016, arXiv 1506.02438, equation 1; gamma^t: Sutton and Barto 2018, section 13.3;
+EGLP: Spinning Up, "Intro to policy optimization".
 """
 
 from collections.abc import Callable
@@ -28,9 +30,11 @@ from bellgrad.ops.returns import discounted_returns
 
 
 def total_return(reward: Tensor, gamma: float, mask: Tensor) -> Tensor:
-    """R(tau), the return of the whole episode, at each of its steps: the weight of the simplest policy gradient.
+    """R(tau), the return of the whole episode, at each of its steps: the weight of the simplest policy
+    gradient.
 
-    It is discounted from the episode's start, so that it stands for `gamma^t Phi_t`: no weight gamma^t belongs beside it.
+    It is discounted from the episode's start, so that it stands for `gamma^t Phi_t`: no weight gamma^t
+    belongs beside it.
 
     Args:
         reward: `[T, B]`, one episode a column.
@@ -64,7 +68,8 @@ def discount_weight(age: Tensor, gamma: float) -> Tensor:
 
 
 def keep(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
-    """Whether to learn from a step: with probability `gamma^t`, so that the kept steps stand for the discounted visits.
+    """Whether to learn from a step: with probability `gamma^t`, so that the kept steps stand for the
+    discounted visits.
 
     The mean is that of `discount_weight`; late steps are left out instead of counted little.
 
@@ -86,42 +91,51 @@ def keep(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
 def score_function_loss(
     logprob: Tensor, phi: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
 ) -> Tensor:
-    """Minus the sum over all steps of `weight * phi * log pi(a|s)`, an episode: minus its gradient estimates dJ.
+    """Minus the sum over all steps of `weight * phi * log pi(a|s)`, an episode: minus its gradient estimates
+    dJ.
 
-    J is the return of an episode, so that the sum is divided by episodes. Their steps vary with what was done in them; divided
-    by the number of those, the estimate would be a ratio of two random numbers, which is biased.
+    J is the return of an episode, so that the sum is divided by episodes. Their steps vary with what was done
+    in them; divided by the number of those, the estimate would be a ratio of two random numbers, which is
+    biased.
 
     Args:
         logprob: `[T, B]` of the actions taken, with gradient.
         phi: `[T, B]`; no gradient flows through it.
         weight: `[T, B]` as of `discount_weight`; None for 1 everywhere.
-        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for all.
+        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for
+            all.
         episodes: how many there are, 1 or more.
 
     Returns:
-        `[]`, to be minimised.
+        `[]`, to be minimized.
 
     Raises:
         ValueError: shapes differ.
 
-    Source: Williams 1992, "Simple statistical gradient-following algorithms", theorem 1; Schulman et al. 2016, equation 1.
+    Source: Williams 1992, "Simple statistical gradient-following algorithms", theorem 1; Schulman et al.
+    2016, equation 1.
     """
     same_shape(logprob=logprob, phi=phi)
     return _per_episode(logprob[..., None], phi[..., None], weight, mask, episodes)
 
 
-def all_actions_loss(prob: Tensor, q: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor) -> Tensor:
-    """Minus the sum over all steps of `weight * sum_a pi(a|s) Q(s, a)`, an episode: nothing is left to the drawn action.
+def all_actions_loss(
+    prob: Tensor, q: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
+) -> Tensor:
+    """Minus the sum over all steps of `weight * sum_a pi(a|s) Q(s, a)`, an episode: nothing is left to the
+    drawn action.
 
     Args:
         prob: `[T, B, A]` probabilities of all actions, with gradient.
-        q: `[T, B, A]` action values or advantages, anything where the probability is 0; no gradient flows through it.
+        q: `[T, B, A]` action values or advantages, anything where the probability is 0; no gradient flows
+            through it.
         weight: `[T, B]` as of `discount_weight`; None for 1 everywhere.
-        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for all.
+        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for
+            all.
         episodes: how many there are, 1 or more.
 
     Returns:
-        `[]`, to be minimised.
+        `[]`, to be minimized.
 
     Raises:
         ValueError: shapes differ.
@@ -132,7 +146,9 @@ def all_actions_loss(prob: Tensor, q: Tensor, weight: Tensor | None, mask: Tenso
     return _per_episode(prob, torch.where(prob > 0, q, 0.0), weight, mask, episodes)
 
 
-def _per_episode(term: Tensor, factor: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor) -> Tensor:
+def _per_episode(
+    term: Tensor, factor: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
+) -> Tensor:
     """Minus the sum of `weight * factor * term [T, B, A]`, an episode."""
     factor = factor.detach()
     if weight is not None:
@@ -145,7 +161,8 @@ def _per_episode(term: Tensor, factor: Tensor, weight: Tensor | None, mask: Tens
 
 
 def pathwise(f: Callable[[Tensor], Tensor], distribution: DiagonalGaussian, noise: Tensor) -> Tensor:
-    """`f(x)` of reparameterised draws: its gradient in the distribution's parameters estimates that of `E[f(x)]`.
+    """`f(x)` of reparameterized draws: its gradient in the distribution's parameters estimates that of
+    `E[f(x)]`.
 
     Args:
         f: `[B, D]` to `[B]`, differentiable.
@@ -158,7 +175,8 @@ def pathwise(f: Callable[[Tensor], Tensor], distribution: DiagonalGaussian, nois
     Raises:
         ValueError: shapes do not match.
 
-    Source: Kingma and Welling 2014, arXiv 1312.6114, section 2.4; Mohamed et al. 2020, arXiv 1906.10652, section 5.
+    Source: Kingma and Welling 2014, arXiv 1312.6114, section 2.4; Mohamed et al. 2020, arXiv 1906.10652,
+    section 5.
     """
     value = f(distribution.sample(noise))
     has_shape(noise.shape[:1], value=value)
@@ -166,9 +184,13 @@ def pathwise(f: Callable[[Tensor], Tensor], distribution: DiagonalGaussian, nois
 
 
 def score_function(
-    f: Callable[[Tensor], Tensor], distribution: DiagonalGaussian, noise: Tensor, baseline: float | Tensor = 0.0
+    f: Callable[[Tensor], Tensor],
+    distribution: DiagonalGaussian,
+    noise: Tensor,
+    baseline: float | Tensor = 0.0,
 ) -> Tensor:
-    """`(f(x) - b) log p(x)` of drawn x: its gradient in the distribution's parameters estimates that of `E[f(x)]`.
+    """`(f(x) - b) log p(x)` of drawn x: its gradient in the distribution's parameters estimates that of
+    `E[f(x)]`.
 
     Its value means nothing. f need not be differentiable: it is only looked at.
 

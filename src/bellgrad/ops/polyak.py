@@ -50,7 +50,8 @@ def hard_copy_every(params: Params, target: Params, step: Tensor, period: int) -
 
 
 def move_every(params: Params, target: Params, step: Tensor, period: int, tau: float) -> Params:
-    """Move the target by `tau` towards `params` where `step` is a multiple of `period`; `tau` 1 is a hard copy.
+    """Move the target by `tau` towards `params` where `step` is a multiple of `period`; `tau` 1 is a hard
+    copy.
 
     Args:
         params: that the target follows.

@@ -1,4 +1,5 @@
-"""Returns and advantages of `[T, B]` trajectories. Termination zeroes the discount; termination or truncation cuts the trace."""
+"""Returns and advantages of `[T, B]` trajectories. Termination zeroes the discount; termination or truncation
+cuts the trace."""
 
 import torch
 from torch import Tensor
@@ -9,8 +10,8 @@ from bellgrad.ops.checks import has_shape, same_shape
 def linear_recurrence(x: Tensor, decay: Tensor, last: Tensor | None = None) -> Tensor:
     """Solve `y_t = x_t + decay_t * y_{t+1}` backwards in time, for all t at once.
 
-    After the pass with shift s every `x_t` holds the sum over the next 2s steps, so log2(T) passes over whole tensors do the
-    work of T small ones.
+    After the pass with shift s every `x_t` holds the sum over the next 2s steps, so log2(T) passes over whole
+    tensors do the work of T small ones.
 
     Args:
         x: `[T, B]` floating point.
@@ -62,15 +63,18 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
 
 
 def reward_to_go(reward: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The undiscounted sum of rewards from every step to the episode's end; `discounted_returns` with gamma 1."""
+    """The undiscounted sum of rewards from every step to the episode's end; `discounted_returns` with gamma
+    1."""
     return discounted_returns(reward, 1.0, mask)
 
 
-def n_step_returns(reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, gamma: float, n: int) -> Tensor:
+def n_step_returns(
+    reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, gamma: float, n: int
+) -> Tensor:
     """Returns over at most n rewards that bootstrap after the last step really taken.
 
-    `G_t = r_t + ... + gamma^(m-1) r_{t+m-1} + gamma^m V(s_{t+m})`, with m the smallest of n, the steps to the episode's end and
-    the steps to the rollout's end. The bootstrap is 0 where step t+m-1 terminated.
+    `G_t = r_t + ... + gamma^(m-1) r_{t+m-1} + gamma^m V(s_{t+m})`, with m the smallest of n, the steps to
+    the episode's end and the steps to the rollout's end. The bootstrap is 0 where step t+m-1 terminated.
 
     Args:
         reward: `[T, B]`.
@@ -103,9 +107,11 @@ def n_step_returns(reward: Tensor, terminated: Tensor, truncated: Tensor, next_v
 def lambda_returns(
     reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
-    """The geometric mixture of n-step returns: `G_t = r_t + gamma * ((1 - lambda) * V(s_{t+1}) + lambda * G_{t+1})`.
+    """The geometric mixture of n-step returns: `G_t = r_t + gamma * ((1 - lambda) * V(s_{t+1}) + lambda *
+    G_{t+1})`.
 
-    Where an episode or the rollout ended after step t, `G_t = r_t + gamma * V(s_{t+1})`, without the bootstrap if terminated.
+    Where an episode or the rollout ended after step t, `G_t = r_t + gamma * V(s_{t+1})`, without the
+    bootstrap if terminated.
 
     Args:
         reward: `[T, B]`.
@@ -129,8 +135,11 @@ def lambda_returns(
     return linear_recurrence(reward + gamma * (1 - trace) * bootstrap, gamma * trace, bootstrap[-1])
 
 
-def td_residual(reward: Tensor, terminated: Tensor, value: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """`delta_t = r_t + gamma V(s_{t+1}) - V(s_t)`: with the true V, an estimate of the advantage without bias.
+def td_residual(
+    reward: Tensor, terminated: Tensor, value: Tensor, next_value: Tensor, gamma: float
+) -> Tensor:
+    """`delta_t = r_t + gamma V(s_{t+1}) - V(s_t)`: with the true V, an estimate of the advantage without
+    bias.
 
     Args:
         reward: any shape.
@@ -152,9 +161,16 @@ def td_residual(reward: Tensor, terminated: Tensor, value: Tensor, next_value: T
 
 
 def gae(
-    reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor, next_value: Tensor, gamma: float, lambda_: float
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    gamma: float,
+    lambda_: float,
 ) -> Tensor:
-    """Generalised advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut where an episode ended.
+    """Generalized advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut where an episode
+    ended.
 
     Args:
         reward: `[T, B]`.

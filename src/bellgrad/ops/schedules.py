@@ -1,4 +1,5 @@
-"""Numbers that change with the step: frozen dataclasses whose `value(step)` is pure, so they compile into the update."""
+"""Numbers that change with the step: frozen dataclasses whose `value(step)` is pure, so they compile into the
+update."""
 
 import math
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class Piecewise:
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.boundaries) + 1:
-            raise UsageError(f"Piecewise needs {len(self.boundaries) + 1} levels for {len(self.boundaries)} boundaries")
+            raise UsageError(
+                f"Piecewise needs {len(self.boundaries) + 1} levels for {len(self.boundaries)} boundaries"
+            )
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise UsageError(f"Piecewise.boundaries = {self.boundaries} must rise")
 

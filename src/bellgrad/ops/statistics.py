@@ -9,7 +9,8 @@ from bellgrad.ops.checks import has_shape
 
 
 class RunningMoments(NamedTuple):
-    """Mean and variance of everything seen so far, per entry of an item `*O`; in float64, since float32 stalls at 2^24 items."""
+    """Mean and variance of everything seen so far, per entry of an item `*O`; in float64, since float32
+    stalls at 2^24 items."""
 
     mean: Tensor  # [*O] float64
     m2: Tensor  # [*O] float64, sum of squared deviations from the mean
@@ -49,7 +50,7 @@ class RunningMoments(NamedTuple):
         variance = self.m2 / self.count.clamp(min=1.0)
         return torch.where(self.count > 0, (variance + 1e-8).sqrt(), 1.0)
 
-    def normalise(self, x: Tensor, clip: float = 10.0) -> Tensor:
+    def normalize(self, x: Tensor, clip: float = 10.0) -> Tensor:
         """`(x - mean) / std` held within `[-clip, clip]`.
 
         Args:
@@ -66,7 +67,8 @@ class RunningMoments(NamedTuple):
         return ((x - self.mean.to(dtype)) / self.std().to(dtype)).clamp(-clip, clip)
 
     def rescale(self, x: Tensor, clip: float = 10.0) -> Tensor:
-        """`x / std` held within `[-clip, clip]`: for rewards, whose mean must not move. Arguments as in `normalise`."""
+        """`x / std` held within `[-clip, clip]`: for rewards, whose mean must not move. Arguments as in
+        `normalize`."""
         dtype = self._check(x)
         return (x / self.std().to(dtype)).clamp(-clip, clip)
 

@@ -1,4 +1,5 @@
-"""Temporal-difference targets. `discount` is gamma to the steps taken, 0 where terminated: it masks all that follows."""
+"""Temporal-difference targets. `discount` is gamma to the steps taken, 0 where terminated: it masks all that
+follows."""
 
 from torch import Tensor
 
@@ -94,8 +95,11 @@ def clipped_double_q_target(reward: Tensor, discount: Tensor, next_q: Tensor) ->
     return td_target(reward, discount, next_q.amin(0))
 
 
-def soft_q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_logprob: Tensor, alpha: float | Tensor) -> Tensor:
-    """`r + discount * (min_e Q_e(s', a') - alpha * log pi(a'|s'))`; the entropy term too is masked at terminals.
+def soft_q_target(
+    reward: Tensor, discount: Tensor, next_q: Tensor, next_logprob: Tensor, alpha: float | Tensor
+) -> Tensor:
+    """`r + discount * (min_e Q_e(s', a') - alpha * log pi(a'|s'))`; the entropy term too is masked at
+    terminals.
 
     Args:
         reward: `[B]`.

@@ -1,4 +1,5 @@
-"""Steps within a trust region: natural gradients without a matrix, and a line search that may stay where it is.
+"""Steps within a trust region: natural gradients without a matrix, and a line search that may stay where it
+is.
 
 Parameters are one vector `[n]` here; `ravel` makes it and gives the way back.
 """
@@ -22,7 +23,9 @@ def ravel(params: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
 
     def unravel(vector: Tensor) -> Params:
         parts = torch.split(vector, sizes)
-        return {name: part.view(param.shape) for (name, param), part in zip(params.items(), parts, strict=True)}
+        return {
+            name: part.view(param.shape) for (name, param), part in zip(params.items(), parts, strict=True)
+        }
 
     return torch.cat([param.flatten() for param in params.values()]), unravel
 
@@ -32,8 +35,9 @@ def fisher_product(
 ) -> Product:
     """The function `v -> (F + damping * I) v`, with `F = J^T M J` the Fisher information of the old policy.
 
-    J is how the distributions' parameters follow the policy's, M the Hessian of the KL divergence in the former. Where the KL
-    divergence is least, F is its Hessian in the policy's parameters too, but takes half the work.
+    J is how the distributions' parameters follow the policy's, M the Hessian of the KL divergence in the
+    former. Where the KL divergence is least, F is its Hessian in the policy's parameters too, but takes half
+    the work.
 
     Args:
         distribution: `[n]` to distributions, any tree of tensors.
@@ -84,7 +88,8 @@ def conjugate_gradient(product: Product, b: Tensor, steps: int, tolerance: float
 
 
 def natural_step(product: Product, gradient: Tensor, kl: float, steps: int) -> Tensor:
-    """The step along the natural gradient `F^-1 g` whose KL divergence is `kl` to second order: `s^T F s / 2 = kl`.
+    """The step along the natural gradient `F^-1 g` whose KL divergence is `kl` to second order: `s^T F s / 2
+    = kl`.
 
     Args:
         product: `v [n]` to `F v [n]`.
@@ -102,7 +107,9 @@ def natural_step(product: Product, gradient: Tensor, kl: float, steps: int) -> T
     return torch.where(squared > 0, (2 * kl / squared).sqrt(), 0.0) * direction
 
 
-def line_search(good: Callable[[Tensor], Tensor], params: Tensor, step: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+def line_search(
+    good: Callable[[Tensor], Tensor], params: Tensor, step: Tensor, fractions: Tensor
+) -> tuple[Tensor, Tensor]:
     """The first of `params + fraction * step` that is good; `params` themselves, bit for bit, where none is.
 
     All candidates are judged at once.

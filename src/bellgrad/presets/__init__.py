@@ -15,8 +15,8 @@ class Preset:
         num_envs: environments that step together.
         steps: environment steps after which the source reports its result.
         source: where the settings come from.
-        normalise_obs: see `Settings`.
-        normalise_reward: see `Settings`.
+        normalize_obs: see `Settings`.
+        normalize_reward: see `Settings`.
         frame_stack: see `Settings`.
     """
 
@@ -24,8 +24,8 @@ class Preset:
     num_envs: int
     steps: int
     source: str
-    normalise_obs: bool = False
-    normalise_reward: bool = False
+    normalize_obs: bool = False
+    normalize_reward: bool = False
     frame_stack: int = 1
 
 
@@ -33,8 +33,17 @@ def presets(algorithm: str) -> dict[str, Preset]:
     """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none."""
     from bellgrad.presets import a2c, cma_es, dqn, openai_es, ppo, reinforce, sac, trpo, vpg
 
-    tuned = {"a2c": a2c, "cma_es": cma_es, "dqn": dqn, "openai_es": openai_es, "ppo": ppo, "reinforce": reinforce, "sac": sac,
-             "trpo": trpo, "vpg": vpg}  # fmt: skip
+    tuned = {
+        "a2c": a2c,
+        "cma_es": cma_es,
+        "dqn": dqn,
+        "openai_es": openai_es,
+        "ppo": ppo,
+        "reinforce": reinforce,
+        "sac": sac,
+        "trpo": trpo,
+        "vpg": vpg,
+    }
     return tuned[algorithm].PRESETS if algorithm in tuned else {}
 
 

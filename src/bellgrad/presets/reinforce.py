@@ -6,11 +6,18 @@ from bellgrad.presets import Preset
 PRESETS = {
     "bellgrad/VacuumWorld-v0": Preset(
         REINFORCE(episodes=32, truncation="horizon"),
-        num_envs=32, steps=50_000, source="Bellgrad: the 20 steps are a part of the task",
+        num_envs=32,
+        steps=50_000,
+        source="Bellgrad: the 20 steps are a part of the task",
     ),
     "bellgrad/PixelCopter-v0": Preset(
         REINFORCE(learning_rate=2e-3, episodes=32, entropy_coef=0.01, critic_steps=20),
-        num_envs=32, steps=1_500_000, normalise_obs=True,
-        source="Bellgrad: without the entropy bonus the copter soon never climbs, and is slow to find out that it should",
+        num_envs=32,
+        steps=1_500_000,
+        normalize_obs=True,
+        source=(
+            "Bellgrad: without the entropy bonus the copter soon never climbs, and is slow to find out that"
+            " it should"
+        ),
     ),
-}  # fmt: skip
+}

@@ -40,7 +40,8 @@ SOURCES: dict[str, Callable[[Path], float | None]] = {  # best first
 def final_performance(runs: Iterable[Path]) -> tuple[dict[Path, float], str]:
     """The final return of every run, all from the same source, and which source that was.
 
-    The best source that every run has is taken: an evaluated run against another's training return would be no comparison.
+    The best source that every run has is taken: an evaluated run against another's training return would be
+    no comparison.
 
     Raises:
         UsageError: there is no source that every run has.
@@ -51,19 +52,23 @@ def final_performance(runs: Iterable[Path]) -> tuple[dict[Path, float], str]:
         if None not in scores.values():
             return scores, source
     empty = [str(run) for run, score in scores.items() if score is None]
-    raise UsageError(f"no final return in {', '.join(empty)}: not evaluated, and no episode ended in training")
+    raise UsageError(
+        f"no final return in {', '.join(empty)}: not evaluated, and no episode ended in training"
+    )
 
 
 def compare(runs: Iterable[Path | str]) -> dict[str, Any]:
-    """Final performance of every experiment with intervals, and every pair in the same environment against each other.
+    """Final performance of every experiment with intervals, and every pair in the same environment against
+    each other.
 
     Args:
         runs: run folders and folders of seeds, at best several seeds of each experiment.
 
     Returns:
-        A dictionary that can be written as JSON. `groups`: for each experiment `label, algorithm, env, seeds, source, scores`,
-        and `iqm` and `mean`, each `{"value", "low", "high"}` (95% bootstrap; low and high are None for a single seed).
-        `improvement`: for each pair `x, y, env, probability, low, high`: the chance that a run of x beats a run of y.
+        A dictionary that can be written as JSON. `groups`: for each experiment `label, algorithm, env, seeds,
+        source, scores`, and `iqm` and `mean`, each `{"value", "low", "high"}` (95% bootstrap; low and high
+        are None for a single seed). `improvement`: for each pair `x, y, env, probability, low, high`: the
+        chance that a run of x beats a run of y.
 
     Raises:
         UsageError: no run was given, or a run has no final return.
@@ -72,7 +77,9 @@ def compare(runs: Iterable[Path | str]) -> dict[str, Any]:
     if not experiments:
         raise UsageError("nothing to compare: no run was given")
     finals = {
-        env: final_performance(run for experiment in experiments if experiment.env == env for run in experiment.runs)
+        env: final_performance(
+            run for experiment in experiments if experiment.env == env for run in experiment.runs
+        )
         for env in dict.fromkeys(experiment.env for experiment in experiments)
     }
     groups = []
@@ -120,7 +127,8 @@ def _estimate(scores: list[float], statistic: Callable[..., Any]) -> dict[str, f
 
 
 def comparison_table(result: dict[str, Any]) -> "RenderableType":
-    """What `compare` found, for a rich console: one table of experiments and, with two or more, one of pairs."""
+    """What `compare` found, for a rich console: one table of experiments and, with two or more, one of
+    pairs."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -131,11 +139,20 @@ def comparison_table(result: dict[str, Any]) -> "RenderableType":
     for heading in ("seeds", "interquartile mean [95%]", "mean [95%]"):
         table.add_column(Text(heading), justify="right")
     for group in result["groups"]:
-        row = (group["label"], group["env"], str(group["seeds"]), _with_interval(group["iqm"]), _with_interval(group["mean"]))
+        row = (
+            group["label"],
+            group["env"],
+            str(group["seeds"]),
+            _with_interval(group["iqm"]),
+            _with_interval(group["mean"]),
+        )
         table.add_row(*map(Text, row))
     sources = {group["env"]: group["source"] for group in result["groups"]}
     table.caption = "\n".join(
-        dict.fromkeys(f"from {source}{'' if len(set(sources.values())) == 1 else f' ({env})'}" for env, source in sources.items())
+        dict.fromkeys(
+            f"from {source}{'' if len(set(sources.values())) == 1 else f' ({env})'}"
+            for env, source in sources.items()
+        )
     )
     if not result["improvement"]:
         return table
@@ -144,11 +161,17 @@ def comparison_table(result: dict[str, Any]) -> "RenderableType":
         pairs.add_column(heading)
     pairs.add_column(Text("with probability [95%]"), justify="right")
     for pair in result["improvement"]:
-        chance = f"{pair['probability']:.2f}" + (f" [{pair['low']:.2f}, {pair['high']:.2f}]" if pair["low"] is not None else "")
+        chance = f"{pair['probability']:.2f}" + (
+            f" [{pair['low']:.2f}, {pair['high']:.2f}]" if pair["low"] is not None else ""
+        )
         pairs.add_row(*map(Text, (pair["x"], pair["y"], pair["env"], chance)))
     return Group(table, pairs)
 
 
 def _with_interval(estimate: dict[str, float | None]) -> str:
     value = format_number(estimate["value"])
-    return value if estimate["low"] is None else f"{value} [{format_number(estimate['low'])}, {format_number(estimate['high'])}]"
+    return (
+        value
+        if estimate["low"] is None
+        else f"{value} [{format_number(estimate['low'])}, {format_number(estimate['high'])}]"
+    )

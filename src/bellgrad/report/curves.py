@@ -1,4 +1,5 @@
-"""Learning curves: one line for a run, a mean or interquartile mean with a 95% bootstrap band for several seeds."""
+"""Learning curves: one line for a run, a mean or interquartile mean with a 95% bootstrap band for several
+seeds."""
 
 import textwrap
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ LABELS = {
 }
 COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # of every run
 
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the eighth line takes the first colour again, dashed
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the eighth line takes the first color again, dashed
 
 
 def plot(
@@ -38,10 +39,10 @@ def plot(
     statistic: Literal["iqm", "mean"] = "iqm",
     theme: Theme = "light",
 ) -> Path:
-    """Draw the learning curves of runs: a colour for each experiment, a panel for each environment.
+    """Draw the learning curves of runs: a color for each experiment, a panel for each environment.
 
-    The seeds of an experiment are interpolated linearly to common steps, those that every seed has reached, so an unfinished seed
-    shortens its curve and never changes which seeds an average is over.
+    The seeds of an experiment are interpolated linearly to common steps, those that every seed has reached,
+    so an unfinished seed shortens its curve and never changes which seeds an average is over.
 
     Args:
         runs: run folders and folders of seeds.
@@ -66,7 +67,13 @@ def plot(
         if curves:
             drawn.append((experiment, curves))
     if not drawn:
-        known = {name for experiment in experiments for run in experiment.runs for row in read_metrics(run) for name in row}
+        known = {
+            name
+            for experiment in experiments
+            for run in experiment.runs
+            for row in read_metrics(run)
+            for name in row
+        }
         if not known:
             raise UsageError("nothing to plot: no run has logged a line yet")
         if key in known:
@@ -78,7 +85,9 @@ def plot(
     colors = INK[theme].lines
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with figure_in_style((7.2, 4.4) if len(panels) == 1 else (4.0 * columns, 3.0 * rows + 0.8), theme) as figure:
+    with figure_in_style(
+        (7.2, 4.4) if len(panels) == 1 else (4.0 * columns, 3.0 * rows + 0.8), theme
+    ) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, env in zip(axes, panels, strict=False):
             ax.set_title(env)
@@ -87,7 +96,10 @@ def plot(
             for experiment, curves in drawn:
                 if experiment.env == env:
                     number = labels.index(experiment.label)
-                    style = {"color": colors[number % len(colors)], "linestyle": DASHES[number // len(colors) % len(DASHES)]}
+                    style = {
+                        "color": colors[number % len(colors)],
+                        "linestyle": DASHES[number // len(colors) % len(DASHES)],
+                    }
                     _draw(ax, curves, statistic, experiment.label, style)
             _finish(ax)
         for ax in axes[len(panels) :]:
@@ -132,7 +144,13 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
             spread = dict(zip(*curve_of(rows, "eval_return_std"), strict=True))
             bars = [spread.get(step, 0.0) for step in evaluation[0]]
             dots = {"fmt": "o", "markersize": 5, "elinewidth": 1.2, "zorder": 3}
-            ax.errorbar(*evaluation, yerr=bars, color=INK[theme].lines[1], label="evaluation, ± one standard deviation", **dots)
+            ax.errorbar(
+                *evaluation,
+                yerr=bars,
+                color=INK[theme].lines[1],
+                label="evaluation, ± one standard deviation",
+                **dots,
+            )
         _finish(ax)
         figure.legend(loc="outside upper left", ncols=2)
         save(figure, out)
@@ -140,7 +158,8 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
 
 
 def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
-    """Draw what the algorithm itself logged (losses, entropy, ...), a small panel for each of up to twelve metrics.
+    """Draw what the algorithm itself logged (losses, entropy, ...), a small panel for each of up to twelve
+    metrics.
 
     Args:
         run: a run folder.
@@ -173,14 +192,19 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
     return True
 
 
-def _draw(ax: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], statistic: str, label: str, style: dict[str, Any]) -> None:
+def _draw(
+    ax: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], statistic: str, label: str, style: dict[str, Any]
+) -> None:
     """One experiment: a single run as it is, several seeds as a line with a band."""
     if len(curves) == 1:
         ax.plot(*curves[0], label=label, marker="o" if curves[0][0].size == 1 else "", **style)
         return
     first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
     if first > last:
-        raise UsageError(f"the seeds of {label} have no step in common: one starts at {first:,.0f}, one ends at {last:,.0f}")
+        raise UsageError(
+            f"the seeds of {label} have no step in common: one starts at {first:,.0f}, one ends at"
+            f" {last:,.0f}"
+        )
     grid = np.linspace(first, last, GRID) if last > first else np.array([first])
     values = np.stack([np.interp(grid, *curve) for curve in curves])  # [n, G]
     function = STATISTICS[statistic][0]
@@ -191,7 +215,9 @@ def _draw(ax: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], statistic: st
 
 def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: list[Any]) -> None:
     """One legend above all panels, with the number of seeds behind each line."""
-    handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     texts = []
     for label in labels:
         counts = sorted({len(curves) for experiment, curves in drawn if experiment.label == label})
@@ -199,8 +225,15 @@ def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: 
         texts.append(textwrap.fill(f"{label}, {seeds}", 76))
     width = figure.get_figwidth() / 0.085  # characters that fit beside each other
     columns = max(1, min(len(texts), int(width // (max(map(len, texts)) + 6))))
-    order = [i for column in range(columns) for i in range(column, len(labels), columns)]  # matplotlib fills column by column
-    figure.legend([handles[labels[i]] for i in order], [texts[i] for i in order], loc="outside upper left", ncols=columns)
+    order = [
+        i for column in range(columns) for i in range(column, len(labels), columns)
+    ]  # matplotlib fills column by column
+    figure.legend(
+        [handles[labels[i]] for i in order],
+        [texts[i] for i in order],
+        loc="outside upper left",
+        ncols=columns,
+    )
 
 
 def _label(key: str) -> str:

@@ -6,7 +6,13 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-EXTRAS = {"box2d": "Box2D", "mujoco": "mujoco", "tensorboard": "tensorboard", "video": "imageio_ffmpeg", "onnx": "onnxruntime"}
+EXTRAS = {
+    "box2d": "Box2D",
+    "mujoco": "mujoco",
+    "tensorboard": "tensorboard",
+    "video": "imageio_ffmpeg",
+    "onnx": "onnxruntime",
+}
 
 
 def examine() -> dict[str, str]:
@@ -15,14 +21,19 @@ def examine() -> dict[str, str]:
 
     from bellgrad.training.engine import compiler_available
 
-    compiler = next((path for name in (os.environ.get("CXX") or "g++", "g++", "clang++") if (path := shutil.which(name))), None)
+    compiler = next(
+        (path for name in (os.environ.get("CXX") or "g++", "g++", "clang++") if (path := shutil.which(name))),
+        None,
+    )
     found = {
         "bellgrad": version("bellgrad"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gymnasium": version("gymnasium"),
         "processor": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs on the processor",
+        "cuda": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "none; everything runs on the processor",
         "compiler": f"{compiler}: --engine compiled works"
         if compiler_available()
         else "none; every run is eager. Install g++ (Debian: apt-get install g++) to compile",

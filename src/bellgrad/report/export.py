@@ -18,24 +18,24 @@ _LARGEST = 2**31 - 1  # bytes: a protobuf's limit, and weights are kept inside t
 
 
 def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tensor]", out: Path) -> Path:
-    """Write `policy` with everything inside it (normaliser, network, action scaling) to one file.
+    """Write `policy` with everything inside it (normalizer, network, action scaling) to one file.
 
-    The graph has the input `obs [B, *O]`, or one for each key of a dictionary under the key's name, and the output `action`, all
-    with a free batch axis. Modules are exported in evaluation
-    mode and put back as they were. Nothing is printed.
+    The graph has the input `obs [B, *O]`, or one for each key of a dictionary under the key's name, and the
+    output `action`, all with a free batch axis. Modules are exported in evaluation mode and put back as they
+    were. Nothing is printed.
 
     Args:
         policy: maps raw observations to the environment's own actions.
-        example_obs: `[B, *O]`, or a dictionary of such, of the dtype that will be fed later (float32, int64, or uint8 for
-            images); the values do not matter.
+        example_obs: `[B, *O]`, or a dictionary of such, of the dtype that will be fed later (float32, int64,
+            or uint8 for images); the values do not matter.
         out: a path that ends in `.onnx`.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: `out` is not an ONNX file, the policy is too large for one or cannot be traced, or onnx or onnxscript are
-            missing.
+        UsageError: `out` is not an ONNX file, the policy is too large for one or cannot be traced, or onnx or
+            onnxscript are missing.
     """
     out = Path(out)
     if out.suffix.lower() != ".onnx":
@@ -52,7 +52,9 @@ def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tens
     tensors = [*policy.parameters(), *policy.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _LARGEST:
         raise UsageError("the policy is larger than 2 GB, which is more than one ONNX file can hold")
-    example_obs = map_tree(lambda x: torch.cat([x, x]) if len(x) < 2 else x, example_obs)  # one would be taken for a constant
+    example_obs = map_tree(
+        lambda x: torch.cat([x, x]) if len(x) < 2 else x, example_obs
+    )  # one would be taken for a constant
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     try:
@@ -83,7 +85,11 @@ def _quiet():
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -15,7 +15,7 @@ Theme = Literal["light", "dark"]
 
 
 class Ink(NamedTuple):
-    """The colours of a theme, as matplotlib reads them."""
+    """The colors of a theme, as matplotlib reads them."""
 
     paper: str
     text: str
@@ -24,8 +24,8 @@ class Ink(NamedTuple):
     lines: tuple[str, ...]
 
 
-# Lines: Okabe and Ito's palette, told apart with every common colour blindness; yellow is too pale, so grey takes its place.
-# The dark theme has the same hues, lighter.
+# Lines: Okabe and Ito's palette, told apart with every common color blindness; yellow is too pale, so gray
+# takes its place. The dark theme has the same hues, lighter.
 INK = {
     "light": Ink(
         paper="#ffffff",

@@ -10,7 +10,8 @@ from pathlib import Path
 def replacing(out: Path) -> Iterator[Path]:
     """A temporary path beside `out`, with its suffix, that takes `out`'s place when the block ends well.
 
-    Missing parent folders are made. When the block raises, the temporary file is removed and an older `out` stays as it was.
+    Missing parent folders are made. When the block raises, the temporary file is removed and an older `out`
+    stays as it was.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from bellgrad.mdp.solution import Solution
 from bellgrad.report.mdp_learning import known_over_time
 from bellgrad.report.mdp_pictures import picture
 from bellgrad.report.page import TABLE_PICTURES
+from bellgrad.runs.settings import algorithm_name
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.run import Run
-from bellgrad.training.settings import algorithm_name
 
 
 def learned(run: Run) -> tuple[FiniteMDP, Solution]:
@@ -35,7 +35,8 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
         env.close()
     if mdp is None or mdp.num_states != learner.num_states:
         raise UsageError(
-            f"the values of {run.folder} cannot be drawn: nothing is known of the states of {env_name(run.settings.env)}"
+            f"the values of {run.folder} cannot be drawn: nothing is known of the states of"
+            f" {env_name(run.settings.env)}"
         )
     policy = learner.policy(state, explore=False).numpy()
     if "v" in state._fields:
@@ -46,7 +47,9 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
         value = value_from_q(q, policy)
     residual = float(np.abs(bellman(mdp, value, algorithm.gamma) - value).max())
     method = f"{algorithm_name(algorithm)} after {int(state.steps):,} steps"
-    return mdp, Solution(value, q, policy, method, "discounted", algorithm.gamma, int(state.steps), residual, math.inf, False)
+    return mdp, Solution(
+        value, q, policy, method, "discounted", algorithm.gamma, int(state.steps), residual, math.inf, False
+    )
 
 
 def draw_learned(run: Run, folder: Path) -> list[Path]:

@@ -35,9 +35,11 @@ class Frame(NamedTuple):
 
 
 class Sweeps:
-    """Keeps some of a solver's sweeps: `sweeps = Sweeps(); solve(mdp, on_sweep=sweeps); animate(mdp, sweeps, "sweeps.gif")`.
+    """Keeps some of a solver's sweeps: `sweeps = Sweeps(); solve(mdp, on_sweep=sweeps); animate(mdp, sweeps,
+    "sweeps.gif")`.
 
-    The first sweeps change most, so that these are kept one by one, and later ones at distances that grow with their number.
+    The first sweeps change most, so that these are kept one by one, and later ones at distances that grow
+    with their number.
     """
 
     def __init__(self) -> None:
@@ -59,14 +61,18 @@ class Sweeps:
         return self._kept if self._last is None or self._kept[-1] is self._last else [*self._kept, self._last]
 
 
-def animate(mdp: FiniteMDP, values: Sweeps | Iterable[Floats], out: Path | str, gamma: float | None = None) -> Path:
-    """Write a film of how the values come about: about 60 frames, all in the same colours.
+def animate(
+    mdp: FiniteMDP, values: Sweeps | Iterable[Floats], out: Path | str, gamma: float | None = None
+) -> Path:
+    """Write a film of how the values come about: about 60 frames, all in the same colors.
 
     Args:
-        mdp: what was solved; a grid is drawn as one, the states of any other MDP as bars, or as a line where they are many.
+        mdp: what was solved; a grid is drawn as one, the states of any other MDP as bars, or as a line where
+            they are many.
         values: what a `Sweeps` has kept, or the values `[S]` after each sweep.
         out: `.gif` or `.mp4`; the latter needs the extra `video`.
-        gamma: the discount, with which a grid gets the arrows of the policy that is greedy for the values; None for no arrows.
+        gamma: the discount, with which a grid gets the arrows of the policy that is greedy for the values;
+            None for no arrows.
 
     Returns:
         `out`.
@@ -82,7 +88,9 @@ def animate(mdp: FiniteMDP, values: Sweeps | Iterable[Floats], out: Path | str, 
         values = kept
     if not values.frames:
         raise UsageError("there is no sweep to animate: this method has none")
-    pictures = _draw_grid(mdp, values.frames, gamma) if mdp.grid is not None else _draw_states(mdp, values.frames)
+    pictures = (
+        _draw_grid(mdp, values.frames, gamma) if mdp.grid is not None else _draw_states(mdp, values.frames)
+    )
     if out.suffix.lower() == ".mp4":
         *most, last = pictures
         return record([*most, *[last] * round(LAST_FRAME * FPS)], out, FPS)
@@ -109,7 +117,9 @@ def _draw_grid(mdp: FiniteMDP, frames: list[Frame], gamma: float | None) -> Iter
         for frame in frames:
             ax.clear()
             policy = None if gamma is None else _greedy(mdp, frame.value, gamma)
-            color_bar(ax, draw_values(ax, mdp, what, frame.value, policy, norm, size.cell), "Value", size.width)
+            color_bar(
+                ax, draw_values(ax, mdp, what, frame.value, policy, norm, size.cell), "Value", size.width
+            )
             yield _picture(figure, ax, frame)
 
 
@@ -122,7 +132,8 @@ def _greedy(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
 
 
 def _draw_states(mdp: FiniteMDP, frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
-    """Bars in the order of the states, or a line from the state that is best in the end to the one that is worst."""
+    """Bars in the order of the states, or a line from the state that is best in the end to the one that is
+    worst."""
     everything = np.stack([frame.value for frame in frames])
     low, high = min(float(everything.min()), 0.0), max(float(everything.max()), 0.0)
     margin = 0.03 * ((high - low) or 1.0)
@@ -135,14 +146,17 @@ def _draw_states(mdp: FiniteMDP, frames: list[Frame]) -> Iterator[NDArray[np.uin
             draw = ax.bar if few else ax.plot
             draw(np.arange(mdp.num_states), frame.value[order], color=INK["light"].lines[0])
             ax.set(
-                ylim=(low - margin, high + margin), ylabel="Value", xlabel="State" if few else "States, the best in the end first"
+                ylim=(low - margin, high + margin),
+                ylabel="Value",
+                xlabel="State" if few else "States, the best in the end first",
             )
             ax.xaxis.set_major_formatter(short_count)
             yield _picture(figure, ax, frame)
 
 
 def _picture(figure: "Figure", ax: "Axes", frame: Frame) -> NDArray[np.uint8]:
-    """The figure as `[H, W, 3]`. After the first, nothing is laid out anew, so that the film does not tremble."""
+    """The figure as `[H, W, 3]`. After the first, nothing is laid out anew, so that the film does not
+    tremble."""
     ax.set_title(f"Sweep {frame.sweep:,}")
     figure.set_dpi(FILM_DPI)
     figure.canvas.draw()
@@ -153,9 +167,13 @@ def _picture(figure: "Figure", ax: "Axes", frame: Frame) -> NDArray[np.uint8]:
 def _write_gif(pictures: list[NDArray[np.uint8]], out: Path) -> Path:
     from PIL import Image
 
-    # The colours of the whole film in one palette: with one for each frame, a value's colour would flicker.
-    palette = Image.fromarray(np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])).quantize(256, kmeans=1)
-    first, *others = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    # The colors of the whole film in one palette: with one for each frame, a value's color would flicker.
+    palette = Image.fromarray(
+        np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
+    ).quantize(256, kmeans=1)
+    first, *others = [
+        Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
+    ]
     durations = [*[round(1000 / FPS)] * len(others), round(1000 * LAST_FRAME)]
     with replacing(out) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=durations, loop=0)

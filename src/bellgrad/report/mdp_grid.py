@@ -1,4 +1,5 @@
-"""States that are the cells of a grid, drawn on axes: colours for the value, arrows for the policy, triangles for Q."""
+"""States that are the cells of a grid, drawn on axes: colors for the value, arrows for the policy, triangles
+for Q."""
 
 import math
 from itertools import pairwise
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-COLORS = "viridis"  # perceptually uniform, and told apart with every common colour blindness
+COLORS = "viridis"  # perceptually uniform, and told apart with every common color blindness
 WALL, END, UNREACHED, FLOOR = "#4a5058", "#ffffff", "#c4c9cf", "#e7eaee"
 ARROWS_ACROSS = 30  # of a larger grid, only every n-th cell gets its arrow
 NUMBERS_FROM = 0.5  # inches of a cell, from which its value can be read
 LINES_FROM = 0.12  # inches of a cell, from which lines between cells help
-SIDES = {(-1, 0): ((-0.5, 0.5), (-0.5, -0.5)), (1, 0): ((0.5, -0.5), (0.5, 0.5)),
-         (0, -1): ((-0.5, -0.5), (0.5, -0.5)), (0, 1): ((0.5, 0.5), (-0.5, 0.5))}  # fmt: skip
+SIDES = {
+    (-1, 0): ((-0.5, 0.5), (-0.5, -0.5)),
+    (1, 0): ((0.5, -0.5), (0.5, 0.5)),
+    (0, -1): ((-0.5, -0.5), (0.5, -0.5)),
+    (0, 1): ((0.5, 0.5), (-0.5, 0.5)),
+}
 
 
 class Panel(NamedTuple):
@@ -59,7 +64,8 @@ def ink_on(colors: NDArray) -> NDArray:
 
 
 def short(value: float, norm: "Normalize", digits: int = 3) -> str:
-    """A number for a cell: with so many digits at the largest of the scale, and as many decimals in every other cell."""
+    """A number for a cell: with so many digits at the largest of the scale, and as many decimals in every
+    other cell."""
     largest = max(abs(norm.vmin), abs(norm.vmax))
     decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 0
     text = f"{round(float(value), decimals) + 0.0:.{decimals}f}"
@@ -69,13 +75,23 @@ def short(value: float, norm: "Normalize", digits: int = 3) -> str:
 def color_bar(ax: "Axes", colors: "ScalarMappable", label: str, width: float) -> None:
     """A bar beside axes that are `width` inches wide, exactly as high as they are."""
     bar = ax.figure.colorbar(colors, cax=ax.inset_axes((1 + 0.12 / width, 0, 0.16 / width, 1)), label=label)
-    bar.ax.yaxis.set_major_formatter(lambda value, _position: format_number(value).replace("-", "\N{MINUS SIGN}"))
+    bar.ax.yaxis.set_major_formatter(
+        lambda value, _position: format_number(value).replace("-", "\N{MINUS SIGN}")
+    )
     bar.outline.set_visible(False)
 
 
-def draw_values(ax: "Axes", mdp: FiniteMDP, what: Kinds, value: Floats, policy: Floats | None, norm: "Normalize",
-                cell: float) -> "ScalarMappable":  # fmt: skip
-    """A cell for each state in the colour of its value, with its number where that can be read, and the policy's arrows.
+def draw_values(
+    ax: "Axes",
+    mdp: FiniteMDP,
+    what: Kinds,
+    value: Floats,
+    policy: Floats | None,
+    norm: "Normalize",
+    cell: float,
+) -> "ScalarMappable":
+    """A cell for each state in the color of its value, with its number where that can be read, and the
+    policy's arrows.
 
     Args:
         ax: drawn on; one unit is a cell.
@@ -83,11 +99,11 @@ def draw_values(ax: "Axes", mdp: FiniteMDP, what: Kinds, value: Floats, policy: 
         what: `kinds(mdp)`.
         value: `[S]`.
         policy: `[S, A]`, or None for no arrows.
-        norm: of the colours.
+        norm: of the colors.
         cell: inches of a cell.
 
     Returns:
-        What a colour bar is made of.
+        What a color bar is made of.
     """
     from matplotlib.cm import ScalarMappable
 
@@ -102,39 +118,59 @@ def draw_values(ax: "Axes", mdp: FiniteMDP, what: Kinds, value: Floats, policy: 
         below = 0.33 if directions is not None else 0.0
         for state in np.flatnonzero(what.open):
             row, column = divmod(int(state), mdp.grid[1])
-            ax.text(column, row + below, short(value[state], norm), color=ink_on(pixels[state]), fontsize=10 * cell, ha="center",
-                    va="center")  # fmt: skip
+            ax.text(
+                column,
+                row + below,
+                short(value[state], norm),
+                color=ink_on(pixels[state]),
+                fontsize=10 * cell,
+                ha="center",
+                va="center",
+            )
     return colors
 
 
-def draw_q(ax: "Axes", mdp: FiniteMDP, what: Kinds, q: Floats, norm: "Normalize", cell: float) -> "ScalarMappable":
-    """Four triangles a cell, one for each direction, in the colour of its Q; the number of a best one is bold.
+def draw_q(
+    ax: "Axes", mdp: FiniteMDP, what: Kinds, q: Floats, norm: "Normalize", cell: float
+) -> "ScalarMappable":
+    """Four triangles a cell, one for each direction, in the color of its Q; the number of a best one is bold.
 
     Args:
         ax: drawn on; one unit is a cell.
         mdp: with a grid and actions that are moves to its four sides.
         what: `kinds(mdp)`.
         q: `[S, A]`; -inf leaves the triangle out.
-        norm: of the colours.
+        norm: of the colors.
         cell: inches of a cell.
 
     Returns:
-        What a colour bar is made of.
+        What a color bar is made of.
     """
     from matplotlib.cm import ScalarMappable
 
     colors = ScalarMappable(norm, COLORS)
     drawn = what.open[:, None] & np.isfinite(q)
     shown = colors.to_rgba(q[drawn])
-    centres = draw_triangles(ax, mdp, what, drawn, shown, cell)
+    centers = draw_triangles(ax, mdp, what, drawn, shown, cell)
     if cell >= 1.4 * NUMBERS_FROM:
         weights = np.where(choices(q)[drawn], "bold", "normal")
-        for number, (x, y), ink, weight in zip(q[drawn], centres, ink_on(shown), weights, strict=True):
-            ax.text(x, y, short(number, norm), color=ink, fontsize=7.8 * cell, ha="center", va="center", fontweight=weight)
+        for number, (x, y), ink, weight in zip(q[drawn], centers, ink_on(shown), weights, strict=True):
+            ax.text(
+                x,
+                y,
+                short(number, norm),
+                color=ink,
+                fontsize=7.8 * cell,
+                ha="center",
+                va="center",
+                fontweight=weight,
+            )
     return colors
 
 
-def draw_triangles(ax: "Axes", mdp: FiniteMDP, what: Kinds, drawn: NDArray[np.bool_], colors: NDArray, cell: float) -> NDArray:
+def draw_triangles(
+    ax: "Axes", mdp: FiniteMDP, what: Kinds, drawn: NDArray[np.bool_], colors: NDArray, cell: float
+) -> NDArray:
     """A triangle on its side of the cell for each pair that is `drawn [S, A]`, in its row of `colors [n, 4]`.
 
     Returns:
@@ -146,10 +182,12 @@ def draw_triangles(ax: "Axes", mdp: FiniteMDP, what: Kinds, drawn: NDArray[np.bo
     state, action = np.nonzero(drawn)
     directions = moves(mdp)
     sides = np.array([((0, 0), *SIDES[direction]) for direction in directions])  # [A, 3, 2]
-    centres = np.stack([state % mdp.grid[1], state // mdp.grid[1]], axis=1)
-    corners = sides[action] + centres[:, None]
-    ax.add_collection(PolyCollection(corners, facecolors=colors, edgecolors="white", linewidths=min(0.8, cell), zorder=2))
-    return centres + 0.31 * np.array(directions)[action]
+    centers = np.stack([state % mdp.grid[1], state // mdp.grid[1]], axis=1)
+    corners = sides[action] + centers[:, None]
+    ax.add_collection(
+        PolyCollection(corners, facecolors=colors, edgecolors="white", linewidths=min(0.8, cell), zorder=2)
+    )
+    return centers + 0.31 * np.array(directions)[action]
 
 
 def draw_path(ax: "Axes", mdp: FiniteMDP, states: list[int], color: str, cell: float) -> None:
@@ -159,13 +197,25 @@ def draw_path(ax: "Axes", mdp: FiniteMDP, states: list[int], color: str, cell: f
     points = np.array([(state % mdp.grid[1], state // mdp.grid[1]) for state in states], float)
     for start, end in pairwise(points):
         if (start != end).any():
-            ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=20 * cell, linewidth=4 * cell, color=color,
-                                         shrinkA=0, shrinkB=0, zorder=4))  # fmt: skip
+            ax.add_patch(
+                FancyArrowPatch(
+                    start,
+                    end,
+                    arrowstyle="-|>",
+                    mutation_scale=20 * cell,
+                    linewidth=4 * cell,
+                    color=color,
+                    shrinkA=0,
+                    shrinkB=0,
+                    zorder=4,
+                )
+            )
     ax.plot(*points[0], "o", markersize=10 * cell, color=color, zorder=5)
 
 
 def draw_floor(ax: "Axes", mdp: FiniteMDP, what: Kinds, cell: float, pixels: NDArray | None = None) -> None:
-    """The cells in their colours `[S, 4]`, or pale; walls, ends and what is never reached in grey and white; then the letters."""
+    """The cells in their colors `[S, 4]`, or pale; walls, ends and what is never reached in gray and white;
+    then the letters."""
     from matplotlib.colors import to_rgba
     from matplotlib.patheffects import withStroke
 
@@ -191,14 +241,33 @@ def draw_floor(ax: "Axes", mdp: FiniteMDP, what: Kinds, cell: float, pixels: NDA
         }
         for state in written:
             row, column = divmod(state, columns)
-            place = (column - 0.43, row - 0.43, "left", "top") if what.open[state] else (column, row, "center", "center_baseline")
+            place = (
+                (column - 0.43, row - 0.43, "left", "top")
+                if what.open[state]
+                else (column, row, "center", "center_baseline")
+            )
             ax.text(*place[:2], what.letter[state], ha=place[2], va=place[3], zorder=6, **style)
     elif len(written) <= ARROWS_ACROSS:  # the cells are too small for letters, so these stand out in boxes
         for state in written:
             row, column = divmod(state, columns)
-            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": INK["light"].text, "linewidth": 0.8}
-            ax.text(column, row, what.letter[state], fontsize=7, fontweight="bold", ha="center", va="center", bbox=box, zorder=6,
-                    clip_on=False)  # fmt: skip
+            box = {
+                "boxstyle": "round,pad=0.2",
+                "facecolor": "white",
+                "edgecolor": INK["light"].text,
+                "linewidth": 0.8,
+            }
+            ax.text(
+                column,
+                row,
+                what.letter[state],
+                fontsize=7,
+                fontweight="bold",
+                ha="center",
+                va="center",
+                bbox=box,
+                zorder=6,
+                clip_on=False,
+            )
 
 
 def arrow_stride(mdp: FiniteMDP) -> int:
@@ -206,9 +275,17 @@ def arrow_stride(mdp: FiniteMDP) -> int:
     return math.ceil(max(mdp.grid) / ARROWS_ACROSS)
 
 
-def _arrows(ax: "Axes", mdp: FiniteMDP, what: Kinds, policy: Floats, directions: list[tuple[int, int]], inks: NDArray,
-            lift: float) -> None:  # fmt: skip
-    """An arrow for each action that is taken, as long as it is likely beside the likeliest; a dot for staying."""
+def _arrows(
+    ax: "Axes",
+    mdp: FiniteMDP,
+    what: Kinds,
+    policy: Floats,
+    directions: list[tuple[int, int]],
+    inks: NDArray,
+    lift: float,
+) -> None:
+    """An arrow for each action that is taken, as long as it is likely beside the likeliest; a dot for
+    staying."""
     rows, columns = mdp.grid
     stride = arrow_stride(mdp)
     sampled = np.zeros((rows, columns), bool)
@@ -217,7 +294,24 @@ def _arrows(ax: "Axes", mdp: FiniteMDP, what: Kinds, policy: Floats, directions:
     length = 0.36 * stride * policy[state, action] / policy[state].max(axis=1)
     towards = np.array(directions, float)[action] * length[:, None]
     x, y = (state % columns).astype(float), state // columns - lift
-    alone = np.count_nonzero(policy[state] > 1e-9, axis=1) == 1  # a single arrow stands in the middle of its cell
+    alone = (
+        np.count_nonzero(policy[state] > 1e-9, axis=1) == 1
+    )  # a single arrow stands in the middle of its cell
     x, y = x - np.where(alone, towards[:, 0] / 2, 0), y - np.where(alone, towards[:, 1] / 2, 0)
-    ax.quiver(x, y, towards[:, 0], towards[:, 1], color=inks[state], angles="xy", scale_units="xy", scale=1, units="xy",
-              width=0.055 * stride, headwidth=3.6, headlength=3.6, headaxislength=3.2, minshaft=1.2, zorder=3)  # fmt: skip
+    ax.quiver(
+        x,
+        y,
+        towards[:, 0],
+        towards[:, 1],
+        color=inks[state],
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        units="xy",
+        width=0.055 * stride,
+        headwidth=3.6,
+        headlength=3.6,
+        headaxislength=3.2,
+        minshaft=1.2,
+        zorder=3,
+    )

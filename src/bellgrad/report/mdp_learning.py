@@ -10,7 +10,17 @@ from numpy.typing import ArrayLike
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import COLORS, FLOOR, SIDES, color_bar, draw_floor, draw_path, draw_triangles, panel, scale
+from bellgrad.report.mdp_grid import (
+    COLORS,
+    FLOOR,
+    SIDES,
+    color_bar,
+    draw_floor,
+    draw_path,
+    draw_triangles,
+    panel,
+    scale,
+)
 from bellgrad.report.mdp_shown import action_labels, digits, first_states, kinds, moves, state_labels
 from bellgrad.report.tables import short_count
 
@@ -54,17 +64,24 @@ def paths(mdp: FiniteMDP, tables: Mapping[str, ArrayLike], out: Path | str) -> P
             draw_floor(ax, mdp, what, size.cell)
             draw_path(ax, mdp, states, INK["light"].lines[number % len(INK["light"].lines)], size.cell)
             steps = len(states) - 1
-            words = f"{steps} steps, return {digits(total)}".replace("-", "\N{MINUS SIGN}") if ended else "never arrives"
+            words = (
+                f"{steps} steps, return {digits(total)}".replace("-", "\N{MINUS SIGN}")
+                if ended
+                else "never arrives"
+            )
             ax.set_title(f"{name}: {words}")
         save(figure, out)
     return out
 
 
 def _walk(mdp: FiniteMDP, table: Floats) -> tuple[list[int], float, bool]:
-    """The states that the best actions lead through, the rewards on the way, and whether the episode ended."""
+    """The states that the best actions lead through, the rewards on the way, and whether the episode
+    ended."""
     best = np.where(mdp.legal, table, -np.inf).argmax(axis=1)
     states, total = [int(mdp.initial.argmax())], 0.0
-    while len(states) <= mdp.num_states:  # a longer walk has been somewhere twice, so that it goes round for ever
+    while (
+        len(states) <= mdp.num_states
+    ):  # a longer walk has been somewhere twice, so that it goes round for ever
         pair = states[-1] * mdp.num_actions + best[states[-1]]
         first, last = mdp.offset[pair], mdp.offset[pair + 1]
         outcome = first + int(mdp.probability[first:last].argmax())
@@ -92,7 +109,9 @@ def known_over_time(mdp: FiniteMDP, known: ArrayLike, out: Path | str) -> Path:
     out = checked_path(out)
     since = np.asarray(known)
     if since.shape != (mdp.num_states, mdp.num_actions):
-        raise UsageError(f"known has shape {since.shape}; expected [S, A] = {(mdp.num_states, mdp.num_actions)}")
+        raise UsageError(
+            f"known has shape {since.shape}; expected [S, A] = {(mdp.num_states, mdp.num_actions)}"
+        )
     if not (since >= 0).any():
         raise UsageError("nothing to draw: no pair is known")
     directions = moves(mdp)
@@ -102,14 +121,18 @@ def known_over_time(mdp: FiniteMDP, known: ArrayLike, out: Path | str) -> Path:
     width, height = panel(mdp, 4.8)[1:] if on_grid else (0.6 * mdp.num_actions + 1.2, 0.24 * len(states))
     with figure_in_style((width + 5.4, max(height + 0.9, 3.2)), "light") as figure:
         left, right = figure.subplots(1, 2, width_ratios=[width + 1, 4.0])
-        colors = _draw_grid_known(left, mdp, since) if on_grid else _draw_table_known(left, mdp, since, states)
+        colors = (
+            _draw_grid_known(left, mdp, since) if on_grid else _draw_table_known(left, mdp, since, states)
+        )
         color_bar(left, colors, "Known since step", width)
-        left.set_title("Grey: not known")
+        left.set_title("Gray: not known")
         steps = np.sort(since[since >= 0])
         right.step([0, *steps], range(len(steps) + 1), where="post", color=INK["light"].lines[0])
         right.axhline(pairs, color=INK["light"].quiet, linestyle=":", linewidth=1.2)
         right.xaxis.set_major_formatter(short_count)
-        right.set(title=f"{len(steps):,} of {pairs:,} pairs known", xlabel="Environment steps", ylabel="Known pairs")
+        right.set(
+            title=f"{len(steps):,} of {pairs:,} pairs known", xlabel="Environment steps", ylabel="Known pairs"
+        )
         save(figure, out)
     return out
 

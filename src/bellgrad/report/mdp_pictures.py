@@ -1,4 +1,5 @@
-"""Pictures of a solved MDP: grids as heat maps with arrows, Blackjack as in the book, everything else as a table of Q."""
+"""Pictures of a solved MDP: grids as heat maps with arrows, Blackjack as in the book, everything else as a
+table of Q."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,28 @@ from numpy.typing import NDArray
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.solution import Solution
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import COLORS, SIDES, arrow_stride, color_bar, draw_q, draw_values, ink_on, panel, scale, short
-from bellgrad.report.mdp_shown import action_labels, choices, first_states, first_step, how_solved, kinds, moves, state_labels
+from bellgrad.report.mdp_grid import (
+    COLORS,
+    SIDES,
+    arrow_stride,
+    color_bar,
+    draw_q,
+    draw_values,
+    ink_on,
+    panel,
+    scale,
+    short,
+)
+from bellgrad.report.mdp_shown import (
+    action_labels,
+    choices,
+    first_states,
+    first_step,
+    how_solved,
+    kinds,
+    moves,
+    state_labels,
+)
 from bellgrad.report.tables import short_count
 
 if TYPE_CHECKING:
@@ -30,7 +51,7 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
         mdp: what was solved.
         solution: with a horizon, its first step is drawn.
         out: `.png`, `.svg` or `.pdf`.
-        title: stands before what was maximised, and how.
+        title: stands before what was maximized, and how.
 
     Returns:
         `out`.
@@ -40,7 +61,8 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
     """
     out = checked_path(out)
     heading = f"{title}: {how_solved(solution)}" if title else how_solved(solution)
-    # A grid whose actions are no directions has no arrows, so that a table tells more where it has room for every state.
+    # A grid whose actions are no directions has no arrows, so that a table tells more where it has room for
+    # every state.
     if mdp.grid is not None and (moves(mdp) is not None or mdp.num_states > TABLE_ROWS):
         return _grid(mdp, solution, out, heading)
     if mdp.num_states == np.prod(BLACKJACK) and mdp.action_names == ("stick", "hit"):
@@ -58,7 +80,9 @@ def _grid(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
     rows, columns = (2, 1) if with_q and wide else (1, 1 + with_q)
     stride = arrow_stride(mdp)
     sampled = f", one cell in {stride} x {stride} with arrows" if stride > 1 else ""
-    with figure_in_style((columns * (size.width + 1.15), rows * (size.height + 0.4) + 0.5), "light") as figure:
+    with figure_in_style(
+        (columns * (size.width + 1.15), rows * (size.height + 0.4) + 0.5), "light"
+    ) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         figure.suptitle(heading, x=0.015, ha="left", fontsize=11, fontweight="bold")
         colors = draw_values(axes[0], mdp, what, value, policy, scale(value[what.open]), size.cell)
@@ -66,7 +90,12 @@ def _grid(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
         color_bar(axes[0], colors, _unit(solution), size.width)
         if with_q:
             axes[1].set_title("Q of each action")
-            color_bar(axes[1], draw_q(axes[1], mdp, what, q, scale(q[what.open]), size.cell), _unit(solution), size.width)
+            color_bar(
+                axes[1],
+                draw_q(axes[1], mdp, what, q, scale(q[what.open]), size.cell),
+                _unit(solution),
+                size.width,
+            )
         save(figure, out)
     return out
 
@@ -89,24 +118,38 @@ def _table(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
     width = 0.085 * max(map(len, labels)) + 0.78 * len(names) + 0.9
     with figure_in_style((width + (0 if all_shown else 3.6), 0.27 * rows + 1.3), "light") as figure:
         figure.suptitle(heading, x=0.015, ha="left", fontsize=11, fontweight="bold")
-        axes = figure.subplots(1, 1 if all_shown else 2, squeeze=False, width_ratios=None if all_shown else [width, 3.6])[0]
+        axes = figure.subplots(
+            1, 1 if all_shown else 2, squeeze=False, width_ratios=None if all_shown else [width, 3.6]
+        )[0]
         colors = _draw_table(axes[0], shown, choices(policy)[states, :actions], labels, names)
-        left_out = [f"{n:,} more {what}" for n, what in
-                    ((mdp.num_states - rows, "states"), (mdp.num_actions - actions, "actions")) if n]  # fmt: skip
-        axes[0].set_title("Bold: what the policy does" + (f". Not shown: {', '.join(left_out)}" if left_out else ""),
-                          fontsize=8.5, fontweight="normal")  # fmt: skip
+        left_out = [
+            f"{n:,} more {what}"
+            for n, what in ((mdp.num_states - rows, "states"), (mdp.num_actions - actions, "actions"))
+            if n
+        ]
+        axes[0].set_title(
+            "Bold: what the policy does" + (f". Not shown: {', '.join(left_out)}" if left_out else ""),
+            fontsize=8.5,
+            fontweight="normal",
+        )
         if all_shown:
             color_bar(axes[0], colors, _unit(solution), width)
         else:
             axes[1].plot(np.arange(mdp.num_states), np.sort(value)[::-1], color=INK["light"].lines[0])
             axes[1].xaxis.set_major_formatter(short_count)
-            axes[1].set(title=f"All {mdp.num_states:,} states, best first", xlabel="State's rank", ylabel=_unit(solution))
+            axes[1].set(
+                title=f"All {mdp.num_states:,} states, best first",
+                xlabel="State's rank",
+                ylabel=_unit(solution),
+            )
         save(figure, out)
     return out
 
 
-def _draw_table(ax: "Axes", shown: Floats, chosen: NDArray[np.bool_], labels: list[str], names: list[str]) -> "ScalarMappable":
-    """A cell for V and for each action, in the colour of its value and with its number."""
+def _draw_table(
+    ax: "Axes", shown: Floats, chosen: NDArray[np.bool_], labels: list[str], names: list[str]
+) -> "ScalarMappable":
+    """A cell for V and for each action, in the color of its value and with its number."""
     from matplotlib.cm import ScalarMappable
 
     norm = scale(shown)
@@ -117,8 +160,16 @@ def _draw_table(ax: "Axes", shown: Floats, chosen: NDArray[np.bool_], labels: li
     ax.imshow(pixels, aspect="auto")
     bold = np.column_stack([np.zeros(len(shown), bool), chosen])
     for (row, column), number in np.ndenumerate(shown):
-        ax.text(column, row, short(number, norm) if legal[row, column] else "illegal", color=ink_on(pixels[row, column]),
-                fontsize=8, ha="center", va="center", fontweight="bold" if bold[row, column] else "normal")  # fmt: skip
+        ax.text(
+            column,
+            row,
+            short(number, norm) if legal[row, column] else "illegal",
+            color=ink_on(pixels[row, column]),
+            fontsize=8,
+            ha="center",
+            va="center",
+            fontweight="bold" if bold[row, column] else "normal",
+        )
     ax.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 10 else 30)
     ax.set_yticks(range(len(labels)), labels)
     ax.xaxis.tick_top()
@@ -129,9 +180,11 @@ def _draw_table(ax: "Axes", shown: Floats, chosen: NDArray[np.bool_], labels: li
 
 
 def blackjack(solution: Solution, out: Path | str, heading: str = "Blackjack") -> Path:
-    """Draw value and policy of Blackjack: the player's sum over the dealer's card, with and without a usable ace.
+    """Draw value and policy of Blackjack: the player's sum over the dealer's card, with and without a usable
+    ace.
 
-    States are the cells of `Tuple(Discrete(32), Discrete(11), Discrete(2))` row by row; action 0 sticks, 1 hits.
+    States are the cells of `Tuple(Discrete(32), Discrete(11), Discrete(2))` row by row; action 0 sticks, 1
+    hits.
 
     Args:
         solution: of Blackjack.
@@ -163,7 +216,8 @@ def blackjack(solution: Solution, out: Path | str, heading: str = "Blackjack") -
 
 
 def _draw_hands(ax: "Axes", values: Floats, hits: NDArray[np.bool_], norm: "Normalize") -> "ScalarMappable":
-    """What each hand is worth and what is done with it, and a line between the hands that hit and those that stick."""
+    """What each hand is worth and what is done with it, and a line between the hands that hit and those that
+    stick."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
 
@@ -174,7 +228,16 @@ def _draw_hands(ax: "Axes", values: Floats, hits: NDArray[np.bool_], norm: "Norm
     ax.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
         text = f"{short(value, norm, 2)}\n{'hit' if hits[row, column] else 'stick'}"
-        ax.text(column, row, text, color=ink_on(pixels[row, column]), fontsize=6.5, ha="center", va="center", linespacing=1.3)
+        ax.text(
+            column,
+            row,
+            text,
+            color=ink_on(pixels[row, column]),
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            linespacing=1.3,
+        )
     lines = [((c - 0.5, r + 0.5), (c + 0.5, r + 0.5)) for r, c in np.argwhere(hits[1:] != hits[:-1])]
     lines += [((c + 0.5, r - 0.5), (c + 0.5, r + 0.5)) for r, c in np.argwhere(hits[:, 1:] != hits[:, :-1])]
     for width, color in ((4.5, "white"), (2.2, INK["light"].lines[1])):

@@ -19,7 +19,13 @@ MOVES = {
     "west": (-1, 0), "east": (1, 0), "north": (0, -1), "south": (0, 1),
     "up left": (-1, -1), "up right": (1, -1), "down left": (-1, 1), "down right": (1, 1),
 }  # fmt: skip
-PLAIN = {"", " ", ".", "F", "#"}  # letters of a map that need not be written into its cell: floor, and walls, which are drawn
+PLAIN = {
+    "",
+    " ",
+    ".",
+    "F",
+    "#",
+}  # letters of a map that need not be written into its cell: floor, and walls, which are drawn
 
 
 class FirstStep(NamedTuple):
@@ -43,7 +49,7 @@ def choices(policy: Floats) -> NDArray[np.bool_]:
 
 
 def how_solved(solution: Solution) -> str:
-    """The method and what it maximised: `policy_iteration, discounted, gamma 0.99`."""
+    """The method and what it maximized: `policy_iteration, discounted, gamma 0.99`."""
     parts = [solution.method, "average reward" if solution.criterion == "average" else solution.criterion]
     if solution.criterion == "discounted":
         parts.append(f"gamma {solution.gamma:g}")
@@ -64,14 +70,16 @@ def action_labels(mdp: FiniteMDP) -> tuple[str, ...]:
 
 
 def first_states(mdp: FiniteMDP, number: int) -> Ints:
-    """Every state where there are no more than so many, else the first of those in which something is decided."""
+    """Every state where there are no more than so many, else the first of those in which something is
+    decided."""
     if mdp.num_states <= number:
         return np.arange(mdp.num_states)
     return np.flatnonzero(kinds(mdp).open)[:number]
 
 
 def state_labels(mdp: FiniteMDP, states: Ints) -> list[str]:
-    """The names of some states where these tell them apart, else their numbers, with the names that there are."""
+    """The names of some states where these tell them apart, else their numbers, with the names that there
+    are."""
     names = [mdp.state_names[state] for state in states] if mdp.state_names else [""] * len(states)
     if len(set(names)) == len(names):
         return names

@@ -22,8 +22,16 @@ MAX_ROWS = 20  # states of a table; of a larger MDP the first ones are shown
 MAX_ACTIONS = 6  # columns of Q; the policy names the others too
 MAX_GRID = (40, 120)  # rows of a grid, characters of its lines
 ARROWS = {
-    (-1, 0): "←", (1, 0): "→", (0, -1): "↑", (0, 1): "↓", (-1, -1): "↖", (1, -1): "↗", (-1, 1): "↙", (1, 1): "↘", (0, 0): "·",
-}  # fmt: skip
+    (-1, 0): "←",
+    (1, 0): "→",
+    (0, -1): "↑",
+    (0, 1): "↓",
+    (-1, -1): "↖",
+    (1, -1): "↗",
+    (-1, 1): "↙",
+    (1, 1): "↘",
+    (0, 0): "·",
+}
 
 
 def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
@@ -39,7 +47,10 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
     value, q, policy = first_step(solution)
     ended = "converged" if solution.converged else "NOT converged"
     lines = [
-        f"{how_solved(solution)}: {ended} after {solution.iterations:,} iteration{'s' * (solution.iterations != 1)}",
+        (
+            f"{how_solved(solution)}: {ended} after {solution.iterations:,}"
+            f" iteration{'s' * (solution.iterations != 1)}"
+        ),
         f"residual {solution.residual:.3g}, error at most {solution.error_bound:.3g}",
     ]
     if solution.note:
@@ -50,13 +61,21 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
         f"value {digits(mdp.initial @ value)} at the start, {digits(value.min())} to {digits(value.max())} "
         f"over {mdp.num_states:,} states with {mdp.num_actions:,} actions"
     )
-    return "\n".join([*lines, "", _grid(mdp, value, policy) or _table(mdp, value, q, policy, solution.residual)])
+    return "\n".join(
+        [*lines, "", _grid(mdp, value, policy) or _table(mdp, value, q, policy, solution.residual)]
+    )
 
 
 def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
-    """Value and arrows of every cell; empty where there is no grid of several rows, no direction in the actions, or no room."""
+    """Value and arrows of every cell; empty where there is no grid of several rows, no direction in the
+    actions, or no room."""
     directions = moves(mdp)
-    if mdp.grid is None or directions is None or not 2 <= mdp.grid[0] <= MAX_GRID[0] or 5 * mdp.grid[1] > MAX_GRID[1]:
+    if (
+        mdp.grid is None
+        or directions is None
+        or not 2 <= mdp.grid[0] <= MAX_GRID[0]
+        or 5 * mdp.grid[1] > MAX_GRID[1]
+    ):
         return ""
     what, chosen = kinds(mdp), choices(policy)
     texts = []
@@ -72,7 +91,10 @@ def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
     rows, columns = mdp.grid
     if columns * (width + 2) > MAX_GRID[1]:
         return ""
-    return "\n".join("  ".join(text.rjust(width) for text in texts[row * columns : (row + 1) * columns]) for row in range(rows))
+    return "\n".join(
+        "  ".join(text.rjust(width) for text in texts[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    )
 
 
 def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats, residual: float) -> str:
@@ -91,4 +113,6 @@ def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats, residual: f
         row["policy"] = ", ".join(names[a] for a in np.flatnonzero(chosen[state]))
         rows.append(row)
     text = markdown_table(rows, list(rows[0])).rstrip("\n")
-    return text if len(states) == mdp.num_states else f"{text}\nand {mdp.num_states - len(states):,} more states"
+    return (
+        text if len(states) == mdp.num_states else f"{text}\nand {mdp.num_states - len(states):,} more states"
+    )

@@ -16,14 +16,20 @@ from bellgrad.report.files import replacing
 from bellgrad.report.runs import curve_of, flatten, read_evaluation, read_info, read_metrics
 from bellgrad.report.tables import format_duration, format_number
 
-TABLE_PICTURES = {"values.png": "Values and policy", "known.png": "When each action became known"}  # of a tabular run
+TABLE_PICTURES = {
+    "values.png": "Values and policy",
+    "known.png": "When each action became known",
+}  # of a tabular run
 EMBEDDED_VIDEO = 8_000_000  # bytes: a larger video is linked, not embedded
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ground: #f6f7f9; --text: #1f2328; --quiet: #59616b; --line: #e3e6ea;
+:root { color-scheme: light dark; --paper: #ffffff; --ground: #f6f7f9; --text: #1f2328; --quiet: #59616b;
+  --line: #e3e6ea;
   --accent: #0067a3; --good: #116b3c; --good-ground: #dff3e7; --warn: #8a4600; --warn-ground: #fdeeda; }
-@media (prefers-color-scheme: dark) { :root { --paper: #161b22; --ground: #0d1117; --text: #e6edf3; --quiet: #9198a1;
-  --line: #2a313a; --accent: #6cb6ff; --good: #6fdd9b; --good-ground: #12301f; --warn: #f3b765; --warn-ground: #37260e; } }
+@media (prefers-color-scheme: dark) { :root { --paper: #161b22; --ground: #0d1117; --text: #e6edf3;
+  --quiet: #9198a1;
+  --line: #2a313a; --accent: #6cb6ff; --good: #6fdd9b; --good-ground: #12301f; --warn: #f3b765;
+  --warn-ground: #37260e; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
@@ -31,14 +37,17 @@ main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.25rem 2rem; }
 header { margin-bottom: 2rem; }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -.02em; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 h1 span { color: var(--quiet); font-weight: 400; }
-header p { margin: 0; color: var(--quiet); display: flex; flex-wrap: wrap; gap: .35rem .9rem; align-items: center; }
+header p { margin: 0; color: var(--quiet); display: flex; flex-wrap: wrap; gap: .35rem .9rem;
+  align-items: center; }
 .badge { border-radius: 1rem; padding: .05rem .7rem; font-size: .85rem; font-weight: 600; color: var(--warn);
   background: var(--warn-ground); }
 .badge.finished { color: var(--good); background: var(--good-ground); }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem; padding: 1.4rem 1.5rem;
+section { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem;
+  padding: 1.4rem 1.5rem;
   margin-bottom: 1.25rem; }
 h2 { font-size: 1.05rem; margin: 0 0 1rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: 1.1rem 1.25rem; margin: 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr));
+  gap: 1.1rem 1.25rem; margin: 0; }
 .figures dt, .figures dd { margin: 0; }
 .figures dt, .figures .note { color: var(--quiet); font-size: .85rem; }
 .figures .value { font-size: 1.3rem; font-weight: 600; line-height: 2.1rem; white-space: nowrap;
@@ -49,7 +58,8 @@ h2 { font-size: 1.05rem; margin: 0 0 1rem; }
 img, video { display: block; width: 100%; height: auto; border-radius: .4rem; }
 video { width: auto; max-width: 100%; min-width: min(100%, 24rem); max-height: 70vh; margin: 0 auto;
   border: 1px solid var(--line); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.25rem;
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  gap: 0 1.25rem;
   align-items: start; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .38rem 0; border-top: 1px solid var(--line); vertical-align: top; }
@@ -58,17 +68,21 @@ th { font-weight: 400; color: var(--quiet); padding-right: 1.25rem; }
 td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .command { display: flex; gap: .75rem; align-items: start; margin: .3rem 0 1.1rem; }
 .command:last-child { margin-bottom: 0; }
-.command pre { flex: 1; min-width: 0; margin: 0; padding: .6rem .8rem; border-radius: .4rem; background: var(--ground);
-  border: 1px solid var(--line); font: .88rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+.command pre { flex: 1; min-width: 0; margin: 0; padding: .6rem .8rem; border-radius: .4rem;
+  background: var(--ground);
+  border: 1px solid var(--line);
+  font: .88rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   overflow-x: auto; }
-button { font: inherit; font-size: .85rem; min-width: 5.2rem; padding: .55rem .9rem; border-radius: .4rem; cursor: pointer;
+button { font: inherit; font-size: .85rem; min-width: 5.2rem; padding: .55rem .9rem; border-radius: .4rem;
+  cursor: pointer;
   border: 1px solid var(--line); background: var(--paper); color: var(--accent); }
 button:hover { border-color: var(--accent); }
 .label { margin: 0; color: var(--quiet); font-size: .85rem; }
 video + .label { margin-top: .8rem; }
 a { color: var(--accent); }
 footer { color: var(--quiet); font-size: .85rem; text-align: center; padding-top: .5rem; }
-@media (max-width: 32rem) { main { padding: 1.5rem .75rem; } section { padding: 1.1rem; } .command { flex-direction: column; }
+@media (max-width: 32rem) { main { padding: 1.5rem .75rem; } section { padding: 1.1rem;
+  } .command { flex-direction: column; }
   .command pre { align-self: stretch; } }
 @media print { body { background: none; } button { display: none; } section { break-inside: avoid; } }
 """
@@ -87,8 +101,8 @@ for (const button of document.querySelectorAll("button")) button.addEventListene
 def write_report(run: Path) -> Path:
     """Write `report.html`, and the `learning_curve.png` it shows, into a run folder.
 
-    The page holds its figures and its video; what the run does not have yet (an evaluation, a video, a curve) is left out. Only a
-    video above 8 MB stays outside and is linked.
+    The page holds its figures and its video; what the run does not have yet (an evaluation, a video, a curve)
+    is left out. Only a video above 8 MB stays outside and is linked.
 
     Args:
         run: a run folder.
@@ -110,7 +124,8 @@ def write_report(run: Path) -> Path:
         _diagnostics(run),
         '<div class="columns">'
         + _table(
-            "Hyper-parameters", {name: _exactly(value) for name, value in flatten(info["algorithm"].get("fields", {})).items()}
+            "Hyper-parameters",
+            {name: _exactly(value) for name, value in flatten(info["algorithm"].get("fields", {})).items()},
         )
         + _table("Environment and versions", _circumstances(info))
         + "</div>",
@@ -155,33 +170,52 @@ def _when(info: Mapping[str, Any]) -> str:
 def _moment(value: Any) -> str:
     """A clock reading, in ISO 8601 or as seconds since 1970, to the minute; anything else as it is."""
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+        moment = (
+            datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+        )
     except (ValueError, TypeError):
         return str(value)
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".rstrip()
 
 
-def _headline(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None) -> str:
+def _headline(
+    info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None
+) -> str:
     """The few numbers a reader looks for first."""
     figures = []
     if evaluation:
         returns = evaluation.get("returns") or []
         span = f", from {format_number(min(returns))} to {format_number(max(returns))}" if returns else ""
         episodes = evaluation["episodes"]
-        note = f"mean ± standard deviation over {episodes:,} {'episode' if episodes == 1 else 'episodes'}{span}"
-        figures.append(("Final evaluation return", _spread(evaluation["return_mean"], evaluation["return_std"]), note))
+        note = (
+            f"mean ± standard deviation over {episodes:,} {'episode' if episodes == 1 else 'episodes'}{span}"
+        )
+        figures.append(
+            ("Final evaluation return", _spread(evaluation["return_mean"], evaluation["return_std"]), note)
+        )
         if evaluation.get("length_mean") is not None:
             figures.append(("Episode length", format_number(evaluation["length_mean"]), "steps, mean"))
     else:
-        for key, label in (("eval_return_mean", "Last evaluation return"), ("episode_return_mean", "Last training return")):
+        for key, label in (
+            ("eval_return_mean", "Last evaluation return"),
+            ("episode_return_mean", "Last training return"),
+        ):
             steps, values = curve_of(rows, key)
             if steps.size:
                 spread = dict(zip(*curve_of(rows, key.replace("mean", "std")), strict=True)).get(steps[-1])
-                figures.append((label, _spread(values[-1], spread), f"mean over episodes, at step {steps[-1]:,.0f}"))
+                figures.append(
+                    (label, _spread(values[-1], spread), f"mean over episodes, at step {steps[-1]:,.0f}")
+                )
                 break
     if rows:
         step, planned = rows[-1]["step"], info.get("steps")
-        figures.append(("Environment steps", f"{step:,}", f"of {planned:,} planned" if planned and planned != step else ""))
+        figures.append(
+            (
+                "Environment steps",
+                f"{step:,}",
+                f"of {planned:,} planned" if planned and planned != step else "",
+            )
+        )
     times = curve_of(rows, "time")[1]
     if times.size:
         figures.append(("Training time", format_duration(times[-1]), ""))
@@ -191,7 +225,8 @@ def _headline(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evalua
     if not figures:
         return ""
     items = [
-        f'<div><dt>{label}</dt><dd class="value">{value}</dd><dd class="note">{note}</dd></div>' for label, value, note in figures
+        f'<div><dt>{label}</dt><dd class="value">{value}</dd><dd class="note">{note}</dd></div>'
+        for label, value, note in figures
     ]
     return f'<section><dl class="figures">{"".join(items)}</dl></section>\n'
 
@@ -212,7 +247,9 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
 def _tables(run: Path) -> str:
     """What a tabular run has drawn of its tables."""
     there = [(run / name, title) for name, title in TABLE_PICTURES.items() if (run / name).is_file()]
-    return "".join(_section(title, f'<img src="{_data_uri(path, "image/png")}" alt="{title}">') for path, title in there)
+    return "".join(
+        _section(title, f'<img src="{_data_uri(path, "image/png")}" alt="{title}">') for path, title in there
+    )
 
 
 def _diagnostics(run: Path) -> str:
@@ -221,7 +258,9 @@ def _diagnostics(run: Path) -> str:
         if not plot_diagnostics(run, light):
             return ""
         plot_diagnostics(run, dark, theme="dark")
-        return _section("Diagnostics", _picture(light, dark, "What the algorithm logged over environment steps"))
+        return _section(
+            "Diagnostics", _picture(light, dark, "What the algorithm logged over environment steps")
+        )
 
 
 def _video(run: Path) -> str:
@@ -232,22 +271,29 @@ def _video(run: Path) -> str:
     *others, newest = videos
     link = quote(f"videos/{newest.name}")
     source = _data_uri(newest, "video/mp4") if newest.stat().st_size <= EMBEDDED_VIDEO else link
-    player = f'<video controls loop muted playsinline src="{source}"><a href="{link}">{escape(newest.name)}</a></video>'
+    player = (
+        f'<video controls loop muted playsinline src="{source}"><a'
+        f' href="{link}">{escape(newest.name)}</a></video>'
+    )
     if others:
-        links = ", ".join(f'<a href="{quote(f"videos/{video.name}")}">{escape(video.name)}</a>' for video in reversed(others))
+        links = ", ".join(
+            f'<a href="{quote(f"videos/{video.name}")}">{escape(video.name)}</a>'
+            for video in reversed(others)
+        )
         player += f'<p class="label">Earlier videos: {links}</p>'
     return _section("Video", player)
 
 
 def _circumstances(info: Mapping[str, Any]) -> dict[str, str]:
-    """Where and how the run ran. What was chosen by a rule is shown as chosen; wrappers are shown where there are any."""
+    """Where and how the run ran. What was chosen by a rule is shown as chosen; wrappers are shown where there
+    are any."""
     used = info.get("engine_used") or {}
     table = {
         "environment": info["env"],
         **flatten(info.get("env_kwargs") or {}),
         "time limit in steps": info.get("max_episode_steps"),
-        "observations normalised": info.get("normalise_obs") or None,
-        "rewards normalised": info.get("normalise_reward") or None,
+        "observations normalized": info.get("normalize_obs") or None,
+        "rewards normalized": info.get("normalize_reward") or None,
         "frames stacked": info["frame_stack"] if info.get("frame_stack", 1) > 1 else None,
         "parallel environments": info.get("num_envs"),
         "planned steps": info.get("steps"),
@@ -265,11 +311,14 @@ def _commands(run: Path, info: Mapping[str, Any]) -> str:
     commands = {}
     if info.get("command"):
         command = info["command"]
-        commands["Train it again from the start"] = command if isinstance(command, str) else shlex.join(map(str, command))
+        commands["Train it again from the start"] = (
+            command if isinstance(command, str) else shlex.join(map(str, command))
+        )
     commands["Go on where it stopped"] = f"bellgrad resume {shlex.quote(str(run))}"
     commands["Evaluate it"] = f"bellgrad evaluate {shlex.quote(str(run))} --episodes 100"
     body = "".join(
-        f'<p class="label">{label}</p><div class="command"><pre>{escape(command)}</pre><button type="button">Copy</button></div>'
+        f'<p class="label">{label}</p><div class="command"><pre>{escape(command)}</pre><button'
+        ' type="button">Copy</button></div>'
         for label, command in commands.items()
     )
     return _section("Repeat", body)
@@ -278,7 +327,10 @@ def _commands(run: Path, info: Mapping[str, Any]) -> str:
 def _table(title: str, rows: Mapping[str, str]) -> str:
     if not rows:
         return ""
-    cells = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
+    cells = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in rows.items()
+    )
     return _section(title, f"<table>{cells}</table>")
 
 

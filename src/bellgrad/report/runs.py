@@ -1,4 +1,5 @@
-"""Reading run folders: what a run was, what it logged, how it ended, and which runs are seeds of one experiment."""
+"""Reading run folders: what a run was, what it logged, how it ended, and which runs are seeds of one
+experiment."""
 
 import json
 import math
@@ -81,7 +82,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def read_curve(run: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """One metric over a run, in the order of steps; lines where it is absent, null or not finite are left out.
+    """One metric over a run, in the order of steps; lines where it is absent, null or not finite are left
+    out.
 
     Returns:
         steps `[T]` float64, strictly increasing environment steps, and values `[T]` float64.
@@ -100,14 +102,15 @@ def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-# What decides, beside the hyper-parameters, whether two runs are seeds of one experiment. Engine, device and threads do not.
+# What decides, beside the hyper-parameters, whether two runs are seeds of one experiment. Engine, device and
+# threads do not.
 SETTINGS = (
     "steps",
     "num_envs",
     "env_kwargs",
     "max_episode_steps",
-    "normalise_obs",
-    "normalise_reward",
+    "normalize_obs",
+    "normalize_reward",
     "frame_stack",
     "target_return",
 )
@@ -116,7 +119,7 @@ SETTINGS = (
 class Experiment(NamedTuple):
     """Runs that differ in nothing but their seed."""
 
-    label: str  # the algorithm's name, and the settings in which it differs from its neighbours
+    label: str  # the algorithm's name, and the settings in which it differs from its neighbors
     algorithm: str
     env: str
     runs: tuple[Path, ...]
@@ -146,9 +149,15 @@ def group_runs(runs: Iterable[Path | str]) -> list[Experiment]:
         algorithm, env, _ = key
         others = [settings[other] for other in members if other[:2] == key[:2]]
         names = dict.fromkeys(name for setting in others for name in setting)
-        differing = [name for name in names if any(other.get(name) != settings[key].get(name) for other in others)]
+        differing = [
+            name for name in names if any(other.get(name) != settings[key].get(name) for other in others)
+        ]
         difference = ", ".join(f"{name}={_show(settings[key].get(name))}" for name in differing)
-        experiments.append(Experiment(f"{algorithm} ({difference})" if difference else algorithm, algorithm, env, tuple(paths)))
+        experiments.append(
+            Experiment(
+                f"{algorithm} ({difference})" if difference else algorithm, algorithm, env, tuple(paths)
+            )
+        )
     return experiments
 
 
@@ -156,7 +165,9 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one dictionary with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        flat |= (
+            flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
     return flat
 
 

@@ -1,6 +1,7 @@
 """Robust statistics over a handful of seeds.
 
-Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", section 4.
+Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", section
+4.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ class Estimate(NamedTuple):
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> np.ndarray:
     """The mean of the middle half: of `n` sorted scores, `floor(n / 4)` are left out at each end.
 
-    Less noisy than the median and, unlike the mean, not moved by one outlier. Of three scores or fewer it is the mean.
+    Less noisy than the median and, unlike the mean, not moved by one outlier. Of three scores or fewer it is
+    the mean.
 
     Args:
         scores: float array of any shape.
@@ -38,7 +40,9 @@ def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> np.ndarray
         UsageError: there is no score, or one is not finite.
     """
     scores = _checked(scores)
-    scores = np.sort(scores.ravel(), axis=0) if axis is None else np.sort(np.moveaxis(scores, axis, 0), axis=0)
+    scores = (
+        np.sort(scores.ravel(), axis=0) if axis is None else np.sort(np.moveaxis(scores, axis, 0), axis=0)
+    )
     cut = len(scores) // 4
     return scores[cut : len(scores) - cut].mean(axis=0)
 
@@ -54,7 +58,8 @@ def bootstrap_interval(
 
     Args:
         scores: `[n, *R]`, one row a seed; every column is resampled alike.
-        statistic: takes `(scores, axis=)` and reduces that axis, for example `interquartile_mean` or `numpy.mean`.
+        statistic: takes `(scores, axis=)` and reduces that axis, for example `interquartile_mean` or
+            `numpy.mean`.
         confidence: the chance with which the interval should hold the true value, in (0, 1).
         resamples: how often `n` rows are drawn with replacement.
         seed: of the drawing; the same seed gives the same interval.
@@ -67,7 +72,9 @@ def bootstrap_interval(
     """
     scores = _checked(scores)
     if not 0 < confidence < 1 or resamples < 1:
-        raise UsageError(f"confidence {confidence} must lie inside (0, 1) and resamples {resamples} must be at least 1")
+        raise UsageError(
+            f"confidence {confidence} must lie inside (0, 1) and resamples {resamples} must be at least 1"
+        )
     rows = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
     chunks = np.array_split(rows, min(resamples, 1 + resamples * scores.size // _ELEMENTS))
     drawn = np.concatenate([statistic(scores[chunk], axis=1) for chunk in chunks])
@@ -78,7 +85,8 @@ def bootstrap_interval(
 def probability_of_improvement(
     x: ArrayLike, y: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """The chance that a run of X beats a run of Y: `P(X > Y) + P(X = Y) / 2`, the Mann-Whitney statistic over `n m`.
+    """The chance that a run of X beats a run of Y: `P(X > Y) + P(X = Y) / 2`, the Mann-Whitney statistic over
+    `n m`.
 
     Args:
         x: `[n]` scores of X, one a seed.
@@ -92,10 +100,14 @@ def probability_of_improvement(
     """
     x, y = _checked(x), _checked(y)
     if not 0 < confidence < 1 or resamples < 1:
-        raise UsageError(f"confidence {confidence} must lie inside (0, 1) and resamples {resamples} must be at least 1")
+        raise UsageError(
+            f"confidence {confidence} must lie inside (0, 1) and resamples {resamples} must be at least 1"
+        )
     wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)  # [n, m]
     rng = np.random.default_rng(seed)
-    times_x = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples)  # [resamples, n] how often each was drawn
+    times_x = rng.multinomial(
+        len(x), np.full(len(x), 1 / len(x)), size=resamples
+    )  # [resamples, n] how often each was drawn
     times_y = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=resamples)  # [resamples, m]
     drawn = ((times_x @ wins) * times_y).sum(axis=1) / wins.size
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])

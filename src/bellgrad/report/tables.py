@@ -5,7 +5,8 @@ from typing import Any
 
 
 def format_number(value: float) -> str:
-    """About four significant digits with thousands separated, and no more than a reader needs: `1,234`, `98.77`, `0.0003`."""
+    """About four significant digits with thousands separated, and no more than a reader needs: `1,234`,
+    `98.77`, `0.0003`."""
     size = abs(value)
     if size >= 10_000:
         return f"{value:,.0f}"
@@ -62,10 +63,16 @@ def markdown_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]
     cells += [[_cell(format_value(row.get(name))) for name in headings] for row in rows]
     numeric = [_all_numbers([row.get(name) for row in rows]) for name in headings]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(headings))]
-    rule = [("-" * (width - 1) + ":") if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
+    rule = [
+        ("-" * (width - 1) + ":") if right else "-" * width
+        for width, right in zip(widths, numeric, strict=True)
+    ]
     lines = [
         "| "
-        + " | ".join(c.rjust(width) if right else c.ljust(width) for c, width, right in zip(line, widths, numeric, strict=True))
+        + " | ".join(
+            c.rjust(width) if right else c.ljust(width)
+            for c, width, right in zip(line, widths, numeric, strict=True)
+        )
         + " |"
         for line in [cells[0], rule, *cells[1:]]
     ]
@@ -74,7 +81,9 @@ def markdown_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]
 
 def _all_numbers(values: list[Any]) -> bool:
     present = [value for value in values if value is not None]
-    return bool(present) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
+    return bool(present) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in present
+    )
 
 
 def _cell(text: str) -> str:

@@ -15,8 +15,8 @@ from bellgrad.report.files import replacing
 def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
     """Write an MP4 (H.264, yuv420p, index first, so that it plays while it loads).
 
-    H.264 in yuv420p needs even sizes, so an odd frame gets its last row or column twice. Frames are written as they come and not
-    held in memory; `out` appears only when it is whole.
+    H.264 in yuv420p needs even sizes, so an odd frame gets its last row or column twice. Frames are written
+    as they come and not held in memory; `out` appears only when it is whole.
 
     Args:
         frames: `[H, W, 3]` uint8 RGB, all of one size.
@@ -27,8 +27,10 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
         `out`.
 
     Raises:
-        UsageError: there is no frame, a frame has a wrong shape or dtype, `out` is not an MP4 or imageio-ffmpeg is missing.
-        BellgradError: the encoder failed, for example since the disk is full; the message ends with its own words.
+        UsageError: there is no frame, a frame has a wrong shape or dtype, `out` is not an MP4 or
+            imageio-ffmpeg is missing.
+        BellgradError: the encoder failed, for example since the disk is full; the message ends with its own
+            words.
     """
     out = Path(out)
     if out.suffix.lower() != ".mp4":
@@ -46,16 +48,30 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
         try:
             for index, frame in enumerate(frames):
                 if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-                    raise UsageError(f"frame {index} is {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3]")
+                    raise UsageError(
+                        f"frame {index} is {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3]"
+                    )
                 if frame.shape != (first or frame.shape):
                     raise UsageError(f"frame {index} is {list(frame.shape)}, but the first was {list(first)}")
                 even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
                 if encoder is None:
                     first = frame.shape
-                    source = f"-f rawvideo -pix_fmt rgb24 -s {even.shape[1]}x{even.shape[0]} -r {fps:g} -i -".split()
-                    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart"]
+                    size = f"{even.shape[1]}x{even.shape[0]}"
+                    source = f"-f rawvideo -pix_fmt rgb24 -s {size} -r {fps:g} -i -".split()
+                    target = [
+                        "-c:v",
+                        "libx264",
+                        "-pix_fmt",
+                        "yuv420p",
+                        "-crf",
+                        "20",
+                        "-movflags",
+                        "+faststart",
+                    ]
                     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(temporary)]
-                    encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+                    encoder = subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
+                    )
                 try:
                     encoder.stdin.write(even.tobytes())
                 except BrokenPipeError:  # the encoder gave up; its exit code and its words say why
@@ -70,6 +86,9 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
         if encoder.returncode:
             complaints.seek(0)
             words = complaints.read().decode(errors="replace").split("\n")
-            reason = next((line for line in reversed(words) if line.strip()), f"the encoder ended with {encoder.returncode}")
+            reason = next(
+                (line for line in reversed(words) if line.strip()),
+                f"the encoder ended with {encoder.returncode}",
+            )
             raise BellgradError(f"{out} could not be written: {reason.strip()}")
     return out

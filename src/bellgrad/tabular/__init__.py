@@ -1,1 +1,2 @@
-"""Tabular learners, one file per family; algorithms never import algorithms, and share what is in `common`."""
+"""Tabular learners, one file per family; algorithms never import algorithms, and share what is in
+`common`."""

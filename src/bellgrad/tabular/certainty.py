@@ -5,7 +5,8 @@
 
 the best plan for the likeliest model, which may be wrong about what was tried rarely.
 
-Source: Kumar and Varaiya (1986), "Stochastic Systems", chapter 8 (certainty equivalence); Sutton and Barto (2018), section 6.3.
+Source: Kumar and Varaiya (1986), "Stochastic Systems", chapter 8 (certainty equivalence); Sutton and Barto
+(2018), section 6.3.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class CertaintyEquivalence(Planning, EpsilonGreedy):
         check_range(self, plan_period=(1, 1e15))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> CertaintyEquivalenceLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return CertaintyEquivalenceLearner(self, spec, steps)
 
 
@@ -67,4 +69,6 @@ class CertaintyEquivalenceLearner(CountingLearner):
 
     def init(self, rng: torch.Generator) -> CertaintyTable:
         """Tables before the first step."""
-        return CertaintyTable(self.full(self.config.initial_value), self.counts(), self.legal(), torch.tensor(0))
+        return CertaintyTable(
+            self.full(self.config.initial_value), self.counts(), self.legal(), torch.tensor(0)
+        )

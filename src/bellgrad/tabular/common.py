@@ -5,12 +5,13 @@ A tabular learner is two compiled functions over NumPy tables, changed in place:
     begin(config, table, obs, noise) -> action
         chooses the first action of an episode, and forgets what belongs to the one before;
     learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise) -> action
-        learns from one step and chooses the next action; where the episode ended, the action is ignored. `OUTGREW` instead of
-        an action says that a table is too small for the problem; the learner's `outgrown` then says what to do.
+        learns from one step and chooses the next action; where the episode ended, the action is ignored.
+        `OUTGREW` instead of an action says that a table is too small for the problem; the learner's
+        `outgrown` then says what to do.
 
-`config` holds the numbers of the algorithm's dataclass by their names, `table` is the algorithm's NamedTuple of arrays (among
-them `steps []`, which the sampler advances before `learn`), `noise` is a `Noise`. The same two functions learn from a compiled
-sampler, from a plain one, and from any environment.
+`config` holds the numbers of the algorithm's dataclass by their names, `table` is the algorithm's NamedTuple
+of arrays (among them `steps []`, which the sampler advances before `learn`), `noise` is a `Noise`. The same
+two functions learn from a compiled sampler, from a plain one, and from any environment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from bellgrad.core.errors import UsageError, check_range, check_types, unknown
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.tree import Tree
 
-OUTGREW = -2  # the "action" of a learner that has no room for what it saw; -1 is the sampler's, where no episode is under way
+# The "action" of a learner that has no room for what it saw; -1 is the sampler's, when no episode is under
+# way.
+OUTGREW = -2
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class StepSize(Tabular):
 
     Attributes:
         alpha: step size of the first visit to what is updated, a state or a state-action pair, in (0, 1].
-        alpha_power: the step size of its n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5 and up to 1 meets the
-            conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the plain mean.
+        alpha_power: the step size of its n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5
+            and up to 1 meets the conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the
+            plain mean.
     """
 
     alpha: float = 0.1
@@ -84,12 +88,18 @@ class EpsilonGreedy(Tabular):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, epsilon_initial=(0, 1), epsilon_final=(0, 1), epsilon_fraction=(0, 1), initial_value=(-1e12, 1e12))
+        check_range(
+            self,
+            epsilon_initial=(0, 1),
+            epsilon_final=(0, 1),
+            epsilon_fraction=(0, 1),
+            initial_value=(-1e12, 1e12),
+        )
 
 
 @dataclass(frozen=True)
 class Control(EpsilonGreedy, StepSize):
-    """Fields of the learners that improve their own behaviour step by step."""
+    """Fields of the learners that improve their own behavior step by step."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ class Prediction(Tabular):
     """Fields of the learners that evaluate a given policy.
 
     Attributes:
-        policy: what is evaluated: `uniform` over the legal actions, or a row of probabilities for each state, `[S][A]`.
+        policy: what is evaluated: `uniform` over the legal actions, or a row of probabilities for each state,
+            `[S][A]`.
         initial_value: what an unvisited state is worth.
     """
 
@@ -129,9 +140,10 @@ def as_rows(name: str, policy: Any) -> Any:
     return tuple(map(tuple, table.tolist()))
 
 
-# ------------------------------------------------------------------------------------------------------ compiled parts
-# Functions that go into the caller as source. A call that hands over a row of a table counts references to the table, which takes
-# longer than the arithmetic: Q-learning on FrozenLake takes 105 ns a step with calls and 42 ns without.
+# --------------------------------------------------------------------------------------------- compiled parts
+# Functions that go into the caller as source. A call that hands over a row of a table counts references to
+# it, which takes longer than the arithmetic: Q-learning on FrozenLake takes 105 ns a step with calls and 42
+# ns without.
 inlined = njit(inline="always")
 
 
@@ -178,7 +190,8 @@ def choose(q, legal, least, uniform):
 
 @inlined
 def epsilon_greedy(q, legal, epsilon, uniform):
-    """A uniform legal action with chance `epsilon`, else one of the best, each equally likely. One number serves both choices."""
+    """A uniform legal action with chance `epsilon`, else one of the best, each equally likely. One number
+    serves both choices."""
     if uniform < epsilon:
         return choose(q, legal, -np.inf, uniform / epsilon)
     return choose(q, legal, best(q, legal), (uniform - epsilon) / (1 - epsilon))
@@ -189,7 +202,10 @@ def epsilon_at(config, steps):
     """The chance of a uniform action after `steps` environment steps."""
     if steps >= config.epsilon_steps:
         return config.epsilon_final
-    return config.epsilon_initial + (config.epsilon_final - config.epsilon_initial) * steps / config.epsilon_steps
+    return (
+        config.epsilon_initial
+        + (config.epsilon_final - config.epsilon_initial) * steps / config.epsilon_steps
+    )
 
 
 @inlined
@@ -216,7 +232,8 @@ def expected(q, legal, epsilon):
 
 @inlined
 def sample(chances, uniform):
-    """The first action whose cumulated chance, of `chances [A]`, is above a uniform number; by rounding, the last with any."""
+    """The first action whose cumulated chance, of `chances [A]`, is above a uniform number; by rounding, the
+    last with any."""
     total, chosen = 0.0, -1
     for action in range(len(chances)):
         if chances[action] > 0.0:
@@ -228,11 +245,12 @@ def sample(chances, uniform):
 
 @inlined
 def follow(config, table, obs, noise):
-    """An action of the given `table.policy`: the `begin` of the learners of a prediction that keep nothing of an episode."""
+    """An action of the given `table.policy`: the `begin` of the learners of a prediction that keep nothing of
+    an episode."""
     return sample(table.policy[obs], draw(noise))
 
 
-# ------------------------------------------------------------------------------------------------------------- learners
+# --------------------------------------------------------------------------------------------------- learners
 class QTable(NamedTuple):
     """The tables of a learner of `q` that keeps nothing else."""
 
@@ -253,17 +271,22 @@ class VTable(NamedTuple):
 
 
 def numbers(config: Any, **derived: float) -> np.record:
-    """The numeric fields of a dataclass, and what is derived from them, as a record that compiled code reads by name."""
+    """The numeric fields of a dataclass, and what is derived from them, as a record that compiled code reads
+    by name."""
     values = {f.name: getattr(config, f.name) for f in fields(config)} | derived
     kinds = {bool: np.bool_, int: np.int64, float: np.float64}
     kept = {name: value for name, value in values.items() if type(value) in kinds}
     hints = {f.name: f.type for f in fields(config)}
-    dtype = [(name, np.float64 if hints.get(name) == "float" else kinds[type(value)]) for name, value in kept.items()]
+    dtype = [
+        (name, np.float64 if hints.get(name) == "float" else kinds[type(value)])
+        for name, value in kept.items()
+    ]
     return np.rec.array([tuple(kept.values())], dtype=dtype)[0]
 
 
 def chances(q: Tensor, legal: Tensor, epsilon: float) -> Tensor:
-    """`[..., A]` float64, the epsilon-greedy policy for values `q [..., A]`; the best actions share equally."""
+    """`[..., A]` float64, the epsilon-greedy policy for values `q [..., A]`; the best actions share
+    equally."""
     q = torch.where(legal, q, -torch.inf)
     greedy = (q == q.amax(-1, keepdim=True)).double()
     greedy /= greedy.sum(-1, keepdim=True)
@@ -271,7 +294,8 @@ def chances(q: Tensor, legal: Tensor, epsilon: float) -> Tensor:
 
 
 class TabularLearner:
-    """A tabular algorithm joined to a problem's states and actions. A subclass names its functions and makes its tables.
+    """A tabular algorithm joined to a problem's states and actions. A subclass names its functions and makes
+    its tables.
 
     Args:
         config: the algorithm's dataclass.
@@ -296,7 +320,9 @@ class TabularLearner:
 
     def __init__(self, config: Any, spec: EnvSpec, steps: int | None = None):
         if not isinstance(spec.action_space, Discrete):
-            raise UsageError(f"{type(config).__name__} learns a table and needs Discrete actions, not {spec.action_space}")
+            raise UsageError(
+                f"{type(config).__name__} learns a table and needs Discrete actions, not {spec.action_space}"
+            )
         self.config, self.spec = config, spec
         self.num_states, self.num_actions = self.rows_for(spec.observation_space), int(spec.action_space.n)
         self.horizon = steps or 1
@@ -312,12 +338,17 @@ class TabularLearner:
         if isinstance(space, MultiDiscrete):
             raise UsageError(f"{name} learns a table; tile coding is for GradientQLearning and GradientSARSA")
         if not isinstance(space, Discrete):
-            raise UsageError(f"{name} learns a table and needs Discrete observations, not {space}; give --bins")
+            raise UsageError(
+                f"{name} learns a table and needs Discrete observations, not {space}; give --bins"
+            )
         return int(space.n)
 
     def make_numbers(self, **derived: float) -> np.record:
-        """What the compiled functions read as `config`; a subclass adds to it what is no number among the fields."""
-        return numbers(self.config, epsilon_steps=float(self.config.epsilon_fraction * self.horizon), **derived)
+        """What the compiled functions read as `config`; a subclass adds to it what is no number among the
+        fields."""
+        return numbers(
+            self.config, epsilon_steps=float(self.config.epsilon_fraction * self.horizon), **derived
+        )
 
     def legal(self) -> Tensor:
         """`[S, A]` which actions may be chosen."""
@@ -331,7 +362,9 @@ class TabularLearner:
 
     def init(self, rng: torch.Generator) -> Tree:
         """Tables before the first step; another set than `QTable` overrides this."""
-        return QTable(self.full(self.config.initial_value), self.full(0, torch.int64), self.legal(), torch.tensor(0))
+        return QTable(
+            self.full(self.config.initial_value), self.full(0, torch.int64), self.legal(), torch.tensor(0)
+        )
 
     def init_carry(self, num_envs: int) -> None:
         """A tabular actor has no memory."""
@@ -370,7 +403,8 @@ class TabularLearner:
         chance = self.chances(state, obs, explore)
         if noise is None:
             return Acted(chance.argmax(-1), None, None)
-        # Of the cumulated chances the first above the number; the last action with any chance, where rounding leaves them below.
+        # Of the cumulated chances the first above the number; the last action with any chance, where rounding
+        # leaves them below.
         passed = (noise.double().unsqueeze(-1) >= chance.cumsum(-1)).sum(-1)
         last = chance.shape[-1] - 1 - (chance.flip(-1) > 0).double().argmax(-1)
         return Acted(torch.minimum(passed, last), None, None)
@@ -397,17 +431,30 @@ class PredictionLearner(TabularLearner):
         table = torch.tensor(policy, dtype=torch.float64)
         what = f"{type(self.config).__name__}.{name}"
         if table.shape != legal.shape:
-            raise UsageError(f"{what} has shape {tuple(table.shape)}; {self.spec.id} needs {tuple(legal.shape)}")
-        wrong = ~((table >= 0).all(-1) & ((table.sum(-1) - 1).abs() <= 1e-6) & ~((table > 0) & ~legal).any(-1))
+            raise UsageError(
+                f"{what} has shape {tuple(table.shape)}; {self.spec.id} needs {tuple(legal.shape)}"
+            )
+        wrong = ~(
+            (table >= 0).all(-1) & ((table.sum(-1) - 1).abs() <= 1e-6) & ~((table > 0) & ~legal).any(-1)
+        )
         if wrong.any():
             state = int(wrong.double().argmax())
-            raise UsageError(f"{what}: the row of state {state}, {policy[state]}, is no distribution over its legal actions")
+            raise UsageError(
+                f"{what}: the row of state {state}, {policy[state]}, is no distribution over its legal"
+                " actions"
+            )
         return table
 
     def init(self, rng: torch.Generator) -> Tree:
         """Tables before the first step; another set than `VTable` overrides this."""
         v = torch.full((self.num_states,), self.config.initial_value, dtype=torch.float64)
-        return VTable(v, torch.zeros_like(v, dtype=torch.int64), self.probabilities("policy"), self.legal(), torch.tensor(0))
+        return VTable(
+            v,
+            torch.zeros_like(v, dtype=torch.int64),
+            self.probabilities("policy"),
+            self.legal(),
+            torch.tensor(0),
+        )
 
     def metrics(self, state: Any) -> dict[str, Tensor]:
         """Nothing beside the episodes' figures."""

@@ -1,4 +1,5 @@
-"""What the learners share that count what follows each pair, and plan on the counts as if they were the world."""
+"""What the learners share that count what follows each pair, and plan on the counts as if they were the
+world."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ class Planning(Tabular):
     """Fields of the learners that plan on counts.
 
     Attributes:
-        plan_tolerance: planning ends with a sweep that changes no value by more; at gamma below 1 they are then within
-            `gamma / (1 - gamma)` times this of the model's own.
+        plan_tolerance: planning ends with a sweep that changes no value by more; at gamma below 1 they are
+            then within `gamma / (1 - gamma)` times this of the model's own.
         plan_sweeps: sweeps after which it ends anyhow; the next planning goes on from there.
         max_successors: different states for which there is room, after each pair.
     """
@@ -67,14 +68,17 @@ def count(counts, obs, action, reward, next_obs, terminated):
 
 @njit
 def plan(config, q, legal, counts, enough, otherwise):
-    """Value iteration in place on the counted model: a pair of fewer visits than `enough` is worth `otherwise`."""
+    """Value iteration in place on the counted model: a pair of fewer visits than `enough` is worth
+    `otherwise`."""
     num_states, num_actions = q.shape
     for _ in range(config.plan_sweeps):
         change = 0.0
         for s in range(num_states):
             for a in range(num_actions):
                 if legal[s, a]:
-                    value = backup(config, q, legal, counts, s, a) if counts.visits[s, a] >= enough else otherwise
+                    value = (
+                        backup(config, q, legal, counts, s, a) if counts.visits[s, a] >= enough else otherwise
+                    )
                     change = max(change, abs(value - q[s, a]))
                     q[s, a] = value
         if change <= config.plan_tolerance:
@@ -103,4 +107,7 @@ class CountingLearner(TabularLearner):
 
     def outgrown(self) -> str:
         """What to do where a pair leads to more states than there is room for."""
-        return f"an action of {self.spec.id} leads to more than {self.config.max_successors} states: raise max_successors"
+        return (
+            f"an action of {self.spec.id} leads to more than {self.config.max_successors} states: raise"
+            " max_successors"
+        )

@@ -1,4 +1,5 @@
-"""Double Q-learning: two tables, each valuing the action that the other finds best, so that noise is not taken for value.
+"""Double Q-learning: two tables, each valuing the action that the other finds best, so that noise is not
+taken for value.
 
     a* = argmax_a' Q_1(s', a')
     Q_1(s, a) <- Q_1(s, a) + alpha (r + gamma Q_2(s', a*) - Q_1(s, a))
@@ -54,7 +55,8 @@ class DoubleQLearning(Control):
     """Hyper-parameters of double Q-learning, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> DoubleQLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return DoubleQLearner(self, spec, steps)
 
 
@@ -67,4 +69,6 @@ class DoubleQLearner(TabularLearner):
     def init(self, rng: torch.Generator) -> Tree:
         """Both tables before the first step."""
         q = self.full(self.config.initial_value)
-        return DoubleQTable(q, torch.stack([q, q]), torch.zeros(2, *q.shape, dtype=torch.int64), self.legal(), torch.tensor(0))
+        return DoubleQTable(
+            q, torch.stack([q, q]), torch.zeros(2, *q.shape, dtype=torch.int64), self.legal(), torch.tensor(0)
+        )

@@ -1,15 +1,15 @@
 """Dyna-Q: Q-learning from what happens, and then from what is remembered.
 
-After each real step, `planning_steps` times: take a state that was visited and an action that was tried there, recall what
-followed, and make the same update with it,
+After each real step, `planning_steps` times: take a state that was visited and an action that was tried
+there, recall what followed, and make the same update with it,
 
     Q(s, a) <- Q(s, a) + alpha (r + gamma max_a' Q(s', a') - Q(s, a))
 
-The model is what followed the last `memory` times, each as likely; the book remembers the last time only, which is enough where
-nothing is random.
+The model is what followed the last `memory` times, each as likely; the book remembers the last time only,
+which is enough where nothing is random.
 
-Dyna-Q+ finds out when the world has changed: in what is recalled, an action that was not tried for `tau` steps earns
-`kappa sqrt(tau)` more. It also imagines actions that were never tried, as staying at no reward.
+Dyna-Q+ finds out when the world has changed: in what is recalled, an action that was not tried for `tau`
+steps earns `kappa sqrt(tau)` more. It also imagines actions that were never tried, as staying at no reward.
 
 Source: Sutton and Barto (2018), section 8.2 (Dyna-Q), section 8.3 and its footnote (Dyna-Q+).
 """
@@ -67,7 +67,9 @@ def improve(config, table, obs, action, reward, next_obs, terminated):
     """Move `Q(s, a)` towards the value of the best next action."""
     following = 0.0 if terminated else best(table.q[next_obs], table.legal[next_obs])
     target = reward + config.gamma * following
-    table.q[obs, action] += step_size(config, max(table.visits[obs, action], 1)) * (target - table.q[obs, action])
+    table.q[obs, action] += step_size(config, max(table.visits[obs, action], 1)) * (
+        target - table.q[obs, action]
+    )
 
 
 class DynaTable(NamedTuple):
@@ -90,7 +92,7 @@ class DynaQ(Control):
     """Hyper-parameters of Dyna-Q, which learns from memories too; Dyna-Q+ where kappa is above 0.
 
     Attributes:
-        planning_steps: memories that are learnt from after each environment step.
+        planning_steps: memories that are learned from after each environment step.
         kappa: of Dyna-Q+, the reward for having left an action alone, per square root of environment steps.
         memory: outcomes of a pair that are remembered; 1 where nothing is random.
     """
@@ -104,7 +106,8 @@ class DynaQ(Control):
         check_range(self, planning_steps=(0, 1e6), kappa=(0, 1e12), memory=(1, 1e6))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> DynaQLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return DynaQLearner(self, spec, steps)
 
 

@@ -1,4 +1,5 @@
-"""What the learners share that wait for the end of an episode: room for it, and when a visit to a state counts."""
+"""What the learners share that wait for the end of an episode: room for it, and when a visit to a state
+counts."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ class WholeEpisodes(Tabular):
 
     Attributes:
         visit: whether the `first` visit of an episode counts, or `every` one.
-        truncated_episodes: what an episode that was cut off teaches. `bootstrap` takes the present estimate of the state where it
-            was cut off for the rest of the return. `exclude` learns nothing from it, so that the estimate is the mean over those
-            episodes that end in time, which are not like the others: only for comparing with books that have no time limits.
-        max_episode_length: environment steps for which there is room; a time limit of the environment's that is lower counts.
+        truncated_episodes: what an episode that was cut off teaches. `bootstrap` takes the present estimate
+            of the state where it was cut off for the rest of the return. `exclude` learns nothing from it, so
+            that the estimate is the mean over those episodes that end in time, which are not like the others:
+            only for comparing with books that have no time limits.
+        max_episode_length: environment steps for which there is room; a time limit of the environment's that
+            is lower counts.
     """
 
     visit: Literal["first", "every"] = "first"
@@ -45,7 +48,8 @@ def begin_episode(episode):
 
 @njit
 def remember(episode, obs, action, reward, seen):
-    """Note a step, and whether it is the episode's first visit: `seen [1]` is the number of the last episode that visited.
+    """Note a step, and whether it is the episode's first visit: `seen [1]` is the number of the last episode
+    that visited.
 
     False where there is no room left.
     """
@@ -60,7 +64,8 @@ def remember(episode, obs, action, reward, seen):
 
 
 class Episode(NamedTuple):
-    """The episode under way, for the learners that wait for its end. `L` is the longest one that there is room for."""
+    """The episode under way, for the learners that wait for its end. `L` is the longest one that there is
+    room for."""
 
     obs: Tensor  # [L] int64
     action: Tensor  # [L] int64
@@ -85,9 +90,13 @@ class EpisodeLearner(TabularLearner):
     def make_numbers(self, **derived: float) -> np.record:
         """What the compiled functions read as `config`."""
         c = self.config
-        return super().make_numbers(every_visit=c.visit == "every", bootstraps=c.truncated_episodes == "bootstrap", **derived)
+        return super().make_numbers(
+            every_visit=c.visit == "every", bootstraps=c.truncated_episodes == "bootstrap", **derived
+        )
 
     def outgrown(self) -> str:
         """What to do where an episode does not end in time."""
-        return (f"an episode of {self.spec.id} takes more than {self.config.max_episode_length:,} steps: raise "
-                "max_episode_length, or cut episodes off with max_episode_steps")  # fmt: skip
+        return (
+            f"an episode of {self.spec.id} takes more than {self.config.max_episode_length:,} steps: raise "
+            "max_episode_length, or cut episodes off with max_episode_steps"
+        )

@@ -32,7 +32,8 @@ class ExpectedSARSA(Control):
     """Hyper-parameters of Expected SARSA, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> ExpectedSARSALearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return ExpectedSARSALearner(self, spec, steps)
 
 

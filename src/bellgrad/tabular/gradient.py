@@ -1,11 +1,13 @@
-"""Q-learning and SARSA as stochastic gradient descent on a squared error, with values that are linear in features.
+"""Q-learning and SARSA as stochastic gradient descent on a squared error, with values that are linear in
+features.
 
     L(w) = 1/2 (Q_w(s, a) - target)^2        the target is held fixed
     w <- w - alpha dL/dw,                     dL/dw = (Q_w(s, a) - target) x(s)
 
-with Q_w(s, a) the sum of the weights `w[i, a]` of the features i that are active in s. For Q-learning the target is
-r + gamma max_a' Q_w(s', a'), for SARSA r + gamma Q_w(s', a'). Where every state is a feature of its own this is the table form.
-Over a Box the features are tiles, and the step size is shared among the active ones, one of each tiling.
+with Q_w(s, a) the sum of the weights `w[i, a]` of the features i that are active in s. For Q-learning the
+target is r + gamma max_a' Q_w(s', a'), for SARSA r + gamma Q_w(s', a'). Where every state is a feature of its
+own this is the table form. Over a Box the features are tiles, and the step size is shared among the active
+ones, one of each tiling.
 
 Source: Sutton and Barto (2018), sections 9.3 and 10.1 (semi-gradient methods), 9.5.4 (tile coding).
 """
@@ -40,7 +42,9 @@ class Weights(NamedTuple):
 
     weights: Tensor  # [F, A] float64
     visits: Tensor  # [F, A] int64
-    features: Tensor  # [S, 1] int64, the active features of each state; [0, n] where an observation is its active features
+    features: (
+        Tensor  # [S, 1] int64, each state's active features; [0, n] if an observation is its active features
+    )
     legal: Tensor  # [F, A] bool
     steps: Tensor  # [] int64, environment steps; the sampler advances it
 
@@ -58,7 +62,9 @@ def values(table, features):
 @inlined
 def act(config, table, features, noise):
     """An epsilon-greedy action."""
-    return epsilon_greedy(values(table, features), table.legal[features[0]], epsilon_at(config, table.steps[()]), draw(noise))
+    return epsilon_greedy(
+        values(table, features), table.legal[features[0]], epsilon_at(config, table.steps[()]), draw(noise)
+    )
 
 
 @inlined
@@ -112,24 +118,29 @@ def learn_sarsa_in_state(config, table, obs, action, reward, next_obs, terminate
 
 @dataclass(frozen=True)
 class GradientQLearning(Control):
-    """Hyper-parameters of Q-learning by gradient descent, for Discrete observations, or a Box under tile coding."""
+    """Hyper-parameters of Q-learning by gradient descent, for Discrete observations, or a Box under tile
+    coding."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return LinearLearner(self, spec, steps, (learn_q, learn_q_in_state))
 
 
 @dataclass(frozen=True)
 class GradientSARSA(Control):
-    """Hyper-parameters of SARSA by gradient descent, for Discrete observations, or a Box under tile coding."""
+    """Hyper-parameters of SARSA by gradient descent, for Discrete observations, or a Box under tile
+    coding."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return LinearLearner(self, spec, steps, (learn_sarsa, learn_sarsa_in_state))
 
 
 class LinearLearner(TabularLearner):
-    """A learner of weights. `learn` is its function of active features, and its function of the numbers of states."""
+    """A learner of weights. `learn` is its function of active features, and its function of the numbers of
+    states."""
 
     def __init__(self, config: Control, spec: EnvSpec, steps: int | None, learn: tuple):
         super().__init__(config, spec, steps)

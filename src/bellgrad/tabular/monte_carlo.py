@@ -3,11 +3,13 @@
     G_t = r_t + gamma G_{t+1}          backwards from the end of an episode
     V(s_t) <- V(s_t) + alpha_n (G_t - V(s_t))          alpha_n = 1/n at the n-th visit: the plain mean
 
-and likewise for `Q(s_t, a_t)`. First-visit methods learn from the first visit that an episode pays to a state, every-visit
-methods from all. Control acts epsilon-greedily by Q, or with exploring starts greedily, after a first state and action of any
-kind; where an episode is cut off, the mean of Q under that policy stands for what is missing.
+and likewise for `Q(s_t, a_t)`. First-visit methods learn from the first visit that an episode pays to a
+state, every-visit methods from all. Control acts epsilon-greedily by Q, or with exploring starts greedily,
+after a first state and action of any kind; where an episode is cut off, the mean of Q under that policy
+stands for what is missing.
 
-Source: Sutton and Barto (2018), sections 5.1 (prediction), 5.3 (exploring starts) and 5.4 (epsilon-greedy control).
+Source: Sutton and Barto (2018), sections 5.1 (prediction), 5.3 (exploring starts) and 5.4 (epsilon-greedy
+control).
 """
 
 from __future__ import annotations
@@ -40,13 +42,14 @@ from bellgrad.tabular.episodes import Episode, EpisodeLearner, WholeEpisodes, be
 
 @dataclass(frozen=True)
 class MeanOfReturns(WholeEpisodes, StepSize):
-    """Fields of both Monte Carlo learners: those of every step size, which is that of the plain mean unless said otherwise."""
+    """Fields of both Monte Carlo learners: those of every step size, which is that of the plain mean unless
+    said otherwise."""
 
     alpha: float = 1.0
     alpha_power: float = 1.0
 
 
-# ---------------------------------------------------------------------------------------------------------- prediction
+# ------------------------------------------------------------------------------------------------- prediction
 @inlined
 def begin_prediction(config, table, obs, noise):
     """Forget the episode before, and follow the policy."""
@@ -101,10 +104,12 @@ class MonteCarloLearner(EpisodeLearner, PredictionLearner):
     def init(self, rng: torch.Generator) -> MonteCarloTable:
         """Tables before the first step."""
         seen = torch.zeros(self.num_states, dtype=torch.int64)
-        return MonteCarloTable(seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict())
+        return MonteCarloTable(
+            seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict()
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- control
+# ---------------------------------------------------------------------------------------------------- control
 @inlined
 def begin_control(config, table, obs, noise):
     """Forget the episode before; with exploring starts take any action, else act epsilon-greedily."""
@@ -148,14 +153,15 @@ class MonteCarloControl(MeanOfReturns, EpsilonGreedy):
     """Hyper-parameters of Monte Carlo control.
 
     Attributes:
-        exploring_starts: episodes begin in every state alike, with any action; from then on the best action is taken, and epsilon
-            is 0. That needs known dynamics.
+        exploring_starts: episodes begin in every state alike, with any action; from then on the best action
+            is taken, and epsilon is 0. That needs known dynamics.
     """
 
     exploring_starts: bool = False
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> MonteCarloController:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return MonteCarloController(self, spec, steps)
 
 
@@ -178,4 +184,6 @@ class MonteCarloController(EpisodeLearner):
     def init(self, rng: torch.Generator) -> MonteCarloControlTable:
         """Tables before the first step."""
         seen = self.full(0, torch.int64)
-        return MonteCarloControlTable(seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict())
+        return MonteCarloControlTable(
+            seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict()
+        )

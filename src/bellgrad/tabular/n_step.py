@@ -3,9 +3,9 @@
     G = r_1 + gamma r_2 + ... + gamma^(n-1) r_n + gamma^n V(s_n)
     V(s_0) <- V(s_0) + alpha (G - V(s_0))
 
-and with Q(s_n, a_n) in place of V(s_n) for SARSA. At the end of an episode the returns of the last states have fewer steps:
-where it terminated nothing follows them, where it was cut off the value of the state that it had reached does. n = 1 is TD(0) and
-SARSA(0); n as long as the episode is every-visit Monte Carlo.
+and with Q(s_n, a_n) in place of V(s_n) for SARSA. At the end of an episode the returns of the last states
+have fewer steps: where it terminated nothing follows them, where it was cut off the value of the state that
+it had reached does. n = 1 is TD(0) and SARSA(0); n as long as the episode is every-visit Monte Carlo.
 
 Source: Sutton and Barto (2018), sections 7.1 and 7.2.
 """
@@ -51,7 +51,7 @@ class NSteps(Tabular):
 
 
 class Window(NamedTuple):
-    """The last steps of the episode, as many as have not been learnt from: a ring with room for n."""
+    """The last steps of the episode, as many as have not been learned from: a ring with room for n."""
 
     obs: Tensor  # [n] int64
     action: Tensor  # [n] int64
@@ -90,7 +90,7 @@ def return_of_oldest(window, gamma, following):
     return total
 
 
-# ------------------------------------------------------------------------------------------------------------- control
+# ---------------------------------------------------------------------------------------------------- control
 class WindowedQTable(NamedTuple):
     """The value of state-action pairs, and the last steps."""
 
@@ -110,7 +110,8 @@ def begin_control(config, table, obs, noise):
 
 @inlined
 def learn_control(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Choose the next action, then learn from the step n steps ago; from all that are left where the episode ended."""
+    """Choose the next action, then learn from the step n steps ago; from all that are left where the episode
+    ended."""
     next_action = behave(config, table, next_obs, noise)
     window = table.window
     put(window, obs, action, reward)
@@ -130,7 +131,8 @@ class NStepSARSA(NSteps, Control):
     """Hyper-parameters of n-step SARSA, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> NStepSARSALearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return NStepSARSALearner(self, spec, steps)
 
 
@@ -146,7 +148,7 @@ class NStepSARSALearner(TabularLearner):
         return WindowedQTable(table.q, table.visits, Window.empty(self.config.n), table.legal, table.steps)
 
 
-# ---------------------------------------------------------------------------------------------------------- prediction
+# ------------------------------------------------------------------------------------------------- prediction
 class WindowedVTable(NamedTuple):
     """The value of a given policy, and the last steps."""
 
@@ -167,7 +169,8 @@ def begin_prediction(config, table, obs, noise):
 
 @inlined
 def learn_prediction(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Learn from the step n steps ago, from all that are left where the episode ended, then follow the policy."""
+    """Learn from the step n steps ago, from all that are left where the episode ended, then follow the
+    policy."""
     window = table.window
     put(window, obs, action, reward)
     least = 1 if terminated or truncated else len(window.obs)
@@ -199,4 +202,6 @@ class NStepTDLearner(PredictionLearner):
     def init(self, rng: torch.Generator) -> Tree:
         """The table before the first step."""
         table = super().init(rng)
-        return WindowedVTable(table.v, table.visits, Window.empty(self.config.n), table.policy, table.legal, table.steps)
+        return WindowedVTable(
+            table.v, table.visits, Window.empty(self.config.n), table.policy, table.legal, table.steps
+        )

@@ -1,12 +1,14 @@
-"""Off-policy Monte Carlo: the value of one policy from the returns of another, weighted by how much likelier they would be.
+"""Off-policy Monte Carlo: the value of one policy from the returns of another, weighted by how much likelier
+they would be.
 
     rho_t = prod_{k >= t} pi(a_k | s_k) / b(a_k | s_k)          to the end of the episode
     ordinary:  V(s) = mean of rho_t G_t          unbiased; its variance may be infinite
     weighted:  V(s) = sum of rho_t G_t / sum of rho_t          biased, and consistent; far less variance
 
-over the visits t to s, where G_t is the return. Control learns Q of the greedy policy while it acts epsilon-greedily; the weight
-of Q(s_t, a_t) is rho_{t+1}, so that only the end of an episode, from its last action that is not greedy on, teaches anything.
-Where an episode is cut off, the present estimate stands for what is missing.
+over the visits t to s, where G_t is the return. Control learns Q of the greedy policy while it acts
+epsilon-greedily; the weight of Q(s_t, a_t) is rho_{t+1}, so that only the end of an episode, from its last
+action that is not greedy on, teaches anything. Where an episode is cut off, the present estimate stands for
+what is missing.
 
 Source: Sutton and Barto (2018), equations 5.3 to 5.6, and sections 5.6 (prediction) and 5.7 (control).
 """
@@ -61,7 +63,8 @@ class ImportanceSampler(EpisodeLearner):
 
 @inlined
 def take_in(config, mean, weights, return_, weight):
-    """Take a return into a mean; `mean [1]` and `weights [1]`, the sum of the weights or the number of returns, are views."""
+    """Take a return into a mean; `mean [1]` and `weights [1]`, the sum of the weights or the number of
+    returns, are views."""
     if config.weighted:
         weights[0] += weight
         mean[0] += weight / weights[0] * (return_ - mean[0])
@@ -70,12 +73,12 @@ def take_in(config, mean, weights, return_, weight):
         mean[0] += (weight * return_ - mean[0]) / weights[0]
 
 
-# ---------------------------------------------------------------------------------------------------------- prediction
+# ------------------------------------------------------------------------------------------------- prediction
 @inlined
 def begin_prediction(config, table, obs, noise):
-    """Forget the episode before, and follow the behaviour."""
+    """Forget the episode before, and follow the behavior."""
     begin_episode(table.episode)
-    return sample(table.behaviour[obs], draw(noise))
+    return sample(table.behavior[obs], draw(noise))
 
 
 @inlined
@@ -89,13 +92,13 @@ def learn_prediction(config, table, obs, action, reward, next_obs, terminated, t
         for t in range(episode.length[()] - 1, -1, -1):
             s, a = episode.obs[t], episode.action[t]
             return_ = episode.reward[t] + config.gamma * return_
-            weight *= table.policy[s, a] / table.behaviour[s, a]
+            weight *= table.policy[s, a] / table.behavior[s, a]
             if config.weighted and weight == 0.0:
                 break
             if config.every_visit or episode.first[t]:
                 table.visits[s] += 1
                 take_in(config, table.v[s : s + 1], table.weights[s : s + 1], return_, weight)
-    return sample(table.behaviour[next_obs], draw(noise))
+    return sample(table.behavior[next_obs], draw(noise))
 
 
 class OffPolicyMonteCarloTable(NamedTuple):
@@ -106,7 +109,7 @@ class OffPolicyMonteCarloTable(NamedTuple):
     weights: Tensor  # [S] float64, the sum of their weights; with ordinary sampling, their number
     seen: Tensor  # [S] int64, the number of the last episode that came here
     episode: Episode
-    behaviour: Tensor  # [S, A] float64, rows are probabilities
+    behavior: Tensor  # [S, A] float64, rows are probabilities
     policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps
@@ -114,18 +117,18 @@ class OffPolicyMonteCarloTable(NamedTuple):
 
 @dataclass(frozen=True)
 class OffPolicyMonteCarlo(ImportanceSampling, Prediction):
-    """Hyper-parameters of off-policy Monte Carlo prediction: the value of `policy` while `behaviour` acts.
+    """Hyper-parameters of off-policy Monte Carlo prediction: the value of `policy` while `behavior` acts.
 
     Attributes:
-        behaviour: what acts: `uniform` over the legal actions, or a row of probabilities for each state, `[S][A]`. It must do
-            now and then whatever `policy` does.
+        behavior: what acts: `uniform` over the legal actions, or a row of probabilities for each state,
+            `[S][A]`. It must do now and then whatever `policy` does.
     """
 
-    behaviour: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
+    behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "behaviour", as_rows("behaviour", self.behaviour))
+        object.__setattr__(self, "behavior", as_rows("behavior", self.behavior))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> OffPolicyMonteCarloLearner:
         """Join these hyper-parameters to an environment."""
@@ -142,29 +145,30 @@ class OffPolicyMonteCarloLearner(ImportanceSampler, PredictionLearner):
         """Tables before the first step.
 
         Raises:
-            UsageError: a policy that does not fit, or one that does what the behaviour never does.
+            UsageError: a policy that does not fit, or one that does what the behavior never does.
         """
-        kept, behaviour = super().init(rng), self.probabilities("behaviour")
-        uncovered = (kept.policy > 0) & (behaviour == 0)
+        kept, behavior = super().init(rng), self.probabilities("behavior")
+        uncovered = (kept.policy > 0) & (behavior == 0)
         if uncovered.any():
             state, action = uncovered.nonzero()[0].tolist()
             raise UsageError(
-                f"OffPolicyMonteCarlo: the policy may take action {action} in state {state}, the behaviour never does"
+                f"OffPolicyMonteCarlo: the policy may take action {action} in state {state}, the behavior"
+                " never does"
             )
         return OffPolicyMonteCarloTable(
             weights=torch.zeros_like(kept.v),
             seen=torch.zeros_like(kept.visits),
             episode=Episode.empty(self.config, self.spec),
-            behaviour=behaviour,
+            behavior=behavior,
             **kept._asdict(),
         )
 
     def policy(self, state: OffPolicyMonteCarloTable, explore: bool) -> Tensor:
-        """`[S, A]` float64: the behaviour where it explores, else the policy that is evaluated."""
-        return state.behaviour if explore else state.policy
+        """`[S, A]` float64: the behavior where it explores, else the policy that is evaluated."""
+        return state.behavior if explore else state.policy
 
 
-# ------------------------------------------------------------------------------------------------------------- control
+# ---------------------------------------------------------------------------------------------------- control
 @inlined
 def act_and_note(config, table, obs, noise):
     """An epsilon-greedy action, and the chance that it had, in `table.chance`."""
@@ -236,14 +240,16 @@ class OffPolicyMonteCarloControlTable(NamedTuple):
 class OffPolicyMonteCarloControl(ImportanceSampling, EpsilonGreedy):
     """Hyper-parameters of off-policy Monte Carlo control; as in the book, every visit counts.
 
-    Epsilon is best kept above 0. Ordinary importance sampling has an unbounded variance in control: long episodes can bring
-    values that are off by orders of magnitude, so that `weighted` is what to use but for study.
+    Epsilon is best kept above 0. Ordinary importance sampling has an unbounded variance in control: long
+    episodes can bring values that are off by orders of magnitude, so that `weighted` is what to use but for
+    study.
     """
 
     visit: Literal["first", "every"] = "every"
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> OffPolicyMonteCarloController:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return OffPolicyMonteCarloController(self, spec, steps)
 
 

@@ -1,4 +1,4 @@
-"""Q-learning: the value of acting greedily, learnt from any behaviour that keeps trying everything.
+"""Q-learning: the value of acting greedily, learned from any behavior that keeps trying everything.
 
     Q(s, a) <- Q(s, a) + alpha (r + gamma max_a' Q(s', a') - Q(s, a))
 
@@ -28,7 +28,8 @@ class QLearning(Control):
     """Hyper-parameters of Q-learning, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> QLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return QLearner(self, spec, steps)
 
 

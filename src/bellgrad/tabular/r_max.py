@@ -1,18 +1,20 @@
 """R-max: what is not known is paradise, so that the agent goes there, until it is known.
 
-A pair is known from its m-th visit on, and its model is what followed these m. Every other pair leads to utopia: a big reward,
-that of the best imaginable life, and the end. Whenever a pair becomes known,
+A pair is known from its m-th visit on, and its model is what followed these m. Every other pair leads to
+utopia: a big reward, that of the best imaginable life, and the end. Whenever a pair becomes known,
 
     Q(s, a) = r(s, a) + gamma sum_s' p(s' | s, a) max_a' Q(s', a')          if (s, a) is known
     Q(s, a) = r_max / (1 - gamma)                                           if not
 
-is solved anew, and the agent always acts greedily by it: it either earns nearly the most, or finds out something.
+is solved anew, and the agent always acts greedily by it: it either earns nearly the most, or finds out
+something.
 
-The paper's utopia is a state that pays r_max for ever, which is worth the same. Where every reward is a cost, r_max is below
-zero, and the best life is one such step and the end: r_max itself.
+The paper's utopia is a state that pays r_max for ever, which is worth the same. Where every reward is a cost,
+r_max is below zero, and the best life is one such step and the end: r_max itself.
 
-Source: Brafman and Tennenholtz (2002), "R-max - a general polynomial time algorithm for near-optimal reinforcement learning",
-section 3; discounted as in Strehl, Li and Littman (2009), "Reinforcement learning in finite MDPs: PAC analysis", algorithm 1.
+Source: Brafman and Tennenholtz (2002), "R-max - a general polynomial time algorithm for near-optimal
+reinforcement learning", section 3; discounted as in Strehl, Li and Littman (2009), "Reinforcement learning in
+finite MDPs: PAC analysis", algorithm 1.
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ def learn(config, table, obs, action, reward, next_obs, terminated, truncated, n
     surprised = reward > table.r_max[()]
     if surprised:
         table.r_max[()] = reward
-    learnt = False
+    learned = False
     if counts.visits[obs, action] < config.known_visits:
         if not count(counts, obs, action, reward, next_obs, terminated):
             return OUTGREW
-        learnt = counts.visits[obs, action] == config.known_visits
-        if learnt:
+        learned = counts.visits[obs, action] == config.known_visits
+        if learned:
             table.known_at[obs, action] = table.steps[()]
-    if learnt or surprised:
+    if learned or surprised:
         plan(config, table.q, table.legal, counts, config.known_visits, utopia(config, table.r_max[()]))
     return behave(config, table, next_obs, noise)
 
@@ -71,7 +73,8 @@ class RMax(Planning):
     """Hyper-parameters of R-max: what is not known is paradise, until it is known.
 
     Attributes:
-        r_max: the largest reward of a step. A larger one that is seen takes its place; if it is far away, it may never be seen.
+        r_max: the largest reward of a step. A larger one that is seen takes its place; if it is far away, it
+            may never be seen.
         known_visits: after how many a pair is known, m in the paper: 1 is enough where nothing is random.
     """
 

@@ -1,8 +1,9 @@
-"""SARSA: the value of the policy that acts, learnt while it acts.
+"""SARSA: the value of the policy that acts, learned while it acts.
 
     Q(s, a) <- Q(s, a) + alpha (r + gamma Q(s', a') - Q(s, a))
 
-The next action a' is chosen before the update, and is then taken. At a time limit the target is the same, since the task went on.
+The next action a' is chosen before the update, and is then taken. At a time limit the target is the same,
+since the task went on.
 
 Source: Rummery and Niranjan (1994), section 2.2; Sutton and Barto (2018), section 6.4.
 """
@@ -31,7 +32,8 @@ class SARSA(Control):
     """Hyper-parameters of SARSA, also called SARSA(0), for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SARSALearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return SARSALearner(self, spec, steps)
 
 

@@ -3,11 +3,11 @@
     delta = r + gamma Q(s', a') - Q(s, a)
     Q(x, u) <- Q(x, u) + alpha e(x, u) delta    for every pair (x, u)
 
-with the traces e of `bellgrad.tabular.traces`. lambda = 0 is SARSA(0). lambda = 1 is SARSA(1): every-visit Monte Carlo control,
-but for values that change during the episode.
+with the traces e of `bellgrad.tabular.traces`. lambda = 0 is SARSA(0). lambda = 1 is SARSA(1): every-visit
+Monte Carlo control, but for values that change during the episode.
 
-Source: Rummery and Niranjan (1994), section 2.4; Sutton and Barto (2018), section 12.7, there with true online updates (Dutch
-    traces) too.
+Source: Rummery and Niranjan (1994), section 2.4; Sutton and Barto (2018), section 12.7, there with true
+    online updates (Dutch traces) too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def learn(config, table, obs, action, reward, next_obs, terminated, truncated, n
     following = 0.0 if terminated else table.q[next_obs, next_action]
     table.visits[obs, action] += 1
     alpha = step_size(config, table.visits[obs, action])
-    update(config, table.traces, table.q.reshape(-1), obs * table.q.shape[1] + action, alpha, reward, following)
+    update(
+        config, table.traces, table.q.reshape(-1), obs * table.q.shape[1] + action, alpha, reward, following
+    )
     return next_action
 
 
@@ -36,13 +38,15 @@ class SARSALambda(TracedControl):
     """Hyper-parameters of SARSA(lambda), for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SARSALambdaLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of epsilon."""
+        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
+        epsilon."""
         return SARSALambdaLearner(self, spec, steps)
 
 
 @dataclass(frozen=True)
 class SARSA1(SARSALambda):
-    """Hyper-parameters of SARSA(1): SARSA(lambda) at lambda = 1, where an error reaches back to the episode's first step."""
+    """Hyper-parameters of SARSA(1): SARSA(lambda) at lambda = 1, where an error reaches back to the episode's
+    first step."""
 
     lambda_: float = 1.0
 

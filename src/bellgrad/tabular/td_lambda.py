@@ -3,8 +3,8 @@
     delta = r + gamma V(s') - V(s)
     V(x) <- V(x) + alpha e(x) delta    for every state x
 
-with the traces e of `bellgrad.tabular.traces`. lambda = 0 is TD(0); lambda = 1 is every-visit Monte Carlo, exactly so where the
-changes wait for the end of the episode (`online=False`).
+with the traces e of `bellgrad.tabular.traces`. lambda = 0 is TD(0); lambda = 1 is every-visit Monte Carlo,
+exactly so where the changes wait for the end of the episode (`online=False`).
 
 Source: Sutton (1988), section 3; Sutton and Barto (2018), sections 12.2 and 12.5.
 """
@@ -102,5 +102,11 @@ class TDLambdaLearner(PredictionLearner):
         """The table before the first step."""
         table = super().init(rng)
         return TracedVTable(
-            table.v, table.visits, Traces.none(self.num_states), torch.zeros_like(table.v), table.policy, table.legal, table.steps
+            table.v,
+            table.visits,
+            Traces.none(self.num_states),
+            torch.zeros_like(table.v),
+            table.policy,
+            table.legal,
+            table.steps,
         )

@@ -1,17 +1,18 @@
 """Eligibility traces: how much each entry of a table is to blame for the present error.
 
-Only entries with a trace are touched at a step, so that a step costs what the trace is long and not what the table is large. A
-trace holds its step size: an error of 1 moves an entry by its trace.
+Only entries with a trace are touched at a step, so that a step costs what the trace is long and not what the
+table is large. A trace holds its step size: an error of 1 moves an entry by its trace.
 
     accumulating  e(s) <- e(s) + alpha
     replacing     e(s) <- alpha
     dutch         e(s) <- (1 - alpha) e(s) + alpha
 
-where s is visited, after all have decayed by gamma lambda. With Dutch traces the update is that of true online TD(lambda), which
-equals the online lambda-return exactly.
+where s is visited, after all have decayed by gamma lambda. With Dutch traces the update is that of true
+online TD(lambda), which equals the online lambda-return exactly.
 
-Source: Sutton and Barto (2018), section 12.2 (accumulating) and the box in 12.5 (Dutch, and true online TD(lambda)); Singh and
-    Sutton (1996), equation 7 (replacing); van Seijen et al. (2016), algorithm 1 (traces that hold their step size).
+Source: Sutton and Barto (2018), section 12.2 (accumulating) and the box in 12.5 (Dutch, and true online
+    TD(lambda)); Singh and Sutton (1996), equation 7 (replacing); van Seijen et al. (2016), algorithm 1
+    (traces that hold their step size).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def update(config, traces, values, index, alpha, reward, following):
     traces.previous[()] = following
 
 
-# ------------------------------------------------------------------------------------------------------------- control
+# ---------------------------------------------------------------------------------------------------- control
 @dataclass(frozen=True)
 class TracedControl(Control):
     """Fields of the learners of state-action values with traces.

@@ -1,1 +1,2 @@
-"""Drivers, one per way of gathering data, and what they share: run folder, metrics, checkpoints, evaluation."""
+"""Drivers, one per way of gathering data, and what they share: run folder, metrics, checkpoints,
+evaluation."""

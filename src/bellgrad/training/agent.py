@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class Agent:
-    """Acts in the environment's own units: raw observations in, the environment's actions out. Made by `bellgrad.load`.
+    """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
+    `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new one begins.
+    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new
+    one begins.
     """
 
     def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
@@ -52,17 +54,21 @@ class Agent:
             deterministic: the greedy action, or a sample of the policy.
 
         Returns:
-            An int for Discrete actions, else an array of the action space's shape: of its integers for MultiDiscrete, float32 for
-            a Box.
+            An int for Discrete actions, else an array of the action space's shape: of its integers for
+            MultiDiscrete, float32 for a Box.
 
         Raises:
-            UsageError: the observation does not fit the environment's observation space, or its mask allows no action.
+            UsageError: the observation does not fit the environment's observation space, or its mask allows
+                no action.
         """
         space = self.observation_space
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
         raw = obs_to_tensor(space, [obs], self.state.steps.device)
-        if has_mask(space, self.action_space) and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]:
+        if (
+            has_mask(space, self.action_space)
+            and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]
+        ):
             raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
             seen = self._see(raw)
@@ -100,9 +106,11 @@ class Agent:
         return action
 
     def as_module(self) -> tuple[nn.Module, Tree]:
-        """The greedy policy as a module from raw observations to the environment's actions, and an example input.
+        """The greedy policy as a module from raw observations to the environment's actions, and an example
+        input.
 
-        With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n, *O]`.
+        With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n,
+        *O]`.
 
         Raises:
             UsageError: the observations are neither an array nor a Dict of arrays.
@@ -110,7 +118,9 @@ class Agent:
         space = self.observation_space
         parts = space.spaces.values() if isinstance(space, Dict) else [space]
         if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in parts):
-            raise UsageError(f"only a policy over an array or a Dict of arrays can be exported, not over {space}")
+            raise UsageError(
+                f"only a policy over an array or a Dict of arrays can be exported, not over {space}"
+            )
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
         example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
@@ -119,14 +129,15 @@ class Agent:
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]` float32."""
+    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]`
+    float32."""
 
     def __init__(self, agent: Agent):
         super().__init__()
         self._agent = agent
 
     def forward(self, obs: Tree) -> Tensor:
-        """Normalise, stack, act greedily, scale."""
+        """Normalize, stack, act greedily, scale."""
         agent = self._agent
         obs = _from_zero(agent.observation_space, obs)
         stacked = any(isinstance(t, FrameStack) for t in agent._transforms)

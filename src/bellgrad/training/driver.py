@@ -1,4 +1,5 @@
-"""What the drivers share: the state of a run between calls, one step of interaction, and how both are saved."""
+"""What the drivers share: the state of a run between calls, one step of interaction, and how both are
+saved."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +11,9 @@ from bellgrad.core.protocols import BatchedEnv, Learner, Metrics
 from bellgrad.core.records import Acted, Step
 from bellgrad.core.rng import Streams, derive_seed, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, to_device, where
-from bellgrad.training.checkpoint import Checkpoint
+from bellgrad.runs.checkpoint import Checkpoint
+from bellgrad.runs.settings import Settings
 from bellgrad.training.engine import Engine
-from bellgrad.training.settings import Settings
 
 UNROLL = 8  # environment steps in one compiled call
 
@@ -35,7 +36,8 @@ class Ended(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one call of a driver gives for the log. The tensors are read later, so that no call waits for the device."""
+    """What one call of a driver gives for the log. The tensors are read later, so that no call waits for the
+    device."""
 
     ended: Ended
     metrics: Metrics
@@ -73,7 +75,9 @@ class Driver:
         state = learner.init(self.streams["init"])
         obs = env.reset(seed)
         # A copy: one tensor given twice to a compiled call would be taken for one input ever after.
-        self.loop = Loop(state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry))
+        self.loop = Loop(
+            state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry)
+        )
         self._compiled_act = engine.compile(learner.act)
 
     @classmethod
@@ -88,16 +92,25 @@ class Driver:
     def draw_interaction(self, *lead: int) -> dict[str, Tree]:
         """The random numbers that steps of interaction need; `lead` are the leading axes."""
         act = draw(self.learner.act_noise(self.env.num_envs), self.streams["action"], *lead)
-        return {"act": act, "env": draw(self.env.noise, self.streams["environment"], *lead) if self.native else None}
+        return {
+            "act": act,
+            "env": draw(self.env.noise, self.streams["environment"], *lead) if self.native else None,
+        }
 
-    def interact(self, loop: Loop, noise: dict[str, Tree], active: Tensor | None = None) -> tuple[Loop, Acted, Step]:
-        """Act and step once. Pure where the environment is native, so that it can be a part of a compiled call."""
+    def interact(
+        self, loop: Loop, noise: dict[str, Tree], active: Tensor | None = None
+    ) -> tuple[Loop, Acted, Step]:
+        """Act and step once. Pure where the environment is native, so that it can be a part of a compiled
+        call."""
         act = self.learner.act if self.native else self._compiled_act
         acted = act(loop.state, loop.carry, loop.obs, noise["act"])
         return self.follow(loop, acted, noise["env"], active)
 
-    def follow(self, loop: Loop, acted: Acted, env_noise: Tree, active: Tensor | None = None) -> tuple[Loop, Acted, Step]:
-        """Step with the action given, in all environments or where `active`; the memory begins anew where an episode ended."""
+    def follow(
+        self, loop: Loop, acted: Acted, env_noise: Tree, active: Tensor | None = None
+    ) -> tuple[Loop, Acted, Step]:
+        """Step with the action given, in all environments or where `active`; the memory begins anew where an
+        episode ended."""
         if self.native:
             env, step = self.env.pure_step(loop.env, acted.action, env_noise, active)
         else:
@@ -124,7 +137,8 @@ class Driver:
         """Continue from a checkpoint, bit for bit where the environment repeats itself given its seed.
 
         Returns:
-            None; or why the environment could not be brought back: it then begins new episodes, and all else is as it was.
+            None; or why the environment could not be brought back: it then begins new episodes, and all else
+            is as it was.
 
         Raises:
             CheckpointError: the checkpoint does not fit this run.
@@ -156,9 +170,12 @@ def ended_of(step: Step) -> Ended:
 
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
-    """The mean of every scalar metric over several updates; metrics per item are for the replay, not for the log."""
+    """The mean of every scalar metric over several updates; metrics per item are for the replay, not for the
+    log."""
     names = [name for name, first in metrics[0].items() if first.dim() == 0]
-    table = torch.stack([update[name] for update in metrics for name in names]).unflatten(0, (len(metrics), -1))
+    table = torch.stack([update[name] for update in metrics for name in names]).unflatten(
+        0, (len(metrics), -1)
+    )
     return dict(zip(names, table.mean(0).unbind(), strict=True))
 
 

@@ -1,4 +1,5 @@
-"""The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates to a call."""
+"""The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates to
+a call."""
 
 import functools
 import os
@@ -12,10 +13,18 @@ import torch
 
 from bellgrad.core.errors import UsageError
 
-COMPILE_FROM_UPDATES = 20_000  # a cold compile costs about as much as this many eager updates of a small network
-THREADS_FROM_WORK = 8_000_000  # parameters times batch size from which a second thread pays for its synchronisation
-UPDATES_PER_CALL = 2  # of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load
-LONG_RUN_UPDATES = 400_000  # from here a tenth to a quarter more updates a second (of DQN and SAC) is worth more than that
+COMPILE_FROM_UPDATES = (
+    20_000  # a cold compile costs about as much as this many eager updates of a small network
+)
+THREADS_FROM_WORK = (
+    8_000_000  # parameters times batch size from which a second thread pays for its synchronization
+)
+UPDATES_PER_CALL = (
+    2  # of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load
+)
+LONG_RUN_UPDATES = (
+    400_000  # from here a tenth to a quarter more updates a second (of DQN and SAC) is worth more than that
+)
 LONG_RUN_UPDATES_PER_CALL = 4  # more gains little
 
 
@@ -40,14 +49,16 @@ class Engine:
         return asdict(self)
 
     def start(self) -> None:
-        """Apply the thread count to this process. Compiled code has the count built in, so this comes before `compile`."""
+        """Apply the thread count to this process. Compiled code has the count built in, so this comes before
+        `compile`."""
         torch.set_num_threads(self.threads)
 
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
 
-        Compiled functions skip Dynamo's guards, which take a tenth of a small update. That is sound because each is compiled from
-        a code object of its own (Dynamo caches by code object) and its callers never change a shape.
+        Compiled functions skip Dynamo's guards, which take a tenth of a small update. That is sound because
+        each is compiled from a code object of its own (Dynamo caches by code object) and its callers never
+        change a shape.
         """
         if self.mode == "eager":
             return torch.no_grad()(fn)
@@ -66,9 +77,16 @@ def _compile_options() -> dict[str, Any]:
 
 
 def _own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a private copy of its code object, so that no other function shares its compiled graph."""
+    """The function with a private copy of its code object, so that no other function shares its compiled
+    graph."""
     target = getattr(fn, "__func__", fn)
-    copy = FunctionType(target.__code__.replace(), target.__globals__, target.__name__, target.__defaults__, target.__closure__)
+    copy = FunctionType(
+        target.__code__.replace(),
+        target.__globals__,
+        target.__name__,
+        target.__defaults__,
+        target.__closure__,
+    )
     return MethodType(copy, fn.__self__) if hasattr(fn, "__self__") else copy
 
 
@@ -105,11 +123,15 @@ def choose_engine(
     threads = max(1, cores - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
     per_call = LONG_RUN_UPDATES_PER_CALL if planned_updates >= LONG_RUN_UPDATES else UPDATES_PER_CALL
     if requested == "compiled" and not compiler_available():
-        raise UsageError("--engine compiled needs a C++ compiler (g++ or clang++); install one or use --engine eager")
+        raise UsageError(
+            "--engine compiled needs a C++ compiler (g++ or clang++); install one or use --engine eager"
+        )
     if requested != "auto":
         return Engine(requested, threads, per_call, f"{requested}, as asked")
     if device.type == "cpu" and not compiler_available():
-        return Engine("eager", threads, per_call, "eager: no C++ compiler was found (bellgrad doctor tells more)")
+        return Engine(
+            "eager", threads, per_call, "eager: no C++ compiler was found (bellgrad doctor tells more)"
+        )
     mode: Literal["eager", "compiled"] = "compiled" if planned_updates >= COMPILE_FROM_UPDATES else "eager"
     relation = "at least" if mode == "compiled" else "fewer than"
     reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"

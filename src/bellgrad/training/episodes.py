@@ -10,9 +10,9 @@ from bellgrad.core.protocols import BatchedEnv, EpisodesLearner
 from bellgrad.core.records import Episodes, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, concat, map_tree, stack
+from bellgrad.runs.settings import Settings
 from bellgrad.training.driver import UNROLL, Driver, Loop, Report, Workload, at, ended_of, largest_divisor
 from bellgrad.training.engine import Engine
-from bellgrad.training.settings import Settings
 
 
 class Taken(NamedTuple):
@@ -27,18 +27,25 @@ class Taken(NamedTuple):
 class WholeEpisodes(Driver):
     """One call is exactly n episodes, all of them finished, and one update.
 
-    Stopping at a number of steps would leave out long episodes more often than short ones. So each of B environments runs its
-    own n / B episodes one after another; one that has finished them stands still until the others have.
+    Stopping at a number of steps would leave out long episodes more often than short ones. So each of B
+    environments runs its own n / B episodes one after another; one that has finished them stands still until
+    the others have.
     """
 
     learner: EpisodesLearner
 
-    def __init__(self, learner: EpisodesLearner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device):
+    def __init__(
+        self, learner: EpisodesLearner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device
+    ):
         super().__init__(learner, env, engine, seed, device)
         n, b = learner.config.episodes, env.num_envs
         if n % b:
-            raise UsageError(f"{n} episodes cannot be shared equally by {b} environments; {largest_divisor(n, b)} would do")
-        self._unroll = UNROLL if self.native else 1  # where nothing is compiled, stop as soon as all have finished
+            raise UsageError(
+                f"{n} episodes cannot be shared equally by {b} environments; {largest_divisor(n, b)} would do"
+            )
+        self._unroll = (
+            UNROLL if self.native else 1
+        )  # where nothing is compiled, stop as soon as all have finished
         self._collect = engine.compile(self._run_steps) if self.native else self._run_steps
 
     @classmethod
@@ -49,7 +56,9 @@ class WholeEpisodes(Driver):
     def advance(self) -> Report:
         """Run the episodes, then learn from them."""
         b = self.env.num_envs
-        left = torch.full((b,), self.learner.config.episodes // b, device=self.device)  # episodes that each has yet to finish
+        left = torch.full(
+            (b,), self.learner.config.episodes // b, device=self.device
+        )  # episodes that each has yet to finish
         parts = []
         with torch.no_grad():
             while left.any():
@@ -77,11 +86,14 @@ class WholeEpisodes(Driver):
 
 
 def one_a_column(taken: Taken) -> Episodes:
-    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one beside another."""
+    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one beside
+    another."""
     step, active = taken.step, taken.active
     ended = step.terminated | step.truncated
     b, n = active.shape[1], int(ended.sum())
-    before = ended.long().cumsum(0) - ended.long()  # episodes that the environment had finished before this step
+    before = (
+        ended.long().cumsum(0) - ended.long()
+    )  # episodes that the environment had finished before this step
     column = before * b + torch.arange(b, device=active.device)
     row, length = step.episode.length - 1, int(step.episode.length[active].max())
 

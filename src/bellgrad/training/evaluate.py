@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes in environments of their own, from fixed seeds, with frozen normalisers."""
+"""Evaluation: whole episodes in environments of their own, from fixed seeds, with frozen normalizers."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,20 +41,28 @@ class Evaluation:
 
 
 def evaluate_policy(
-    learner: Learner, state: Any, env: BatchedEnv, episodes: int, seed: int, deterministic: bool = True, cap: int = EPISODE_CAP
+    learner: Learner,
+    state: Any,
+    env: BatchedEnv,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    cap: int = EPISODE_CAP,
 ) -> Evaluation:
     """Run whole episodes.
 
-    Each environment runs its own fixed share of them, so that short episodes are not counted more often than long ones.
+    Each environment runs its own fixed share of them, so that short episodes are not counted more often than
+    long ones.
 
     Args:
         learner: the algorithm's pure functions.
         state: the learner's state.
-        env: an environment that nothing else uses, its normalisers frozen.
+        env: an environment that nothing else uses, its normalizers frozen.
         episodes: how many, 1 or more.
         seed: of the episodes.
         deterministic: the greedy action, or a sample of the policy.
-        cap: environment steps after which an episode is cut and counted as capped, where the environment has no limit of its own.
+        cap: environment steps after which an episode is cut and counted as capped, where the environment has
+            no limit of its own.
 
     Raises:
         UsageError: `episodes` is below 1.
@@ -71,7 +79,9 @@ def evaluate_policy(
     with torch.no_grad():
         obs = env.reset(derive_seed(seed, "evaluation", "environment"))
         while any(len(r) < n for r, n in zip(returns, share, strict=True)):
-            acted = learner.act(state, carry, obs, draw(learner.act_noise(b), generator), explore=not deterministic)
+            acted = learner.act(
+                state, carry, obs, draw(learner.act_noise(b), generator), explore=not deterministic
+            )
             step = env.step(acted.action)
             obs, ended = step.obs, step.terminated | step.truncated
             carry = where(ended, first_carry, acted.carry)
@@ -82,9 +92,13 @@ def evaluate_policy(
                     lengths.append(int(step.episode.length[i]))
                     if not ended[i]:
                         capped += 1
-                        share[i] = len(returns[i])  # this environment never ends by itself: one capped episode speaks for it
+                        share[i] = len(
+                            returns[i]
+                        )  # this environment never ends by itself: one capped episode speaks for it
     flat = [r for own in returns for r in own]
-    return Evaluation(float(np.mean(flat)), float(np.std(flat)), float(np.mean(lengths)), len(flat), capped, flat)
+    return Evaluation(
+        float(np.mean(flat)), float(np.std(flat)), float(np.mean(lengths)), len(flat), capped, flat
+    )
 
 
 def _device_of(state: Any) -> torch.device:

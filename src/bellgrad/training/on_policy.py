@@ -7,20 +7,35 @@ from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
 from bellgrad.core.records import Acted, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, flat, map_tree, stack
-from bellgrad.training.driver import UNROLL, Driver, Ended, Loop, Report, Workload, at, ended_of, largest_divisor, mean_metrics
+from bellgrad.runs.settings import Settings
+from bellgrad.training.driver import (
+    UNROLL,
+    Driver,
+    Ended,
+    Loop,
+    Report,
+    Workload,
+    at,
+    ended_of,
+    largest_divisor,
+    mean_metrics,
+)
 from bellgrad.training.engine import Engine
-from bellgrad.training.settings import Settings
 
 
 class OnPolicy(Driver):
-    """One call is a rollout of `rollout_steps` steps of all environments, then `epochs` passes over it in minibatches.
+    """One call is a rollout of `rollout_steps` steps of all environments, then `epochs` passes over it in
+    minibatches.
 
-    With a native environment, short rollouts and a single update to each, one call runs several rollouts as one graph.
+    With a native environment, short rollouts and a single update to each, one call runs several rollouts as
+    one graph.
     """
 
     learner: OnPolicyLearner
 
-    def __init__(self, learner: OnPolicyLearner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device):
+    def __init__(
+        self, learner: OnPolicyLearner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device
+    ):
         super().__init__(learner, env, engine, seed, device)
         c, b = learner.config, env.num_envs
         if c.rollout_steps % learner.sequence:
@@ -33,11 +48,14 @@ class OnPolicy(Driver):
         if self._rows % c.minibatches:
             unit = f"sequences of {learner.sequence} steps" if learner.sequence > 1 else "steps"
             raise UsageError(
-                f"a rollout of {c.rollout_steps // learner.sequence} {unit} x {b} environments cannot be split into "
-                f"{c.minibatches} equal minibatches; {largest_divisor(self._rows, c.minibatches)} would do"
+                f"a rollout of {c.rollout_steps // learner.sequence} {unit} x {b} environments cannot be"
+                f" split into {c.minibatches} equal minibatches; {largest_divisor(self._rows, c.minibatches)}"
+                " would do"
             )
         self._unroll = largest_divisor(c.rollout_steps, UNROLL)
-        per_call = max(1, engine.updates_per_call // learner.sequence)  # an update of sequences is unrolled itself
+        per_call = max(
+            1, engine.updates_per_call // learner.sequence
+        )  # an update of sequences is unrolled itself
         self._updates_per_call = largest_divisor(c.epochs * c.minibatches, per_call)
         self._fused = self.native and c.epochs * c.minibatches == 1 and self._unroll == c.rollout_steps
         self._rollouts = max(1, UNROLL // c.rollout_steps) if self._fused else 1
@@ -58,7 +76,9 @@ class OnPolicy(Driver):
     def advance(self) -> Report:
         """Gather a rollout, then learn from it."""
         if self._fused:
-            noise = self.draw_interaction(self._rollouts, self._unroll) | {"prepare": self._draw_prepare(self._rollouts)}
+            noise = self.draw_interaction(self._rollouts, self._unroll) | {
+                "prepare": self._draw_prepare(self._rollouts)
+            }
             noise |= {"update": draw(self.learner.update_noise(), self.streams["update"], self._rollouts, 1)}
             self.loop, ended, metrics = self._whole_rollouts(self.loop, noise)
             self.updates += self._rollouts
@@ -96,7 +116,7 @@ class OnPolicy(Driver):
     def _draw_prepare(self, *lead: int) -> Tree:
         return draw(self.learner.prepare_noise(self.env.num_envs), self.streams["update"], *lead)
 
-    # ---------------------------------------------------------------------------------------------- pure parts
+    # --------------------------------------------------------------------------------------------- pure parts
     def _run_rollouts(self, loop: Loop, noise: Tree) -> tuple[Loop, Ended, Metrics]:
         """Several rollouts of a native environment and the update that follows each: one graph."""
         ended, metrics = [], []
@@ -110,7 +130,8 @@ class OnPolicy(Driver):
         return loop, concat(ended), mean_metrics(metrics)
 
     def _run_steps(self, loop: Loop, noise: Tree) -> tuple[Loop, Rollout, Ended]:
-        """A few steps of all environments; what they saw and where it led are valued together. One graph where native."""
+        """A few steps of all environments; what they saw and where it led are valued together. One graph
+        where native."""
         rows, successors, ended = [], [], []
         for t in range(self._unroll):
             before = loop
@@ -128,16 +149,24 @@ class OnPolicy(Driver):
         return self.learner.value(state, flat(obs), flat(carry)).unflatten(0, (-1, self.env.num_envs))
 
     def _run_prepare(self, state: Tree, rollout: Rollout, noise: Tree) -> tuple[Tree, Minibatch, Metrics]:
-        """The rollout as rows `[T / L * B, L, ...]` of L consecutive steps, each with the memory before its first step."""
+        """The rollout as rows `[T / L * B, L, ...]` of L consecutive steps, each with the memory before its
+        first step."""
         state, whole, metrics = self.learner.prepare(state, rollout, noise)
         length = self.learner.sequence
         carry = map_tree(lambda x: x[::length].flatten(0, 1), whole.carry)
-        rows = map_tree(lambda x: x.unflatten(0, (-1, length)).transpose(1, 2).flatten(0, 1), whole._replace(carry=None))
+        rows = map_tree(
+            lambda x: x.unflatten(0, (-1, length)).transpose(1, 2).flatten(0, 1), whole._replace(carry=None)
+        )
         return state, rows._replace(carry=carry), metrics
 
-    def _run_updates(self, state: Tree, whole: Minibatch, index: torch.Tensor, noise: Tree) -> tuple[Tree, Metrics]:
+    def _run_updates(
+        self, state: Tree, whole: Minibatch, index: torch.Tensor, noise: Tree
+    ) -> tuple[Tree, Metrics]:
         """One update for each row of `index [n, minibatch]`."""
-        metrics, undivided = [], self.learner.config.minibatches == 1  # then the order of the rows does not matter
+        metrics, undivided = (
+            [],
+            self.learner.config.minibatches == 1,
+        )  # then the order of the rows does not matter
         for u in range(index.shape[0]):
             chosen = whole if undivided else at_rows(whole, index[u])
             state, metric = self.learner.update(state, _steps(chosen), at(noise, u))
@@ -158,6 +187,14 @@ def _steps(rows: Minibatch) -> Minibatch:
 def _row(before: Loop, acted: Acted, step: Step) -> Rollout:
     """One step of a rollout; the values come later, for several steps at once."""
     return Rollout(
-        before.obs, acted.action, step.reward, step.terminated, step.truncated, acted.logprob, value=None, next_value=None,
-        age=step.episode.length - 1, carry=before.carry,
-    )  # fmt: skip
+        before.obs,
+        acted.action,
+        step.reward,
+        step.terminated,
+        step.truncated,
+        acted.logprob,
+        value=None,
+        next_value=None,
+        age=step.episode.length - 1,
+        carry=before.carry,
+    )

@@ -10,10 +10,10 @@ from bellgrad.core.protocols import PopulationLearner
 from bellgrad.core.rng import Streams, derive_seed, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, restore_tree
 from bellgrad.envs.transforms import TransformedEnv
-from bellgrad.training.checkpoint import Checkpoint
+from bellgrad.runs.checkpoint import Checkpoint
+from bellgrad.runs.settings import Settings
 from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload, at
 from bellgrad.training.engine import Engine
-from bellgrad.training.settings import Settings
 
 UNROLL = 4  # environment steps in one compiled call: compiling takes more than in proportion to them
 
@@ -29,16 +29,20 @@ class Game(NamedTuple):
 
 
 class Population(Driver):
-    """One call is a generation: every candidate plays its episodes, and the learner is told their mean returns.
+    """One call is a generation: every candidate plays its episodes, and the learner is told their mean
+    returns.
 
-    All episodes begin together, and an environment whose episode is over stands still until the others' are. With fewer
-    environments than episodes, groups of candidates (or parts of one candidate's episodes) play one after another.
+    All episodes begin together, and an environment whose episode is over stands still until the others' are.
+    With fewer environments than episodes, groups of candidates (or parts of one candidate's episodes) play
+    one after another.
     """
 
     learner: PopulationLearner
     env: TransformedEnv
 
-    def __init__(self, learner: PopulationLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device):
+    def __init__(
+        self, learner: PopulationLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device
+    ):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
         self.seed, self.streams = seed, Streams(seed, device)
         self.steps = self.updates = 0
@@ -47,9 +51,13 @@ class Population(Driver):
         self._total = c.population * c.episodes
         if not self._divides(b):
             would = next(n for n in range(min(b, self._total), 0, -1) if self._divides(n))
-            raise UsageError(f"{c.population} candidates with {c.episodes} episodes each cannot be played by groups of {b} "
-                             f"environments; {would} would do, and {self._total} would play them at once")  # fmt: skip
-        self._unroll = UNROLL if self.native else 1  # where nothing is compiled, stop as soon as all have finished
+            raise UsageError(
+                f"{c.population} candidates with {c.episodes} episodes each cannot be played by groups of {b}"
+                f" environments; {would} would do, and {self._total} would play them at once"
+            )
+        self._unroll = (
+            UNROLL if self.native else 1
+        )  # where nothing is compiled, stop as soon as all have finished
         state = learner.init(self.streams["init"])
         self.loop = Loop(state, env.state if self.native else None, obs=None, carry=None)
         self._collect = engine.compile(self._run_steps) if self.native else self._run_steps
@@ -72,7 +80,9 @@ class Population(Driver):
             candidates = learner.ask(state, draw(learner.ask_noise(), self.streams["update"]))
             return_, length = self._play_generation(candidates.to(torch.float32))
             fitness = return_.view(-1, learner.config.episodes).mean(1)
-            state, metrics = learner.tell(state, candidates, fitness, draw(learner.tell_noise(), self.streams["update"]))
+            state, metrics = learner.tell(
+                state, candidates, fitness, draw(learner.tell_noise(), self.streams["update"])
+            )
         taken = int(length.sum())
         self.loop = self.loop._replace(state=state._replace(steps=state.steps + taken))
         self.steps += taken
@@ -80,7 +90,8 @@ class Population(Driver):
         return Report(Ended(torch.ones_like(length, dtype=torch.bool), return_, length), metrics)
 
     def _play_generation(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns and lengths `[P * E]` of the episodes of `params [P, n]`, a candidate's beside each other."""
+        """Returns and lengths `[P * E]` of the episodes of `params [P, n]`, a candidate's beside each
+        other."""
         e, b = self.learner.config.episodes, self.env.num_envs
         games = []
         for group in range(self._total // b):
@@ -90,7 +101,8 @@ class Population(Driver):
         return return_, length
 
     def _play_episodes(self, params: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """Returns and lengths `[B]` of an episode in each environment; `params [P', n]` of the candidates of this group."""
+        """Returns and lengths `[B]` of an episode in each environment; `params [P', n]` of the candidates of
+        this group."""
         obs, b = self.env.reset(derive_seed(self.seed, "generation", self.updates, group)), self.env.num_envs
         zero = torch.zeros(b, device=self.device)
         game = Game(self.env.state if self.native else None, obs, zero == 0, zero, zero.long())
@@ -118,9 +130,14 @@ class Population(Driver):
         return game
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Counters, the learner, the random streams and what the transforms remember: no episode is under way."""
-        tensors = named_leaves(self.loop._replace(env=None), "loop") | named_leaves(self.streams.snapshot(), "streams")
-        return {"steps": self.steps, "updates": self.updates}, tensors | named_leaves(self.env.transform_state, "env/transforms")
+        """Counters, the learner, the random streams and what the transforms remember: no episode is under
+        way."""
+        tensors = named_leaves(self.loop._replace(env=None), "loop") | named_leaves(
+            self.streams.snapshot(), "streams"
+        )
+        return {"steps": self.steps, "updates": self.updates}, tensors | named_leaves(
+            self.env.transform_state, "env/transforms"
+        )
 
     def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """Continue from a checkpoint, with the next generation."""

@@ -24,7 +24,12 @@ class TrainingProgress:
         console = Console(stderr=True)
         self._bar: Progress | None = None
         if not self._off and console.is_terminal:
-            columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
+            columns = (
+                BarColumn(None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task("train", total=total, completed=min(done, total), detail="")
             self._bar.start()
@@ -39,7 +44,9 @@ class TrainingProgress:
         """
         shown = "-" if return_mean is None else f"{return_mean:.1f}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(steps, self._total), detail=f"{rate:,.0f} steps/s  return {shown}")
+            self._bar.update(
+                self._task, completed=min(steps, self._total), detail=f"{rate:,.0f} steps/s  return {shown}"
+            )
         elif not self._off and steps * PLAIN_LINES // self._total > self._last_line:
             self._last_line = steps * PLAIN_LINES // self._total
             print(f"{steps:>12,} steps  {rate:>9,.0f} steps/s  return {shown}", file=sys.stderr, flush=True)

@@ -21,13 +21,13 @@ from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.core.tree import restore_tree
 from bellgrad.envs.discrete import DiscreteStates, known_dynamics
 from bellgrad.envs.make import env_name, make_env, requires_import
-from bellgrad.envs.transforms import FrameStack, NormaliseObs, NormaliseReward, TransformedEnv
+from bellgrad.envs.transforms import FrameStack, NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
+from bellgrad.runs.files import make_folder, read_json, reason, write_json_atomic
+from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.tabular.common import Tabular
-from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest
 from bellgrad.training.evaluate import EPISODE_CAP
-from bellgrad.training.files import make_folder, read_json, reason, write_json_atomic
 from bellgrad.training.session import Session, reached
-from bellgrad.training.settings import Settings, algorithm_name
 
 FORMAT = 1  # of run.json
 TEMPORARY = ".tmp-run.json-"  # how a half-written run.json is called
@@ -37,7 +37,9 @@ def device_of(settings: Settings) -> torch.device:
     """Where the tensors of a run live; tables stay with the processor that samples them."""
     if isinstance(settings.algorithm, Tabular):
         if settings.device == "cuda":
-            raise UsageError(f"{algorithm_name(settings.algorithm)} learns a table, on the CPU; leave the device at auto")
+            raise UsageError(
+                f"{algorithm_name(settings.algorithm)} learns a table, on the CPU; leave the device at auto"
+            )
         return torch.device("cpu")
     return resolve_device(settings.device)
 
@@ -63,36 +65,64 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
         given = "tilings" if settings.bins is None else "bins"
         raise UsageError(f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
     transforms = []
-    if settings.normalise_obs:
-        transforms.append(NormaliseObs())
+    if settings.normalize_obs:
+        transforms.append(NormalizeObs())
     if settings.frame_stack > 1:
         transforms.append(FrameStack(settings.frame_stack))
-    if settings.normalise_reward:
-        transforms.append(NormaliseReward(settings.algorithm.gamma))
-    options = {"backend": settings.backend, "env_kwargs": settings.env_kwargs, "transforms": transforms} | options
-    env = make_env(settings.env, num_envs=num_envs, device=device, max_episode_steps=settings.max_episode_steps, **options)
-    if env.spec.max_episode_steps is None and hasattr(settings.algorithm, "episodes"):  # one might wait for its end for ever
+    if settings.normalize_reward:
+        transforms.append(NormalizeReward(settings.algorithm.gamma))
+    options = {
+        "backend": settings.backend,
+        "env_kwargs": settings.env_kwargs,
+        "transforms": transforms,
+    } | options
+    env = make_env(
+        settings.env,
+        num_envs=num_envs,
+        device=device,
+        max_episode_steps=settings.max_episode_steps,
+        **options,
+    )
+    if env.spec.max_episode_steps is None and hasattr(
+        settings.algorithm, "episodes"
+    ):  # one might wait for its end for ever
         env.close()
-        env = make_env(settings.env, num_envs=num_envs, device=device, max_episode_steps=EPISODE_CAP, **options)
+        env = make_env(
+            settings.env, num_envs=num_envs, device=device, max_episode_steps=EPISODE_CAP, **options
+        )
     return env if isinstance(env, TransformedEnv) else TransformedEnv(env, ())
 
 
 def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> TransformedEnv:
-    """An environment whose observations are rows of a table; with its exact dynamics, where they are known and wanted."""
+    """An environment whose observations are rows of a table; with its exact dynamics, where they are known
+    and wanted."""
     s = settings
-    unfit = [name for name in ("normalise_obs", "normalise_reward") if getattr(s, name)] + ["frame_stack"] * (s.frame_stack > 1)
+    unfit = [name for name in ("normalize_obs", "normalize_reward") if getattr(s, name)] + ["frame_stack"] * (
+        s.frame_stack > 1
+    )
     if unfit:
         raise UsageError(f"{unfit[0]} is for networks; {algorithm_name(s.algorithm)} learns a table")
     if s.backend == "subprocess" or s.num_envs != 1:
-        raise UsageError(f"{algorithm_name(s.algorithm)} learns in one environment of this process: leave num_envs at 1 and the "
-                         "backend at auto or gymnasium")  # fmt: skip
-    options = {"max_episode_steps": s.max_episode_steps, "env_kwargs": s.env_kwargs} | options | {"backend": "gymnasium"}
+        raise UsageError(
+            f"{algorithm_name(s.algorithm)} learns in one environment of this process: leave num_envs at 1"
+            " and the backend at auto or gymnasium"
+        )
+    options = (
+        {"max_episode_steps": s.max_episode_steps, "env_kwargs": s.env_kwargs}
+        | options
+        | {"backend": "gymnasium"}
+    )
     made = make_env(s.env, num_envs=num_envs, **options)
     try:
         if not isinstance(made.action_space, Discrete):
-            raise UsageError(f"{algorithm_name(s.algorithm)} learns a table and needs Discrete actions, not {made.action_space}")
+            raise UsageError(
+                f"{algorithm_name(s.algorithm)} learns a table and needs Discrete actions, not"
+                f" {made.action_space}"
+            )
         has_states = isinstance(made.observation_space, Discrete) and s.bins is None and s.tilings == 1
-        env = TransformedEnv(made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),))
+        env = TransformedEnv(
+            made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),)
+        )
         mdp = known_dynamics(made.envs[0])
         if mdp is not None and env.observation_space == Discrete(mdp.num_states):
             env.mdp = mdp if s.backend in ("auto", "native") else None
@@ -124,17 +154,27 @@ class Run:
         """Make a run folder; an empty or unfinished start is used again.
 
         Raises:
-            UsageError: the folder holds a run already, or something else, or another process is training in it.
+            UsageError: the folder holds a run already, or something else, or another process is training in
+                it.
             CheckpointError: the folder cannot be made or written.
         """
-        record = {"format": FORMAT, **settings.to_json(env_name(settings.env)), "versions": _versions(), "status": "started",
-                  "command": command or shlex.join(["bellgrad", *sys.argv[1:]]), "started": _now(), "finished": None}  # fmt: skip
+        record = {
+            "format": FORMAT,
+            **settings.to_json(env_name(settings.env)),
+            "versions": _versions(),
+            "status": "started",
+            "command": command or shlex.join(["bellgrad", *sys.argv[1:]]),
+            "started": _now(),
+            "finished": None,
+        }
         run = cls(folder, settings, record, device_of(settings))
         own = {"run.json", "metrics.jsonl", "checkpoints", "tensorboard", ".lock"}
         try:
             if run._saved():
                 raise UsageError(f"{folder} already holds a run; continue it with: {run.resume_command()}")
-            if folder.exists() and any(p.name not in own and not p.name.startswith(TEMPORARY) for p in folder.iterdir()):
+            if folder.exists() and any(
+                p.name not in own and not p.name.startswith(TEMPORARY) for p in folder.iterdir()
+            ):
                 raise UsageError(f"{folder} exists and is not a run; choose another --out")
             make_folder(folder)
         except (NotADirectoryError, FileExistsError):
@@ -173,8 +213,8 @@ class Run:
             raise CheckpointError(f"{folder / 'run.json'} is damaged: env is {settings.env!r}")
         elif requires_import(settings.env) and not trust_imports:
             raise UsageError(
-                f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it, run again with "
-                "--trust-imports (or trust_imports=True)"
+                f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it,"
+                " run again with --trust-imports (or trust_imports=True)"
             )
         anywhere = replace(
             settings, device="cpu" if settings.device == "cpu" else "auto"
@@ -201,7 +241,8 @@ class Run:
         write_json_atomic(self.folder / "run.json", self._record)
 
     def extend(self, steps: int) -> None:
-        """A new total of environment steps; the horizon of schedules stays. A target return that was reached stops it no more.
+        """A new total of environment steps; the horizon of schedules stays. A target return that was reached
+        stops it no more.
 
         Raises:
             UsageError: another process is training this run.
@@ -214,7 +255,8 @@ class Run:
             self.save_record(steps=steps, target_return=target, status="interrupted", finished=None)
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began; not where something was saved or another process trains in it."""
+        """Remove the folder of a run that never began; not where something was saved or another process
+        trains in it."""
         with contextlib.suppress(UsageError), self._lock():
             if not self._saved():
                 shutil.rmtree(self.folder)
@@ -229,10 +271,12 @@ class Run:
         own_code = ":" in str(self._record["env"]) or network.get("kind") == "module"
         return " --trust-imports" if own_code else ""
 
-    # ---------------------------------------------------------------------------------------- learner and driver
+    # ------------------------------------------------------------------------------------- learner and driver
     def build_learner(self, env: TransformedEnv) -> Any:
         """The learner for this run's environment."""
-        return self.settings.algorithm.build(env.spec, steps=self._record.get("horizon") or self.settings.steps)
+        return self.settings.algorithm.build(
+            env.spec, steps=self._record.get("horizon") or self.settings.steps
+        )
 
     def make_env(self, num_envs: int, **options: Any) -> TransformedEnv:
         """This run's environment with its wrappers."""
@@ -241,7 +285,7 @@ class Run:
     def load(
         self, which: Literal["last", "best"] | int = "last", env: TransformedEnv | None = None
     ) -> tuple[Any, Any, TransformedEnv]:
-        """The learner, its state, and an environment with the run's frozen normalisers.
+        """The learner, its state, and an environment with the run's frozen normalizers.
 
         Args:
             which: the newest checkpoint, the one with the best evaluation, or the one at a step.
@@ -274,7 +318,10 @@ class Run:
             step = best["step"]
         there = [number for number, _ in self._saved()]
         if step not in there:
-            raise UsageError(f"{self.folder} has no checkpoint at step {step}; it has {', '.join(map(str, there)) or 'none'}")
+            raise UsageError(
+                f"{self.folder} has no checkpoint at step {step}; it has"
+                f" {', '.join(map(str, there)) or 'none'}"
+            )
         return Checkpoint.open(root / f"step-{step}")
 
     def train(self, resumed: bool = False, progress: Literal["auto", "off"] = "auto") -> "Run":
@@ -291,20 +338,29 @@ class Run:
             env = session = None
             try:
                 if resumed and self._record.get("device_used") in ("cpu", "cuda"):
-                    self.device = resolve_device(self._record["device_used"])  # another one would give other bits
+                    self.device = resolve_device(
+                        self._record["device_used"]
+                    )  # another one would give other bits
                 env = self.make_env(self.settings.num_envs)
                 session = Session(self, env, resumed, progress)
                 session.run()
                 self.save_record(status="finished", finished=_now())
             except BaseException as error:
-                # Ctrl-C reaches a compiler at work too, which then fails: that is the user's stop, not an error.
-                failed_by_stop = session is not None and session.stopping and not isinstance(error, BellgradError)
+                # Ctrl-C reaches a compiler at work too, which then fails: that is the user's stop, not an
+                # error.
+                failed_by_stop = (
+                    session is not None and session.stopping and not isinstance(error, BellgradError)
+                )
                 stopped = isinstance(error, KeyboardInterrupt) or failed_by_stop
                 with contextlib.suppress(BellgradError):  # the first error is the one to show
                     self.save_record(status="interrupted" if stopped else "failed")
                 if stopped:
                     raise KeyboardInterrupt(f"stopped; {self._standing()}") from None
-                if session is None or not isinstance(error, BellgradError) or isinstance(error, UsageError | CheckpointError):
+                if (
+                    session is None
+                    or not isinstance(error, BellgradError)
+                    or isinstance(error, UsageError | CheckpointError)
+                ):
                     raise
                 raise type(error)(f"{error}; {self._standing()}") from error
             finally:
@@ -332,7 +388,9 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"another process is training {self.folder}") from None
-            with contextlib.suppress(OSError):  # of a read-only disk: whatever must be written says so in better words
+            with contextlib.suppress(
+                OSError
+            ):  # of a read-only disk: whatever must be written says so in better words
                 for left in self.folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
                     left.unlink()
             yield

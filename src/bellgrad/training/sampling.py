@@ -1,4 +1,5 @@
-"""Sampling a known MDP for a tabular learner: one loop, compiled or plain, that gives the same bits either way."""
+"""Sampling a known MDP for a tabular learner: one loop, compiled or plain, that gives the same bits either
+way."""
 
 import hashlib
 import inspect
@@ -33,7 +34,13 @@ class World(NamedTuple):
     def of(cls, mdp: FiniteMDP, limit: int | None, exploring_starts: bool) -> "World":
         """The world of an MDP; `exploring_starts` makes every state equally likely as the first."""
         start = np.full(mdp.num_states, 1 / mdp.num_states) if exploring_starts else mdp.initial
-        outcomes = (mdp.offset, mdp.probability, mdp.next_state, mdp.reward, np.ascontiguousarray(mdp.terminated))
+        outcomes = (
+            mdp.offset,
+            mdp.probability,
+            mdp.next_state,
+            mdp.reward,
+            np.ascontiguousarray(mdp.terminated),
+        )
         return cls(*outcomes, np.cumsum(start), mdp.num_actions, limit or np.iinfo(np.int64).max)
 
 
@@ -41,7 +48,9 @@ class Place(NamedTuple):
     """Where the episode under way stands; changed in place."""
 
     obs: np.ndarray  # [] int64
-    action: np.ndarray  # [] int64, what is done next; -1 where no episode is under way, OUTGREW where the learner is out of room
+    action: (
+        np.ndarray
+    )  # [] int64, what is done next; -1 if no episode is under way, OUTGREW if the learner is out of room
     length: np.ndarray  # [] int64, environment steps
     return_: np.ndarray  # [] float64
 
@@ -54,7 +63,8 @@ def first_state(world, uniform):
 
 @inlined
 def outcome(world, obs, action, uniform):
-    """The first outcome, in their order, whose cumulated chance is above a uniform number: Gymnasium's own rule."""
+    """The first outcome, in their order, whose cumulated chance is above a uniform number: Gymnasium's own
+    rule."""
     pair = obs * world.num_actions + action
     last, total = world.offset[pair + 1] - 1, 0.0
     for k in range(world.offset[pair], last):
@@ -68,9 +78,9 @@ def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
     """The sampling loop around a learner's two functions, still plain Python.
 
     Returns:
-        A function `(config, table, world, place, noise, steps, draws, returns, lengths) -> (steps taken, episodes ended)`. It
-        stops early when fewer uniform numbers are left than `draws`, what one step may take, or the learner is out of room;
-        `returns` and `lengths` are filled.
+        A function `(config, table, world, place, noise, steps, draws, returns, lengths) -> (steps taken,
+        episodes ended)`. It stops early when fewer uniform numbers are left than `draws`, what one step may
+        take, or the learner is out of room; `returns` and `lengths` are filled.
     """
 
     def loop(config, table, world, place, noise, steps, draws, returns, lengths):
@@ -102,8 +112,9 @@ def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
     """A learner's two functions as one, for an environment that steps by itself, still plain Python.
 
     Returns:
-        A function `(configs, table, noise, obs, action, reward, next_obs, terminated, truncated) -> action`, where a negative
-        action begins an episode in `next_obs`. `configs` is an array `[1]`, which costs less to hand over than its record.
+        A function `(configs, table, noise, obs, action, reward, next_obs, terminated, truncated) -> action`,
+        where a negative action begins an episode in `next_obs`. `configs` is an array `[1]`, which costs less
+        to hand over than its record.
     """
 
     def step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated):
@@ -116,8 +127,8 @@ def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
 
 
 def compiled(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
-    """What `make` makes of a learner's functions, compiled. The machine code is kept on disk, beside Numba's own, as long as its
-    sources stay the same."""
+    """What `make` makes of a learner's functions, compiled. The machine code is kept on disk, beside Numba's
+    own, as long as its sources stay the same."""
     made = make(begin, learn)
     dispatcher = njit(made)
     dispatcher._cache = _MadeCache(made, sources(make, begin, learn))
@@ -140,17 +151,20 @@ def plain(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Cal
 
 
 def as_python(function: Any) -> Callable[..., Any]:
-    """A function that calls no machine code: its Python, and that of every compiled function that it names."""
+    """A function that calls no machine code: its Python, and that of every compiled function that it
+    names."""
     python = getattr(function, "py_func", function)
     own = {name: as_python(value) for name, value in _named(python).items() if isinstance(value, Dispatcher)}
-    return FunctionType(python.__code__, python.__globals__ | own, python.__name__, python.__defaults__, python.__closure__)
+    return FunctionType(
+        python.__code__, python.__globals__ | own, python.__name__, python.__defaults__, python.__closure__
+    )
 
 
 class _MadeCache(FunctionCache):
     """Numba's cache of machine code, keyed by what the function is made of.
 
-    Numba itself keys a closure by a pickle of the functions in it, which no two processes have in common, and looks for changes
-    in one file only.
+    Numba itself keys a closure by a pickle of the functions in it, which no two processes have in common, and
+    looks for changes in one file only.
     """
 
     def __init__(self, made: Callable[..., Any], digest: str):
@@ -162,7 +176,8 @@ class _MadeCache(FunctionCache):
 
 
 def sources(*functions: Any) -> str:
-    """SHA-256 of the functions' names, and of every file that holds one or a compiled function that they call, however deep."""
+    """SHA-256 of the functions' names, and of every file that holds one or a compiled function that they
+    call, however deep."""
     named = [getattr(function, "py_func", function) for function in functions]
     files = {"": " ".join(f"{function.__module__}.{function.__qualname__}" for function in named).encode()}
     for function in _reached(functions, set()):
@@ -183,10 +198,14 @@ def _reached(functions: Any, seen: set[Any]) -> Iterator[Any]:
         seen.add(plain)
         yield plain
         inside = [cell.cell_contents for cell in plain.__closure__ or ()]
-        yield from _reached([f for f in (*_named(plain).values(), *inside) if isinstance(f, Dispatcher)], seen)
+        yield from _reached(
+            [f for f in (*_named(plain).values(), *inside) if isinstance(f, Dispatcher)], seen
+        )
 
 
 def _named(function: Callable[..., Any]) -> dict[str, Any]:
     """The globals that a function or one inside it may use, by their names."""
     code = [function.__code__, *(c for c in function.__code__.co_consts if inspect.iscode(c))]
-    return {name: function.__globals__[name] for c in code for name in c.co_names if name in function.__globals__}
+    return {
+        name: function.__globals__[name] for c in code for name in c.co_names if name in function.__globals__
+    }

@@ -1,4 +1,5 @@
-"""One stretch of training: the loop, and everything around it - log, evaluation, checkpoints, interruption."""
+"""One stretch of training: the loop, and everything around it - log, evaluation, checkpoints,
+interruption."""
 
 import contextlib
 import math
@@ -15,28 +16,35 @@ import torch
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transforms import TransformedEnv
-from bellgrad.training.checkpoint import Checkpoint, prune, save_checkpoint
+from bellgrad.runs.checkpoint import Checkpoint, prune, save_checkpoint
+from bellgrad.runs.metrics import MetricsWriter
+from bellgrad.runs.settings import algorithm_name
 from bellgrad.training.driver import Driver, Report
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
 from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_policy
-from bellgrad.training.metrics import MetricsWriter
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
 from bellgrad.training.population import Population
 from bellgrad.training.progress import TrainingProgress
-from bellgrad.training.settings import algorithm_name
 from bellgrad.training.tabular import Tabular
 
 if TYPE_CHECKING:
     from bellgrad.training.run import Run
 
-DRIVERS: dict[str, type[Driver]] = {"off_policy": OffPolicy, "on_policy": OnPolicy, "episodes": WholeEpisodes,
-                                    "population": Population, "tabular": Tabular}  # by a learner's `driver`  # fmt: skip
+DRIVERS: dict[str, type[Driver]] = {
+    "off_policy": OffPolicy,
+    "on_policy": OnPolicy,
+    "episodes": WholeEpisodes,
+    "population": Population,
+    "tabular": Tabular,
+}  # by a learner's `driver`
 LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
-PENDING_REPORTS = 1_000  # calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely
+PENDING_REPORTS = (
+    1_000  # calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely
+)
 
 
 class DivergedError(BellgradError):
@@ -44,7 +52,8 @@ class DivergedError(BellgradError):
 
 
 class Tracker:
-    """The recent episodes and the metrics since the last line of the log. Reads tensors only when asked for a line."""
+    """The recent episodes and the metrics since the last line of the log. Reads tensors only when asked for a
+    line."""
 
     def __init__(self) -> None:
         self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -99,7 +108,8 @@ class Tracker:
 class Session:
     """One stretch of training: from where the run stands until it ends, is interrupted or fails.
 
-    Whatever is remembered here and can be seen in the results is in the checkpoint: `_save` and the last lines of `__init__`.
+    Whatever is remembered here and can be seen in the results is in the checkpoint: `_save` and the last
+    lines of `__init__`.
     """
 
     def __init__(self, run: "Run", env: TransformedEnv, resumed: bool, progress: Literal["auto", "off"]):
@@ -107,7 +117,9 @@ class Session:
         checkpoint = run.checkpoint() if resumed else None
         learner = run.build_learner(env)
         self.engine = (
-            self._choose_engine(learner) if checkpoint is None else _recorded_engine(run, cpp=learner.driver != "tabular")
+            self._choose_engine(learner)
+            if checkpoint is None
+            else _recorded_engine(run, cpp=learner.driver != "tabular")
         )
         self.engine.start()
         self.driver = DRIVERS[learner.driver](learner, env, self.engine, self.settings.seed, run.device)
@@ -157,8 +169,10 @@ class Session:
             KeyboardInterrupt: the user stopped it; a checkpoint was written.
         """
         run, driver, record, total = self.run_, self.driver, self.run_.record, self.settings.steps
-        self.progress.say(f"{algorithm_name(self.settings.algorithm)} on {record['env']}, {self.settings.num_envs} environments, "
-                          f"engine {self.engine.reason}; {run.folder}")  # fmt: skip
+        self.progress.say(
+            f"{algorithm_name(self.settings.algorithm)} on {record['env']}, {self.settings.num_envs}"
+            f" environments, engine {self.engine.reason}; {run.folder}"
+        )
         self._since = time.perf_counter()
         self._logged = (driver.steps, self.seconds)
         try:
@@ -171,7 +185,10 @@ class Session:
                     last = driver.steps >= total
                     if last or driver.steps // record["log_every"] > before // record["log_every"]:
                         self._log()
-                    if last or driver.steps // record["checkpoint_every"] > before // record["checkpoint_every"]:
+                    if (
+                        last
+                        or driver.steps // record["checkpoint_every"] > before // record["checkpoint_every"]
+                    ):
                         self._count_time()
                         self._evaluate()
                         self._save()
@@ -182,7 +199,9 @@ class Session:
             if not self._over():
                 raise KeyboardInterrupt
         finally:
-            with contextlib.suppress(OSError):  # of a full disk, which has been told already; a checkpoint synced all that counts
+            with contextlib.suppress(
+                OSError
+            ):  # of a full disk, which has been told already; a checkpoint synced all that counts
                 self.metrics.close()
             self.progress.close()
 
@@ -202,15 +221,23 @@ class Session:
         for name, value in figures.items():
             if value is not None and not math.isfinite(value):
                 raise self._diverged(name, value)
-        line = {"step": self.driver.steps, "time": self.seconds, "updates": self.driver.updates, "steps_per_second": rate}
+        line = {
+            "step": self.driver.steps,
+            "time": self.seconds,
+            "updates": self.driver.updates,
+            "steps_per_second": rate,
+        }
         self.metrics.write(line | figures)
         self.progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 
     def _diverged(self, name: str, value: float) -> DivergedError:
-        return DivergedError(f"{name} became {value} by step {self.driver.steps:,}; a lower learning rate often helps")
+        return DivergedError(
+            f"{name} became {value} by step {self.driver.steps:,}; a lower learning rate often helps"
+        )
 
     def _evaluate(self) -> None:
-        """Evaluate and remember the best. The environments are new each time, so that no evaluation depends on another."""
+        """Evaluate and remember the best. The environments are new each time, so that no evaluation depends
+        on another."""
         s, driver = self.settings, self.driver
         if not s.eval_episodes:
             return
@@ -225,8 +252,14 @@ class Session:
                 env.close()
         except EnvironmentFault as fault:
             raise EnvironmentFault(f"in the evaluation at step {driver.steps:,}: {fault}") from fault
-        self.metrics.write({"step": driver.steps, "eval_return_mean": result.return_mean, "eval_return_std": result.return_std,
-                            "eval_length_mean": result.length_mean})  # fmt: skip
+        self.metrics.write(
+            {
+                "step": driver.steps,
+                "eval_return_mean": result.return_mean,
+                "eval_return_std": result.return_std,
+                "eval_length_mean": result.length_mean,
+            }
+        )
         if self.best is None or result.return_mean > self.best["return_mean"]:
             self.best = {"step": driver.steps, "return_mean": result.return_mean}
 
@@ -240,8 +273,14 @@ class Session:
         for name, tensor in tensors.items():
             if name.startswith("loop/state/") and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(name.removeprefix("loop/state/"), tensor[~tensor.isfinite()][0].item())
-        everything = {"driver": values, "tracker": self.tracker.snapshot(), "best": self.best, "seconds": self.seconds,
-                      "metrics_bytes": self.metrics.size, "restarts": self.restarts}  # fmt: skip
+        everything = {
+            "driver": values,
+            "tracker": self.tracker.snapshot(),
+            "best": self.best,
+            "seconds": self.seconds,
+            "metrics_bytes": self.metrics.size,
+            "restarts": self.restarts,
+        }
         root = self.run_.folder / "checkpoints"
         save_checkpoint(root, self.driver.steps, everything, tensors)
         prune(root, KEPT_CHECKPOINTS, keep=[self.best["step"]] if self.best else [], newest=self.driver.steps)
@@ -253,18 +292,28 @@ class Session:
         try:
             fault = self.driver.restore(checkpoint)
             self.tracker.restore(values["tracker"])
-            self.best, self.seconds, self.restarts = values["best"], values["seconds"], values.get("restarts", [])
+            self.best, self.seconds, self.restarts = (
+                values["best"],
+                values["seconds"],
+                values.get("restarts", []),
+            )
             if fault is not None:
                 self.restarts = [*self.restarts, checkpoint.step]
-                print(f"warning: {fault}; new episodes were begun, and what follows differs from a run that was never stopped",
-                      file=sys.stderr)  # fmt: skip
+                print(
+                    f"warning: {fault}; new episodes were begun, and what follows differs from a run that was"
+                    " never stopped",
+                    file=sys.stderr,
+                )
             return values["metrics_bytes"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}") from error
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}"
+            ) from error
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the loop after the call under way; the second one ends the process at once."""
+        """The first Ctrl-C (or SIGTERM) ends the loop after the call under way; the second one ends the
+        process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -274,7 +323,9 @@ class Session:
                 raise KeyboardInterrupt
             self._stop.set()
             with contextlib.suppress(RuntimeError):  # the interrupted code may have been printing itself
-                self.progress.say("stopping after the call under way and saving; press Ctrl-C again to stop at once")
+                self.progress.say(
+                    "stopping after the call under way and saving; press Ctrl-C again to stop at once"
+                )
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -290,7 +341,8 @@ def reached(target_return: float | None, best: dict[str, Any] | None) -> bool:
 
 
 def _recorded_engine(run: "Run", cpp: bool) -> Engine:
-    """The engine that `run.json` names: another one, or other steps to log and save at, would give other results."""
+    """The engine that `run.json` names: another one, or other steps to log and save at, would give other
+    results."""
     record = run.record
     try:
         for name in ("log_every", "checkpoint_every", "horizon"):
@@ -300,7 +352,11 @@ def _recorded_engine(run: "Run", cpp: bool) -> Engine:
         if engine.mode not in ("eager", "compiled") or engine.threads < 1 or engine.updates_per_call < 1:
             raise ValueError(f"engine_used is {record['engine_used']!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run.folder / 'run.json'} is damaged: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"{run.folder / 'run.json'} is damaged: {type(error).__name__}: {error}"
+        ) from error
     if engine.mode == "compiled" and cpp and run.device.type == "cpu" and not compiler_available():
-        raise UsageError(f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly")
+        raise UsageError(
+            f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
+        )
     return engine

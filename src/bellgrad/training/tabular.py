@@ -1,4 +1,5 @@
-"""The driver of tabular learners: a sampler of known dynamics, or any environment with Discrete observations and actions."""
+"""The driver of tabular learners: a sampler of known dynamics, or any environment with Discrete observations
+and actions."""
 
 from typing import Any
 
@@ -13,12 +14,21 @@ from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.gym import Alone, GymEnv
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
+from bellgrad.runs.checkpoint import Checkpoint
+from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import OUTGREW, Noise, TabularLearner
-from bellgrad.training.checkpoint import Checkpoint
 from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload
 from bellgrad.training.engine import Engine
-from bellgrad.training.sampling import LOOP_DRAWS, Place, World, compiled, machine_code, make_loop, make_step, plain
-from bellgrad.training.settings import Settings
+from bellgrad.training.sampling import (
+    LOOP_DRAWS,
+    Place,
+    World,
+    compiled,
+    machine_code,
+    make_loop,
+    make_step,
+    plain,
+)
 
 CALLS = 200  # calls in a run, so that each line of the log has one
 MOST_STEPS = 200_000  # environment steps in a call, so that a stop is heard soon
@@ -28,24 +38,31 @@ DRAWN = 1 << 16  # uniform numbers that are drawn at once
 class Tabular(Driver):
     """One call is a stretch of steps, an update after each.
 
-    The learner's tables are the one thing here that changes in place. Where the dynamics are known, the whole stretch is one
-    compiled call; elsewhere the environment steps in Python and the same two functions of the learner follow it.
+    The learner's tables are the one thing here that changes in place. Where the dynamics are known, the whole
+    stretch is one compiled call; elsewhere the environment steps in Python and the same two functions of the
+    learner follow it.
     """
 
     learner: TabularLearner
 
-    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device):
+    def __init__(
+        self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device
+    ):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
         self.seed = seed
         self.native = False
         self.streams = Streams(seed, device)
         self.steps = self.updates = 0
         self.steps_per_call = max(1, min(MOST_STEPS, learner.horizon // CALLS))
-        self._noise = Noise(np.zeros(max(DRAWN, 2 * self._most_draws)), np.array([max(DRAWN, 2 * self._most_draws)]))
+        self._noise = Noise(
+            np.zeros(max(DRAWN, 2 * self._most_draws)), np.array([max(DRAWN, 2 * self._most_draws)])
+        )
         self._set_state(learner.init(self.streams["init"]))
         if env.mdp is None and learner.exploring_starts:
-            raise UsageError(f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
-                             f"{env.spec.id} is only known by stepping it")  # fmt: skip
+            raise UsageError(
+                f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
+                f"{env.spec.id} is only known by stepping it"
+            )
         if env.mdp is None:
             self._stretch = SteppedStretch(learner, env, engine, seed, self._table, self._noise)
         else:
@@ -71,17 +88,24 @@ class Tabular(Driver):
         taken = ended = 0
         while taken < wanted:
             self._draw()
-            n, e = self._stretch.run(self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:])
+            n, e = self._stretch.run(
+                self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:]
+            )
             taken, ended = taken + n, ended + e
             if self._stretch.action == OUTGREW:
                 raise UsageError(self.learner.outgrown())
         self.steps += taken
         self.updates += taken
-        over = Ended(torch.ones(ended, dtype=torch.bool), torch.from_numpy(returns[:ended]), torch.from_numpy(lengths[:ended]))
+        over = Ended(
+            torch.ones(ended, dtype=torch.bool),
+            torch.from_numpy(returns[:ended]),
+            torch.from_numpy(lengths[:ended]),
+        )
         return Report(over, self.learner.metrics(self.loop.state))
 
     def _draw(self) -> None:
-        """Fill the noise up where a stretch would end early; what is left comes first, so that no number is lost."""
+        """Fill the noise up where a stretch would end early; what is left comes first, so that no number is
+        lost."""
         uniform, taken = self._noise
         left = len(uniform) - int(taken[0])
         if left < self._most_draws:
@@ -125,9 +149,13 @@ class SampledStretch:
         self._place = Place(np.array(0), np.array(-1), np.array(0), np.array(0.0))
         self._loop = (plain if engine.mode == "eager" else compiled)(make_loop, learner.begin, learner.learn)
 
-    def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
+    def run(
+        self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray
+    ) -> tuple[int, int]:
         """See `sampling.make_loop`."""
-        return self._loop(self._config, table, self._world, self._place, noise, steps, draws, returns, lengths)
+        return self._loop(
+            self._config, table, self._world, self._place, noise, steps, draws, returns, lengths
+        )
 
     @property
     def action(self) -> int:
@@ -147,14 +175,25 @@ class SampledStretch:
 class SteppedStretch:
     """Steps of an environment whose dynamics are not known."""
 
-    def __init__(self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, table: Any, noise: Noise):
+    def __init__(
+        self,
+        learner: TabularLearner,
+        env: TransformedEnv,
+        engine: Engine,
+        seed: int,
+        table: Any,
+        noise: Noise,
+    ):
         self._env = env.env
         if not isinstance(self._env, GymEnv) or env.num_envs != 1:
             raise UsageError(
-                "a tabular learner acts in one environment of this process: num_envs must be 1, and backend not subprocess"
+                "a tabular learner acts in one environment of this process: num_envs must be 1, and backend"
+                " not subprocess"
             )
         self._configs = np.array([learner.numbers.item()], dtype=learner.numbers.dtype)
-        self._see = None if isinstance(self._env.observation_space, Discrete) else env.transforms[0].observe_one
+        self._see = (
+            None if isinstance(self._env.observation_space, Discrete) else env.transforms[0].observe_one
+        )
         self.begin(seed)
         if engine.mode == "eager":
             self._step = plain(make_step, learner.begin, learner.learn)
@@ -168,7 +207,9 @@ class SteppedStretch:
         self._env.reset(seed)
         self.action = -1
 
-    def run(self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
+    def run(
+        self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray
+    ) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
         configs, step, action, ended, taken = self._configs, self._step, self.action, 0, 0
         most = min(steps, (len(noise.uniform) - int(noise.taken[0])) // draws)

@@ -15,7 +15,8 @@ from bellgrad.training.run import Run
 def frames(
     run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Literal["last", "best"] | int
 ) -> tuple[Iterator[np.ndarray], float]:
-    """Frames `[H, W, 3]` uint8 of whole episodes, drawn by the environment itself, and their frames per second.
+    """Frames `[H, W, 3]` uint8 of whole episodes, drawn by the environment itself, and their frames per
+    second.
 
     Args:
         run: the run.
@@ -38,7 +39,9 @@ def frames(
                 first_carry = carry = to_device(learner.init_carry(1), run.device)
                 yield env.env.frames()[0]
                 while seen < episodes and length < EPISODE_CAP:
-                    acted = learner.act(state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic)
+                    acted = learner.act(
+                        state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic
+                    )
                     step = env.step(acted.action)
                     obs, length = step.obs, int(step.episode.length)
                     ended = bool(step.terminated | step.truncated)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training.metrics import MetricsWriter, read_metrics
+from bellgrad.runs.metrics import MetricsWriter, read_metrics
 
 
 def without_tensorboard(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("tensorboard.")]:  # imported by an earlier test
+    for name in [
+        name for name in sys.modules if name.startswith("tensorboard.")
+    ]:  # imported by an earlier test
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # importing it raises ImportError
 
@@ -42,17 +44,38 @@ def test_records_come_back_with_every_bit_of_their_floats(tmp_path, monkeypatch)
     writer.write(record | {"name": "größe", "flag": True, "list": [1, 2.5], "nested": {"x": numpy.int64(2)}})
     writer.close()
     (read,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert read["a"] == 0.1 + 0.2 and read["tiny"] == 5e-324 and read["tensor"] == single.item() and read["numpy"] == 1 / 3
-    assert (read["count"], read["name"], read["flag"], read["list"], read["nested"]) == (3, "größe", True, [1, 2.5], {"x": 2})
+    assert (
+        read["a"] == 0.1 + 0.2
+        and read["tiny"] == 5e-324
+        and read["tensor"] == single.item()
+        and read["numpy"] == 1 / 3
+    )
+    assert (read["count"], read["name"], read["flag"], read["list"], read["nested"]) == (
+        3,
+        "größe",
+        True,
+        [1, 2.5],
+        {"x": 2},
+    )
     assert list(read)[:2] == ["step", "a"]
     assert not (tmp_path / "tensorboard").exists()
 
 
 def test_nan_and_infinities_become_null_so_that_any_reader_can_read_them(tmp_path):
     writer = MetricsWriter(tmp_path)
-    writer.write({"step": 0, "nan": math.nan, "inf": torch.tensor(math.inf), "nested": [numpy.float32("-inf")], "number": 1.0})
+    writer.write(
+        {
+            "step": 0,
+            "nan": math.nan,
+            "inf": torch.tensor(math.inf),
+            "nested": [numpy.float32("-inf")],
+            "number": 1.0,
+        }
+    )
     writer.close()
-    strict = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda text: pytest.fail(text))
+    strict = json.loads(
+        (tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda text: pytest.fail(text)
+    )
     assert strict == {"step": 0, "nan": None, "inf": None, "nested": [None], "number": 1.0}
 
 
@@ -72,7 +95,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_lines(tmp_path, monkeypatch
     with open(tmp_path / "killed" / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 7, "lo')  # the kill came in the middle of a line
     write(tmp_path / "killed", range(4, 10), at_checkpoint)
-    assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_bytes()
 
 
 def test_a_new_run_starts_with_an_empty_file(tmp_path):
@@ -85,7 +110,9 @@ def test_a_new_run_starts_with_an_empty_file(tmp_path):
 def test_metrics_that_do_not_reach_the_checkpoint_are_refused(tmp_path, size):
     write(tmp_path, range(3))
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=rf"metrics.jsonl does not belong to the checkpoint.*byte {size}"):
+    with pytest.raises(
+        CheckpointError, match=rf"metrics.jsonl does not belong to the checkpoint.*byte {size}"
+    ):
         MetricsWriter(tmp_path, size)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -160,4 +187,9 @@ def test_tensorboard_shows_the_resumed_run_and_not_what_it_replaced(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (0, 0.0),
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+    ]

@@ -6,7 +6,7 @@ import pytest
 
 from bellgrad.core.errors import CheckpointError
 from bellgrad.training import files
-from bellgrad.training.files import make_folder, read_json, write_atomic, write_json_atomic
+from bellgrad.runs.files import make_folder, read_json, write_atomic, write_json_atomic
 
 
 def test_text_bytes_and_json_are_written_and_replaced(tmp_path):
@@ -39,7 +39,9 @@ def test_the_name_changes_only_after_the_content_is_on_the_disk(tmp_path, monkey
     write_atomic(path, "old")
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(files.os, "fsync", lambda fd: (order.append(("fsync", path.read_text())), fsync(fd)))
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append(("replace", path.read_text())), replace(a, b)))
+    monkeypatch.setattr(
+        files.os, "replace", lambda a, b: (order.append(("replace", path.read_text())), replace(a, b))
+    )
     write_atomic(path, "new")
     assert order == [("fsync", "old"), ("replace", "old"), ("fsync", "new")]
 
@@ -55,7 +57,9 @@ def test_folders_are_made_with_their_parents(tmp_path):
     assert (tmp_path / "a" / "b").is_dir()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"a": 1', b"\xff", b'{"a": 1, "a": 2}', b"[" * 100_000, b"9" * 5000])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"a": 1', b"\xff", b'{"a": 1, "a": 2}', b"[" * 100_000, b"9" * 5000]
+)
 def test_damaged_json_is_refused(tmp_path, text):
     path = tmp_path / "run.json"
     path.write_bytes(text)

@@ -14,7 +14,7 @@ from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 from bellgrad.presets import presets
-from bellgrad.training.settings import (
+from bellgrad.runs.settings import (
     ALGORITHMS,
     DEFAULT_NUM_ENVS,
     OPTIMIZERS,
@@ -113,7 +113,10 @@ def test_a_foreign_or_damaged_algorithm_is_refused(damage):
     with pytest.raises((CheckpointError, UsageError)) as error:
         algorithm_from_json(record)
     assert "\n" not in str(error.value)
-    if damage not in ("a number of a wrong type", "a missing number"):  # those may be found where the field is checked
+    if damage not in (
+        "a number of a wrong type",
+        "a missing number",
+    ):  # those may be found where the field is checked
         assert error.type is CheckpointError
 
 
@@ -130,15 +133,30 @@ def test_a_value_out_of_range_in_a_record_is_refused_as_it_is_anywhere():
         algorithm_from_json(record)
 
 
-# -------------------------------------------------------------------------------------------------------- settings
+# --------------------------------------------------------------------------------------------------- settings
 FULL = Settings(
-    PPO(epochs=3), "LunarLander-v3", steps=12_345, seed=7, num_envs=4, env_kwargs={"gravity": -5.0, "continuous": True},
-    backend="subprocess", max_episode_steps=300, normalise_obs=True, normalise_reward=True, frame_stack=3, engine="eager",
-    device="cpu", checkpoints=5, eval_episodes=20, target_return=200.5,
-)  # fmt: skip
+    PPO(epochs=3),
+    "LunarLander-v3",
+    steps=12_345,
+    seed=7,
+    num_envs=4,
+    env_kwargs={"gravity": -5.0, "continuous": True},
+    backend="subprocess",
+    max_episode_steps=300,
+    normalize_obs=True,
+    normalize_reward=True,
+    frame_stack=3,
+    engine="eager",
+    device="cpu",
+    checkpoints=5,
+    eval_episodes=20,
+    target_return=200.5,
+)
 
 
-@pytest.mark.parametrize("settings", [FULL, Settings(DQN(), "CartPole-v1", 100)], ids=["every field", "defaults"])
+@pytest.mark.parametrize(
+    "settings", [FULL, Settings(DQN(), "CartPole-v1", 100)], ids=["every field", "defaults"]
+)
 def test_settings_come_back_equal_from_json(settings):
     assert Settings.from_json(through_json(settings.to_json(settings.env))) == settings
 
@@ -168,7 +186,9 @@ def test_no_value_in_a_record_gives_anything_but_settings_or_one_clear_line(key,
 
 def test_each_algorithm_has_its_usual_number_of_environments():
     for name, cls in ALGORITHMS.items():
-        assert Settings(cls(), "CartPole-v1", 100).num_envs == DEFAULT_NUM_ENVS.get(name, getattr(cls(), "default_num_envs", 1))
+        assert Settings(cls(), "CartPole-v1", 100).num_envs == DEFAULT_NUM_ENVS.get(
+            name, getattr(cls(), "default_num_envs", 1)
+        )
     assert Settings(PPO(), "CartPole-v1", 100, num_envs=3).num_envs == 3
 
 
@@ -205,7 +225,7 @@ WRONG_TYPES = [
     (Settings, {"steps": 10.5}),
     (Settings, {"seed": 1.5}),
     (Settings, {"num_envs": 2.5}),
-    (Settings, {"normalise_obs": "no"}),
+    (Settings, {"normalize_obs": "no"}),
     (Settings, {"env_kwargs": 3}),
     (Settings, {"max_episode_steps": "x"}),
     (Settings, {"target_return": "x"}),
@@ -242,7 +262,11 @@ def test_a_value_of_a_wrong_type_is_the_users_mistake(cls, change):
 
 @pytest.mark.parametrize(
     ("cls", "change"),
-    [(DQN, {"loss": "absolute"}), (DQN, {"epsilon_decay": "cosine"}), (PPO, {"learning_rate_decay": "cosine"})],
+    [
+        (DQN, {"loss": "absolute"}),
+        (DQN, {"epsilon_decay": "cosine"}),
+        (PPO, {"learning_rate_decay": "cosine"}),
+    ],
     ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_a_word_that_is_no_choice_is_refused_and_does_not_stand_for_another(cls, change):

@@ -1,7 +1,7 @@
 """The safetensors files of a checkpoint: which rows of which tensor lie where, and their bytes.
 
-A manifest's entries determine each file's safetensors header to the byte. The reader therefore parses no header: it computes the
-one that must be there and compares.
+A manifest's entries determine each file's safetensors header to the byte. The reader therefore parses no
+header: it computes the one that must be there and compares.
 
 Source: the format is https://github.com/huggingface/safetensors#format.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training.files import open_regular, readable
+from bellgrad.runs.files import open_regular, readable
 
 SHARD_BYTES = 64 * 2**20
 FILE_NAME = re.compile(r"tensors-[0-9]{5}\.safetensors")
@@ -84,7 +84,9 @@ def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     count = filled = 0  # files opened so far, and the bytes in the last of them
     for name, tensor in tensors.items():
         if name == "__metadata__" or tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
-            raise CheckpointError(f"tensor {name!r} ({tensor.dtype}, {tensor.layout}) cannot be saved in a checkpoint")
+            raise CheckpointError(
+                f"tensor {name!r} ({tensor.dtype}, {tensor.layout}) cannot be saved in a checkpoint"
+            )
         size = tensor.numel() * tensor.element_size()
         shape = tuple(tensor.shape)
         total = shape[0] if shape else 1
@@ -121,10 +123,15 @@ def places_of(layout: Mapping[str, list[Part]]) -> dict[str, list[Place]]:
 
 
 def _header(parts: list[Part]) -> bytes:
-    """What a safetensors file with these parts begins with: the length of a JSON object (8 bytes), and the object."""
+    """What a safetensors file with these parts begins with: the length of a JSON object (8 bytes), and the
+    object."""
     described, offset = {}, 0
     for part in parts:
-        described[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [offset, offset + part.nbytes]}
+        described[part.name] = {
+            "dtype": part.dtype,
+            "shape": part.shape,
+            "data_offsets": [offset, offset + part.nbytes],
+        }
         offset += part.nbytes
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -133,12 +140,15 @@ def _header(parts: list[Part]) -> bytes:
 
 def _raw(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
-    flat = tensor.reshape(-1).as_strided((tensor.numel(),), (1,))  # a tensor of one item or none may have any stride
+    flat = tensor.reshape(-1).as_strided(
+        (tensor.numel(),), (1,)
+    )  # a tensor of one item or none may have any stride
     return memoryview(flat.view(torch.uint8).numpy())
 
 
 def file_bytes(parts: list[Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A whole file, piece by piece: contiguous CPU tensors from where they lie, others copied a part at a time."""
+    """A whole file, piece by piece: contiguous CPU tensors from where they lie, others copied a part at a
+    time."""
     yield _header(parts)
     for part in parts:
         tensor = tensors[part.name].detach()

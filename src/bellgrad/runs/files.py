@@ -67,7 +67,8 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace a file so that a reader, or a kill at any moment, finds the old content or the new, never a mixture.
+    """Replace a file so that a reader, or a kill at any moment, finds the old content or the new, never a
+    mixture.
 
     Raises:
         CheckpointError: the disk is full or read-only; the old content is intact.
@@ -86,7 +87,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically. NaN and infinities are written as `NaN` and `Infinity`, which `read_json` takes back."""
+    """Replace a JSON file atomically. NaN and infinities are written as `NaN` and `Infinity`, which
+    `read_json` takes back."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -94,19 +96,23 @@ def open_regular(path: Path) -> BinaryIO:
     """Open an ordinary file for unbuffered reading.
 
     Raises:
-        CheckpointError: there is no such file, or it is a folder, a symbolic link, a pipe, a device, or has a second name.
+        CheckpointError: there is no such file, or it is a folder, a symbolic link, a pipe, a device, or has a
+            second name.
     """
     if path.is_symlink():
         raise CheckpointError(f"{path} is a symbolic link")
     with readable(path):
-        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait for a writer for ever.
+        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait for a writer
+        # for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path} is not an ordinary file")
         if status.st_nlink != 1:
-            raise CheckpointError(f"{path} is a hard link shared with another file; make a plain copy instead")
+            raise CheckpointError(
+                f"{path} is a hard link shared with another file; make a plain copy instead"
+            )
         return open(descriptor, "rb", buffering=0)
     except BaseException:
         os.close(descriptor)

@@ -1,4 +1,5 @@
-"""What a run was asked to do: the settings, and how an algorithm is written to `run.json` and read back without running code."""
+"""What a run was asked to do: the settings, and how an algorithm is written to `run.json` and read back
+without running code."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -111,7 +112,8 @@ def algorithm_to_json(algorithm: Any) -> dict[str, Any]:
 
 
 def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
-    """The algorithm that `algorithm_to_json` wrote. A user's own network class is imported only with `trust_imports`.
+    """The algorithm that `algorithm_to_json` wrote. A user's own network class is imported only with
+    `trust_imports`.
 
     Raises:
         CheckpointError: an unknown algorithm, or fields that do not fit it.
@@ -126,12 +128,16 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
             values["network"] = spec_from_json(values["network"], trust_imports)
         if "optimizer" in values:
             optimizer = dict(values["optimizer"])
-            values["optimizer"] = OPTIMIZERS[optimizer.pop("kind")](**{k: _tuple(v) for k, v in optimizer.items()})
+            values["optimizer"] = OPTIMIZERS[optimizer.pop("kind")](
+                **{k: _tuple(v) for k, v in optimizer.items()}
+            )
         return cls(**values)
     except (UsageError, CheckpointError):
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the algorithm in run.json is damaged or foreign: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"the algorithm in run.json is damaged or foreign: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _kind(kinds: dict[str, type], value: Any) -> str:
@@ -158,13 +164,15 @@ class Settings:
         env_kwargs: arguments for the environment's constructor.
         backend: how environments run: `auto`, `native`, `gymnasium` or `subprocess`.
         max_episode_steps: replaces the environment's own time limit, in environment steps.
-        normalise_obs: scale observations by their running mean and standard deviation.
-        normalise_reward: scale rewards by the standard deviation of the running discounted return.
+        normalize_obs: scale observations by their running mean and standard deviation.
+        normalize_reward: scale rewards by the standard deviation of the running discounted return.
         frame_stack: the last n observations as one; 1 is off.
-        bins: for tables over a Box, intervals in each dimension of the observation; one number serves all dimensions.
+        bins: for tables over a Box, intervals in each dimension of the observation; one number serves all
+            dimensions.
         bin_low: where the first interval begins, in each dimension; by default the space's own bounds.
         bin_high: likewise where the last one ends.
-        tilings: grids of bins, each shifted against the others, for the gradient forms of tabular algorithms; 1 is plain bins.
+        tilings: grids of bins, each shifted against the others, for the gradient forms of tabular algorithms;
+            1 is plain bins.
         engine: `auto`, `eager` or `compiled`.
         device: `auto`, `cpu` or `cuda`.
         checkpoints: how many are written after the one at step 0.
@@ -180,8 +188,8 @@ class Settings:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     backend: Literal["auto", "native", "gymnasium", "subprocess"] = "auto"
     max_episode_steps: int | None = None
-    normalise_obs: bool = False
-    normalise_reward: bool = False
+    normalize_obs: bool = False
+    normalize_reward: bool = False
     frame_stack: int = 1
     bins: tuple[int, ...] | None = None
     bin_low: tuple[float, ...] | None = None
@@ -197,14 +205,21 @@ class Settings:
         name = algorithm_name(self.algorithm)
         check_types(self)
         check_range(
-            self, steps=(1, 1e15), seed=(0, 2**63 - 1), frame_stack=(1, 1000), checkpoints=(1, 1e6), eval_episodes=(0, 1e6)
+            self,
+            steps=(1, 1e15),
+            seed=(0, 2**63 - 1),
+            frame_stack=(1, 1000),
+            checkpoints=(1, 1e6),
+            eval_episodes=(0, 1e6),
         )
         check_range(self, tilings=(1, 1000), max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
-            object.__setattr__(self, "num_envs", DEFAULT_NUM_ENVS.get(name, getattr(self.algorithm, "default_num_envs", 1)))
+            object.__setattr__(
+                self, "num_envs", DEFAULT_NUM_ENVS.get(name, getattr(self.algorithm, "default_num_envs", 1))
+            )
         check_range(self, num_envs=(1, 1e7))
-        if self.normalise_reward and not hasattr(self.algorithm, "gamma"):
-            raise UsageError(f"normalise_reward scales by the discounted return, and {name} has no discount")
+        if self.normalize_reward and not hasattr(self.algorithm, "gamma"):
+            raise UsageError(f"normalize_reward scales by the discounted return, and {name} has no discount")
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 

@@ -1,4 +1,5 @@
-"""Two ways to differentiate an expectation, through the sample and by the score: on a parabola, with their variances known."""
+"""Two ways to differentiate an expectation, through the sample and by the score: on a parabola, with their
+variances known."""
 
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from bellgrad.ops.distributions import DiagonalGaussian
 from bellgrad.ops.policy_gradient import pathwise, score_function
 from bellgrad.report.figures import INK, figure_in_style, save
 
-folder = Path("runs/examples/reparameterisation")
+folder = Path("runs/examples/reparameterization")
 folder.mkdir(parents=True, exist_ok=True)
 ways = {
     "pathwise": (pathwise, lambda m, s: 4 * s**2),
@@ -21,7 +22,10 @@ def parabola(x: torch.Tensor) -> torch.Tensor:
     return x.square().sum(-1)
 
 
-print("d/dm E[x^2] = 2 m, from 100,000 draws of x ~ N(m, s)\n   m    s  way             mean   variance   in theory")
+print(
+    "d/dm E[x^2] = 2 m, from 100,000 draws of x ~ N(m, s)\n   m    s  way             mean   variance   in"
+    " theory"
+)
 for m, s in ((1.0, 0.5), (0.0, 1.0), (2.0, 0.2)):
     noise = torch.randn(100_000, 1, generator=torch.Generator().manual_seed(0))
     for name, (estimate, theory) in ways.items():
@@ -32,15 +36,17 @@ for m, s in ((1.0, 0.5), (0.0, 1.0), (2.0, 0.2)):
 
 with figure_in_style((6.5, 3.4), "light") as figure:
     axes = figure.subplots()
-    for colour, (name, (estimate, _)) in zip(INK["light"].lines, ways.items(), strict=False):
+    for color, (name, (estimate, _)) in zip(INK["light"].lines, ways.items(), strict=False):
         rng, mean, walked = torch.Generator().manual_seed(0), torch.tensor([2.0]), []
         for _ in range(150):  # down the parabola, by ten draws a step
             walked.append(mean.item())
             mean.requires_grad_()
             x = DiagonalGaussian(mean.expand(10, 1), torch.tensor([0.2]).log())
-            (gradient,) = torch.autograd.grad(estimate(parabola, x, torch.randn(10, 1, generator=rng)).mean(), mean)
+            (gradient,) = torch.autograd.grad(
+                estimate(parabola, x, torch.randn(10, 1, generator=rng)).mean(), mean
+            )
             mean = mean.detach() - 0.02 * gradient
-        axes.plot(walked, color=colour, label=name)
+        axes.plot(walked, color=color, label=name)
     axes.set_xlabel("updates of ten draws")
     axes.set_ylabel("m")
     axes.legend()

@@ -1,14 +1,16 @@
-"""Checkpoints: a JSON manifest and safetensors files, written whole or not at all, verified before they are trusted.
+"""Checkpoints: a JSON manifest and safetensors files, written whole or not at all, verified before they are
+trusted.
 
 A checkpoint is the folder `step-N`:
 
 | file | content |
 | --- | --- |
-| `manifest.json` | format version, step, the caller's values; size and SHA-256 of files; dtype, shape and files of tensors |
+| `manifest.json` | version, step, values; of files size and SHA-256; of tensors dtype, shape, files |
 | `manifest.sha256` | SHA-256 of `manifest.json`, in the form that `sha256sum -c` reads |
-| `tensors-00000.safetensors`, ... | the tensors; a large one is split by rows over several files, small ones share a file |
+| `tensors-00000.safetensors`, ... | tensors; a large one is split over files, small ones share one |
 
-Nothing that is loaded can run code: the manifest is JSON, and the tensors' bytes lie where it says (`tensor_files.py`).
+Nothing that is loaded can run code: the manifest is JSON, and the tensors' bytes lie where it says
+(`tensor_files.py`).
 """
 
 import fcntl
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training.files import (
+from bellgrad.runs.files import (
     JSON_LIMIT,
     fsync_folder,
     make_folder,
@@ -39,7 +41,7 @@ from bellgrad.training.files import (
     reason,
     write_synced,
 )
-from bellgrad.training.tensor_files import (
+from bellgrad.runs.tensor_files import (
     DTYPES,
     FILE_NAME,
     Entry,
@@ -61,8 +63,8 @@ _FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})(\.old)?")
 def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write the checkpoint `root/step-N`; until it is complete and on the disk, `root` keeps what it had.
 
-    Needs little memory beside the tensors: contiguous CPU tensors are written from where they lie, others are copied a shard at a
-    time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
+    Needs little memory beside the tensors: contiguous CPU tensors are written from where they lie, others are
+    copied a shard at a time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
 
     Args:
         root: the folder of checkpoints; made if missing.
@@ -98,7 +100,8 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
             text = json.dumps(manifest, indent=1).encode()
             if len(text) > JSON_LIMIT:
                 raise CheckpointError(
-                    f"checkpoint {folder} was not written: its manifest has {len(text)} bytes (values too large)"
+                    f"checkpoint {folder} was not written: its manifest has {len(text)} bytes (values too"
+                    " large)"
                 )
             _, digest = write_synced(temporary / MANIFEST, [text])
             write_synced(temporary / CHECKSUM, [_checksum_line(digest)])
@@ -108,7 +111,9 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
             os.close(lock)
             shutil.rmtree(temporary, ignore_errors=True)  # already renamed where all went well
     except OSError as error:
-        raise CheckpointError(f"checkpoint {folder} was not written: {reason(error)}; the last checkpoint is intact") from error
+        raise CheckpointError(
+            f"checkpoint {folder} was not written: {reason(error)}; the last checkpoint is intact"
+        ) from error
     return folder
 
 
@@ -117,7 +122,8 @@ def _checksum_line(digest: str) -> bytes:
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Give a complete checkpoint its name. One that had the name stays valid as `step-N.old` until the new one is durable."""
+    """Give a complete checkpoint its name. One that had the name stays valid as `step-N.old` until the new
+    one is durable."""
     old = folder.with_name(f"{folder.name}.old")
     if os.path.lexists(folder):
         os.rename(folder, old)
@@ -147,7 +153,8 @@ def _delete(path: Path) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Finish what killed writers began: remove half-written and half-deleted folders, settle an interrupted replacement."""
+    """Finish what killed writers began: remove half-written and half-deleted folders, settle an interrupted
+    replacement."""
     for path in sorted(root.iterdir()):
         if path.name.startswith(_TEMPORARY):
             with suppress(OSError):
@@ -182,8 +189,9 @@ def prune(root: Path, keep_last: int = 3, keep: Collection[int] = (), newest: in
         root: the folder of checkpoints.
         keep_last: how many to keep, counted back from the newest.
         keep: steps to keep besides, for example the best.
-        newest: the step that the run stands at. Later checkpoints are what the run left behind when it was resumed from an
-            earlier one (damaged, most often); they are deleted and do not count. None: there are none.
+        newest: the step that the run stands at. Later checkpoints are what the run left behind when it was
+            resumed from an earlier one (damaged, most often); they are deleted and do not count. None: there
+            are none.
 
     Raises:
         CheckpointError: the disk is read-only or gone.
@@ -213,7 +221,9 @@ def open_latest(root: Path) -> tuple["Checkpoint", list[str]]:
             warnings.append(f"damaged checkpoint ignored: {error}")
         else:
             return checkpoint, warnings
-    raise CheckpointError(f"{root} holds no usable checkpoint" + "".join(f"; {warning}" for warning in warnings))
+    raise CheckpointError(
+        f"{root} holds no usable checkpoint" + "".join(f"; {warning}" for warning in warnings)
+    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +250,9 @@ class Checkpoint:
             CheckpointError: damaged, foreign or unsafe; the message names the file.
         """
         if path.is_symlink() or not path.is_dir():
-            raise CheckpointError(f"{path} is not a checkpoint folder" + (" but a symbolic link" if path.is_symlink() else ""))
+            raise CheckpointError(
+                f"{path} is not a checkpoint folder" + (" but a symbolic link" if path.is_symlink() else "")
+            )
         text = read_bytes(path / MANIFEST, JSON_LIMIT)
         if read_bytes(path / CHECKSUM, 1024) != _checksum_line(hashlib.sha256(text).hexdigest()):
             raise CheckpointError(f"{path / MANIFEST} is damaged: it does not match {CHECKSUM}")
@@ -253,7 +265,9 @@ class Checkpoint:
         expected = {MANIFEST, CHECKSUM, *files}
         if present != expected:
             odd = min(present ^ expected)
-            raise CheckpointError(f"{path / odd} " + ("does not belong to the checkpoint" if odd in present else "is missing"))
+            raise CheckpointError(
+                f"{path / odd} " + ("does not belong to the checkpoint" if odd in present else "is missing")
+            )
         layout = layout_of(entries)
         for file, (size, digest) in files.items():
             verify_file(path / file, layout[file], size, digest)
@@ -288,17 +302,24 @@ class Checkpoint:
 
         Args:
             name: the tensor.
-            out: same dtype and number of axes, same sizes but for the first, which may be larger; on any device.
+            out: same dtype and number of axes, same sizes but for the first, which may be larger; on any
+                device.
 
         Raises:
-            CheckpointError: there is no such tensor, `out` does not fit it, or its file changed since it was verified.
+            CheckpointError: there is no such tensor, `out` does not fit it, or its file changed since it was
+                verified.
         """
         entry = self._entry(name)
         shape, dtype = entry.shape, DTYPES[entry.dtype]
-        fits = out.dim() == len(shape) and tuple(out.shape[1:]) == shape[1:] and (not shape or out.shape[0] >= shape[0])
+        fits = (
+            out.dim() == len(shape)
+            and tuple(out.shape[1:]) == shape[1:]
+            and (not shape or out.shape[0] >= shape[0])
+        )
         if out.dtype != dtype or not fits:
             raise CheckpointError(
-                f"the checkpoint's {name!r} is {dtype} {list(shape)} and does not fit {out.dtype} {list(out.shape)}"
+                f"the checkpoint's {name!r} is {dtype} {list(shape)} and does not fit {out.dtype}"
+                f" {list(out.shape)}"
             )
         for file, offset, part in self._places[name]:
             target = out.detach()[part.first_row : part.first_row + part.shape[0]] if shape else out.detach()
@@ -318,7 +339,9 @@ class Checkpoint:
         return self._entries[name]
 
 
-def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dict[str, Entry], dict[str, tuple[int, str]]]:
+def _parse_manifest(
+    manifest: Any, path: Path
+) -> tuple[int, dict[str, Any], dict[str, Entry], dict[str, tuple[int, str]]]:
     """Check a decoded manifest.
 
     Returns:
@@ -340,7 +363,10 @@ def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dic
     require(type(version) is int, "no format version")
     if version != VERSION:
         raise CheckpointError(f"{path} has format version {version}; this Bellgrad reads version {VERSION}")
-    require(manifest.keys() == {"version", "step", "values", "tensors", "files"}, f"unexpected keys {sorted(manifest)}")
+    require(
+        manifest.keys() == {"version", "step", "values", "tensors", "files"},
+        f"unexpected keys {sorted(manifest)}",
+    )
     require(is_count(manifest["step"]), "step")
     for key in ("values", "tensors", "files"):
         require(isinstance(manifest[key], dict), key)
@@ -357,7 +383,10 @@ def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dic
         require(isinstance(described, dict) and described.keys() == set(Entry._fields), f"tensor {name!r}")
         dtype, shape, rows, parts = (described[field] for field in Entry._fields)
         require(isinstance(dtype, str) and dtype in DTYPES, f"dtype of tensor {name!r}")
-        require(isinstance(shape, list) and len(shape) <= 64 and all(map(is_count, shape)), f"shape of tensor {name!r}")
+        require(
+            isinstance(shape, list) and len(shape) <= 64 and all(map(is_count, shape)),
+            f"shape of tensor {name!r}",
+        )
         # Counting empty axes as 1: the strides of an empty tensor must not overflow either.
         require(is_count(math.prod(max(axis, 1) for axis in shape) * 8), f"size of tensor {name!r}")
         require(is_count(rows) and rows > 0, f"rows of tensor {name!r}")
@@ -366,7 +395,12 @@ def _parse_manifest(manifest: Any, path: Path) -> tuple[int, dict[str, Any], dic
             f"files of tensor {name!r}",
         )
         entry = Entry(dtype, tuple(shape), rows, tuple(parts))
-        require(len(set(parts)) == len(parts) == max(1, -(-entry.total_rows // rows)), f"files of tensor {name!r}")
+        require(
+            len(set(parts)) == len(parts) == max(1, -(-entry.total_rows // rows)), f"files of tensor {name!r}"
+        )
         entries[name] = entry
-    require({file for entry in entries.values() for file in entry.files} == set(files), "a file that holds no tensor")
+    require(
+        {file for entry in entries.values() for file in entry.files} == set(files),
+        "a file that holds no tensor",
+    )
     return manifest["step"], manifest["values"], entries, files

@@ -21,7 +21,7 @@ import bellgrad
 from bellgrad.core.errors import CheckpointError
 from bellgrad.training import checkpoint as module
 from bellgrad.training import files, tensor_files
-from bellgrad.training.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
+from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 
 VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, None, True]}}
 
@@ -85,7 +85,9 @@ def test_tensors_are_chosen_by_prefix(saved):
 
 
 def test_non_finite_values_come_back(tmp_path):
-    values = Checkpoint.open(save_checkpoint(tmp_path, 0, {"low": float("-inf"), "nan": float("nan")}, {})).values
+    values = Checkpoint.open(
+        save_checkpoint(tmp_path, 0, {"low": float("-inf"), "nan": float("nan")}, {})
+    ).values
     assert values["low"] == float("-inf") and values["nan"] != values["nan"]
 
 
@@ -95,9 +97,13 @@ def test_every_bit_of_every_dtype_and_shape_comes_back(tmp_path, small_shards, d
     generator = torch.Generator().manual_seed(1)
     count = torch.empty(shape, dtype=dtype).numel() * dtype.itemsize
     # Random bytes hold NaN payloads, infinities and denormals; a bool is 0 or 1.
-    raw = torch.randint(0, 2 if dtype == torch.bool else 256, (count,), generator=generator, dtype=torch.uint8)
+    raw = torch.randint(
+        0, 2 if dtype == torch.bool else 256, (count,), generator=generator, dtype=torch.uint8
+    )
     tensor = raw.view(dtype).reshape(shape)
-    loaded = Checkpoint.open(save_checkpoint(tmp_path, 0, {}, {"before": torch.ones(1), "x": tensor})).read("x")
+    loaded = Checkpoint.open(save_checkpoint(tmp_path, 0, {}, {"before": torch.ones(1), "x": tensor})).read(
+        "x"
+    )
     assert loaded.dtype == dtype and tuple(loaded.shape) == shape and bits(loaded) == bits(tensor)
 
 
@@ -110,7 +116,13 @@ def test_nan_payloads_negative_zero_and_denormals_keep_their_bits(tmp_path, patt
 
 def test_non_contiguous_shared_and_gradient_tensors_are_saved_by_value(tmp_path, small_shards):
     base = torch.arange(60.0).reshape(6, 10).requires_grad_()
-    tensors = {"a": base, "same": base, "transposed": base.t(), "strided": base[::2, 1::3], "expanded": base[:, :1].expand(6, 9)}
+    tensors = {
+        "a": base,
+        "same": base,
+        "transposed": base.t(),
+        "strided": base[::2, 1::3],
+        "expanded": base[:, :1].expand(6, 9),
+    }
     loaded = Checkpoint.open(save_checkpoint(tmp_path, 0, {}, tensors)).tensors()
     for name, tensor in tensors.items():
         assert torch.equal(loaded[name], tensor.detach())
@@ -120,14 +132,21 @@ def test_non_contiguous_shared_and_gradient_tensors_are_saved_by_value(tmp_path,
 def test_a_tensor_that_is_read_owns_aligned_memory(saved):
     checkpoint = Checkpoint.open(saved)
     first, second = checkpoint.read("params/0.weight"), checkpoint.read("params/0.weight")
-    assert first.data_ptr() % 64 == 0 and first.storage_offset() == 0  # 64 bytes: a cache line, and AVX-512's width
+    assert (
+        first.data_ptr() % 64 == 0 and first.storage_offset() == 0
+    )  # 64 bytes: a cache line, and AVX-512's width
     first.zero_()
     assert torch.equal(second, example()["params/0.weight"])
 
 
 def test_large_tensors_are_split_by_rows_and_small_ones_share_files(tmp_path, small_shards):
     # With 64-byte shards: 20 rows of 24 bytes go 2 to a file; three scalars of 4 bytes share one.
-    tensors = {"a": torch.ones(()), "b": torch.ones(()), "big": torch.arange(120.0).reshape(20, 6), "c": torch.ones(())}
+    tensors = {
+        "a": torch.ones(()),
+        "b": torch.ones(()),
+        "big": torch.arange(120.0).reshape(20, 6),
+        "c": torch.ones(()),
+    }
     folder = save_checkpoint(tmp_path, 0, {}, tensors)
     described = json.loads((folder / "manifest.json").read_text())["tensors"]
     assert described["a"]["files"] == described["b"]["files"] != described["c"]["files"]
@@ -142,7 +161,12 @@ def test_a_row_larger_than_a_shard_stays_whole(tmp_path, small_shards):
 
 
 def test_the_safetensors_library_reads_the_files(tmp_path, small_shards):
-    tensors = {"i": torch.arange(3, dtype=torch.uint8), "x": torch.randn(3), "y": torch.arange(2), "big": torch.randn(9, 5)}
+    tensors = {
+        "i": torch.arange(3, dtype=torch.uint8),
+        "x": torch.randn(3),
+        "y": torch.arange(2),
+        "big": torch.randn(9, 5),
+    }
     folder = save_checkpoint(tmp_path, 0, {}, tensors)
     described = json.loads((folder / "manifest.json").read_text())["tensors"]
     for name, tensor in tensors.items():
@@ -161,7 +185,9 @@ def test_read_into_fills_the_first_rows_and_leaves_the_rest(tmp_path, small_shar
     assert scalar == 2
 
 
-@pytest.mark.parametrize("out", [torch.zeros(9, 6, dtype=torch.uint8), torch.zeros(10, 7, dtype=torch.uint8), torch.zeros(10, 6)])
+@pytest.mark.parametrize(
+    "out", [torch.zeros(9, 6, dtype=torch.uint8), torch.zeros(10, 7, dtype=torch.uint8), torch.zeros(10, 6)]
+)
 def test_read_into_refuses_what_does_not_fit(saved, out):
     with pytest.raises(CheckpointError, match="does not fit"):
         Checkpoint.open(saved).read_into("replay/obs", out)
@@ -189,7 +215,15 @@ def test_a_flipped_bit_anywhere_is_refused(saved):
         whole = path.read_bytes()
         header = struct.unpack("<Q", whole[:8])[0] + 8 if path.suffix == ".safetensors" else 0
         # The length field and the end of the header, the first and last byte of the data, and many others.
-        positions = {0, 7, 8, header - 1, header, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(150))}
+        positions = {
+            0,
+            7,
+            8,
+            header - 1,
+            header,
+            len(whole) - 1,
+            *(rng.randrange(len(whole)) for _ in range(150)),
+        }
         for position in sorted(p for p in positions if 0 <= p < len(whole)):
             damaged = bytearray(whole)
             damaged[position] ^= 1 << rng.randrange(8)
@@ -204,9 +238,13 @@ def test_a_file_cut_at_any_length_is_refused(saved):
     rng = random.Random(0)
     for path in sorted(saved.iterdir()):
         whole = path.read_bytes()
-        for length in sorted({0, 1, 7, 8, 9, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(60))}):
+        for length in sorted(
+            {0, 1, 7, 8, 9, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(60))}
+        ):
             path.write_bytes(whole[:length])
-            with pytest.raises(CheckpointError, match=f"has {length} bytes" if path.suffix == ".safetensors" else "manifest"):
+            with pytest.raises(
+                CheckpointError, match=f"has {length} bytes" if path.suffix == ".safetensors" else "manifest"
+            ):
                 Checkpoint.open(saved)
         path.write_bytes(whole + b"\n")
         with pytest.raises(CheckpointError):
@@ -243,7 +281,9 @@ def test_an_unreadable_disk_is_a_refusal(saved, monkeypatch):
 # Malice is refused
 
 
-@pytest.mark.parametrize("name", ["extra.bin", ".hidden", "tensors-00009.safetensors", "data.pkl", "manifest.json~"])
+@pytest.mark.parametrize(
+    "name", ["extra.bin", ".hidden", "tensors-00009.safetensors", "data.pkl", "manifest.json~"]
+)
 def test_an_unknown_file_is_refused(saved, name):
     (saved / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=f"{name} does not belong"):
@@ -307,7 +347,8 @@ def test_a_link_to_a_checkpoint_is_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../tensors-00000.safetensors", "..", "/etc/passwd", "a/b", ".x", "tensors-0.safetensors", "t\0", ""]
+    "name",
+    ["../tensors-00000.safetensors", "..", "/etc/passwd", "a/b", ".x", "tensors-0.safetensors", "t\0", ""],
 )
 def test_a_file_name_that_leads_elsewhere_is_refused(saved, name):
     def change(manifest):
@@ -383,7 +424,8 @@ def test_a_manifest_with(saved, change):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"null", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b'{"version": 1, "version": 1}']
+    "text",
+    [b"", b"null", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b'{"version": 1, "version": 1}'],
 )
 def test_a_manifest_that_is_no_object_is_refused(saved, text):
     write_manifest(saved, text)
@@ -523,7 +565,9 @@ def test_prune_keeps_the_last_and_the_chosen(tmp_path):
 def test_prune_after_a_resume_from_an_earlier_checkpoint_deletes_the_abandoned_future(tmp_path):
     for step in (10, 20, 30, 40, 50):
         save_checkpoint(tmp_path, step, {}, {})
-    prune(tmp_path, keep_last=2, newest=30)  # or 40 and 50, being newest, would push out what the run stands on
+    prune(
+        tmp_path, keep_last=2, newest=30
+    )  # or 40 and 50, being newest, would push out what the run stands on
     assert [step for step, _ in checkpoints(tmp_path)] == [20, 30]
 
 
@@ -554,7 +598,9 @@ def tiny_disk(tmp_path):
     """A file system of 1 MiB of its own; needs the right to mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
@@ -564,7 +610,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny_disk):
     root = tiny_disk / "checkpoints"
     save_checkpoint(root, 5, VALUES, example())
     for step in (5, 6):
-        with pytest.raises(CheckpointError, match=rf"step-{step} was not written: No space left.*last checkpoint is intact"):
+        with pytest.raises(
+            CheckpointError, match=rf"step-{step} was not written: No space left.*last checkpoint is intact"
+        ):
             save_checkpoint(root, step, {}, {"x": torch.zeros(2**20)})
         assert_untouched(root)
 
@@ -573,7 +621,9 @@ def test_a_read_only_disk_keeps_the_last_checkpoint(tiny_disk):
     root = tiny_disk / "checkpoints"
     save_checkpoint(root, 5, VALUES, example())
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    with pytest.raises(CheckpointError, match=r"step-6 was not written: Read-only file system.*last checkpoint is intact"):
+    with pytest.raises(
+        CheckpointError, match=r"step-6 was not written: Read-only file system.*last checkpoint is intact"
+    ):
         save_checkpoint(root, 6, {}, example())
     with pytest.raises(CheckpointError, match="Read-only file system"):
         prune(root, keep_last=0)
@@ -585,7 +635,9 @@ def test_a_write_that_the_kernel_refuses_keeps_the_last_checkpoint(saved):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"step-6 was not written: File too large.*last checkpoint is intact"):
+        with pytest.raises(
+            CheckpointError, match=r"step-6 was not written: File too large.*last checkpoint is intact"
+        ):
             save_checkpoint(saved.parent, 6, {}, {"x": torch.zeros(2**20)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -594,7 +646,8 @@ def test_a_write_that_the_kernel_refuses_keeps_the_last_checkpoint(saved):
 
 @pytest.mark.parametrize("call", range(4))
 def test_a_disk_that_fails_at_any_fsync_keeps_the_last_checkpoint(saved, monkeypatch, call):
-    # The first four: tensor file, manifest, its checksum, the temporary folder. (After them comes the rename.)
+    # The first four: tensor file, manifest, its checksum, the temporary folder. (After them comes the
+    # rename.)
     counted, fsync = iter(range(100)), os.fsync
 
     def failing(descriptor):
@@ -609,11 +662,15 @@ def test_a_disk_that_fails_at_any_fsync_keeps_the_last_checkpoint(saved, monkeyp
 
 
 def test_every_name_is_durable_before_the_next_step_relies_on_it(saved, monkeypatch):
-    # What the folder of checkpoints holds whenever a folder is synced: the hexadecimal end of temporary names is left out.
+    # What the folder of checkpoints holds whenever a folder is synced: the hexadecimal end of temporary names
+    # is left out.
     seen, fsync_folder = [], module.fsync_folder
 
     def spying(folder):
-        names = {path.name.rsplit("-", 1)[0] if path.name.startswith(".tmp") else path.name for path in saved.parent.iterdir()}
+        names = {
+            path.name.rsplit("-", 1)[0] if path.name.startswith(".tmp") else path.name
+            for path in saved.parent.iterdir()
+        }
         seen.append(("inside" if folder.name.startswith(".tmp") else "root", names))
         fsync_folder(folder)
 
@@ -647,7 +704,7 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 from bellgrad.training import tensor_files
-from bellgrad.training.checkpoint import open_latest, prune, save_checkpoint
+from bellgrad.runs.checkpoint import open_latest, prune, save_checkpoint
 
 root = Path(sys.argv[1])
 tensor_files.SHARD_BYTES = 2**13
@@ -694,8 +751,8 @@ def at_random_moments():
     assert seen == sorted(seen) and seen[-1] > 0, seen
 
 def at_every_event(start, work, steps):
-    # The child dies just before its nth event that Python audits (open, mkdir, rename, remove, ...) or fsync, for every n
-    # until it lives through.
+    # The child dies just before its nth event that Python audits (open, mkdir, rename, remove, ...) or fsync,
+    # for every n until it lives through.
     for n in range(1000):
         start()
         def dying():
@@ -715,7 +772,8 @@ def at_every_event(start, work, steps):
         check(steps)
         assert status in (0, 9), status
         save(7, 7)  # the next save clears up
-        assert not [path for path in root.iterdir() if path.name.startswith(".tmp-") or path.name.endswith(".old")]
+        names = [path.name for path in root.iterdir()]
+        assert not [name for name in names if name.startswith(".tmp-") or name.endswith(".old")]
         prune(root, keep_last=0)
         if status == 0:
             break
@@ -742,7 +800,8 @@ print("survived")
 
 
 def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new_one():
-    # A kill loses nothing that was written, synced or not, so that a disk in memory shows the same, and sooner.
+    # A kill loses nothing that was written, synced or not, so that a disk in memory shows the same, and
+    # sooner.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         assert run_script(KILLS, Path(folder) / "checkpoints").strip() == "survived"
 
@@ -750,7 +809,7 @@ def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new_one():
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from bellgrad.training.checkpoint import Checkpoint, save_checkpoint
+from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
 
 def peak():  # MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -778,7 +837,17 @@ def test_saving_and_loading_512_mib_does_not_double_the_memory(tmp_path, argumen
 # Nothing that is loaded can run code
 
 
-FORBIDDEN_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
+FORBIDDEN_MODULES = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+}
 
 
 def code_loading(source: str) -> list[str]:
@@ -789,14 +858,28 @@ def code_loading(source: str) -> list[str]:
             found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [node.module] if node.module.split(".")[0] in FORBIDDEN_MODULES else []
-            found += [f"torch.{alias.name}" for alias in node.names if node.module == "torch" and alias.name in ("load", "save")]
+            found += [
+                f"torch.{alias.name}"
+                for alias in node.names
+                if node.module == "torch" and alias.name in ("load", "save")
+            ]
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            found += [name] if name in ("torch.load", "torch.save", "torch.serialization.load", "torch.jit.load") else []
+            found += (
+                [name]
+                if name in ("torch.load", "torch.save", "torch.serialization.load", "torch.jit.load")
+                else []
+            )
             found += [
-                name for keyword in node.keywords if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
+                name
+                for keyword in node.keywords
+                if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
             ]
-            if name in ("__import__", "importlib.import_module") and node.args and isinstance(node.args[0], ast.Constant):
+            if (
+                name in ("__import__", "importlib.import_module")
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+            ):
                 found += [node.args[0].value] if node.args[0].value in FORBIDDEN_MODULES else []
     return found
 
@@ -820,4 +903,6 @@ def test_the_search_for_pickles_finds(source):
 def test_no_module_uses_pickle():
     modules = sorted(Path(bellgrad.__file__).parent.rglob("*.py"))
     assert len(modules) > 5
-    assert {str(path): code_loading(path.read_text()) for path in modules if code_loading(path.read_text())} == {}
+    assert {
+        str(path): code_loading(path.read_text()) for path in modules if code_loading(path.read_text())
+    } == {}

@@ -1,4 +1,5 @@
-"""The run's measurements: one JSON object a line, and TensorBoard events beside them where that is installed."""
+"""The run's measurements: one JSON object a line, and TensorBoard events beside them where that is
+installed."""
 
 import json
 import math
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training.files import fsync_folder, make_folder, readable, reason
+from bellgrad.runs.files import fsync_folder, make_folder, readable, reason
 
 METRICS = "metrics.jsonl"
 
@@ -29,7 +30,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`. A last line that a kill tore is left out.
 
     Raises:
-        CheckpointError: the file cannot be read, or a line before the last is damaged; the message says which.
+        CheckpointError: the file cannot be read, or a line before the last is damaged; the message says
+            which.
     """
     with readable(path):
         lines = path.read_bytes().splitlines()
@@ -50,12 +52,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to `tensorboard/` in a run folder.
 
-    Each record is with the operating system when `write` returns, so that a killed process loses none; `size` makes them durable.
+    Each record is with the operating system when `write` returns, so that a killed process loses none; `size`
+    makes them durable.
 
     Args:
         folder: the run folder; made if missing.
-        resume_bytes: what `size` was at the checkpoint from which the run goes on. What was written after it is cut off: the
-            resumed run writes it again. None: a new run, whatever the file held.
+        resume_bytes: what `size` was at the checkpoint from which the run goes on. What was written after it
+            is cut off: the resumed run writes it again. None: a new run, whatever the file held.
 
     Raises:
         CheckpointError: the disk is full or read-only, or the file is not the one that the checkpoint knew.
@@ -68,7 +71,9 @@ class MetricsWriter:
             self._file = open(self._path, "a+b", opener=_open_no_link)  # noqa: SIM115 (closed by close)
             self._cut(resume_bytes or 0)
             fsync_folder(folder)
-            steps = [record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)]
+            steps = [
+                record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)
+            ]
             self._board = _open_board(folder / "tensorboard", max(steps, default=-1) + 1)
         except OSError as error:
             raise self._failure(error) from error
@@ -78,7 +83,8 @@ class MetricsWriter:
         if size and self._file.read(1) != b"\n":
             found = os.fstat(self._file.fileno()).st_size
             raise CheckpointError(
-                f"{self._path} does not belong to the checkpoint: it has {found} bytes and no line that ends at byte {size}"
+                f"{self._path} does not belong to the checkpoint: it has {found} bytes and no line that ends"
+                f" at byte {size}"
             )
         self._file.truncate(size)
 
@@ -89,8 +95,8 @@ class MetricsWriter:
         """Append one record.
 
         Args:
-            record: `step` (environment steps) and measurements: numbers, scalar tensors, text, or lists and dicts of them.
-                Floats come back to the bit; NaN and infinities become null.
+            record: `step` (environment steps) and measurements: numbers, scalar tensors, text, or lists and
+                dicts of them. Floats come back to the bit; NaN and infinities become null.
 
         Raises:
             CheckpointError: the disk is full or read-only.
@@ -128,7 +134,8 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 class _Board:
-    """A TensorBoard event file. TensorBoard's own writer leaves the disk to a thread, whose errors reach nobody but the console.
+    """A TensorBoard event file. TensorBoard's own writer leaves the disk to a thread, whose errors reach
+    nobody but the console.
 
     Args:
         folder: where the file is made, beside older ones.
@@ -154,7 +161,9 @@ class _Board:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        numbers = {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
+        numbers = {
+            name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)
+        }
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
         self._add(Event(step=record.get("step"), summary=Summary(value=values)))
 
