@@ -53,7 +53,7 @@ def solve(row: Row, seed: int) -> dict:
 
     from bellgrad.presets import find_preset
     from bellgrad.runs.settings import Settings, find_algorithm
-    from bellgrad.training.evaluate import evaluate_policy
+    from bellgrad.training.evaluate import evaluate_agent
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session, Tracker
 
@@ -81,7 +81,7 @@ def solve(row: Row, seed: int) -> dict:
             tracker.flush()
             seconds += time.perf_counter() - start
             passed = driver.steps
-            result = evaluate_policy(
+            result = evaluate_agent(
                 driver.learner, driver.loop.state, judge, EPISODES, EVALUATION_SEED + seed
             )
             if result.return_mean >= TARGET:

@@ -16,7 +16,7 @@ from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.files import read_json, write_json_atomic
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.agent import Agent
-from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_policy
+from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
 from bellgrad.training.run import Run
 
 Which = Literal["last", "best"] | int
@@ -214,7 +214,7 @@ def evaluate(
     batch = opened.make_env(min(episodes, EVAL_ENVS), backend=backend)
     try:
         learner, state, batch = opened.load(checkpoint, batch)
-        result = evaluate_policy(learner, state, batch, episodes, seed, deterministic)
+        result = evaluate_agent(learner, state, batch, episodes, seed, deterministic)
     finally:
         batch.close()
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}

@@ -103,7 +103,7 @@ BY_HAND = {
 def test_phi_of_an_episode_worked_out_by_hand(phi, end):
     truncation = "horizon" if phi in ("return", "reward_to_go") else "bootstrap"
     learner = learner_of(phi=phi, gamma=0.5, lambda_=0.5, truncation=truncation)
-    found = learner.phi(learner.settle(episode(end)), V)
+    found = learner.phi(learner.apply_truncation(episode(end)), V)
     torch.testing.assert_close(
         found[:, 0], torch.tensor(BY_HAND[phi][end == "truncated"], dtype=torch.float32)
     )
@@ -119,12 +119,12 @@ def test_for_all_actions_phi_is_that_of_each():
 @pytest.mark.parametrize(("truncation", "missing"), [("bootstrap", 40.0), ("horizon", 0.0)])
 def test_what_a_cut_episode_lacks_is_the_critics_word_or_nothing(truncation, missing):
     learner = learner_of(phi="baseline", gamma=0.5, truncation=truncation)
-    e = learner.settle(episode("truncated"))
+    e = learner.apply_truncation(episode("truncated"))
     return_ = learner.phi(e, V) + V.value
     torch.testing.assert_close(
         return_[:, 0], torch.tensor([3 + missing / 8, 4 + missing / 4, 4 + missing / 2])
     )
-    whole = learner.settle(episode("terminated"))
+    whole = learner.apply_truncation(episode("terminated"))
     torch.testing.assert_close((learner.phi(whole, V) + V.value)[:, 0], torch.tensor([3.0, 4.0, 4.0]))
 
 
@@ -134,7 +134,7 @@ def test_the_critic_judges_every_step_and_what_it_led_to():
     weight, bias = state.critic
     state = state._replace(critic={weight: torch.tensor([[10.0, 20.0, 30.0]]), bias: torch.ones(1)})
     two = several()
-    value, next_value, q = learner.judge(state, two)
+    value, next_value, q = learner.critic_values(state, two)
     assert q is None
     for i, length in enumerate(two.mask.sum(0).tolist()):
         states = [*two.obs[:length, i].tolist(), int(two.last_obs[i])]
@@ -150,7 +150,7 @@ def test_the_value_of_a_state_is_the_mean_of_q_under_the_policy():
     odds = torch.tensor([[1.0, 3.0, 1.0], [3.0, 1.0, 1.0]])
     no = torch.zeros(2)
     state = state._replace(critic={weight: q, bias: no}, params={actor: odds.log(), actor_bias: no})
-    value, next_value, q = learner.judge(state, episode("truncated"))
+    value, next_value, q = learner.critic_values(state, episode("truncated"))
     torch.testing.assert_close(value[:, 0], torch.tensor([6.0, 3.0, 1.0]))
     torch.testing.assert_close(next_value[:, 0], torch.tensor([3.0, 1.0, 6.0]))
     torch.testing.assert_close(q[:, 0], torch.tensor([[0.0, 8.0], [4.0, 0.0], [1.0, 1.0]]))
@@ -194,7 +194,7 @@ def test_the_critic_moves_towards_the_returns_and_only_after_the_policy():
     learner = learner_of(phi="baseline", critic_steps=300, critic_learning_rate=0.5, gamma=0.5)
     state = learner.init(torch.Generator().manual_seed(0))
     after, _ = learner.update(state, episode("terminated"), None)
-    value = learner.judge(after, episode("terminated")).value
+    value = learner.critic_values(after, episode("terminated")).value
     torch.testing.assert_close(value[:, 0], torch.tensor([3.0, 4.0, 4.0]), atol=1e-3, rtol=0)
     once, _ = replace(learner.config, critic_steps=1).build(TABLE).update(state, episode("terminated"), None)
     torch.testing.assert_close(once.params, after.params)  # the policy's step saw the critic of before

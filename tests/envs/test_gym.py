@@ -9,7 +9,7 @@ from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import leaves, named_leaves, nest
-from bellgrad.envs.gym import Alone, GymEnv, gym_spec, obs_to_tensor
+from bellgrad.envs.gym import GymEnv, SingleEnvStepper, gym_spec, obs_to_tensor
 
 
 def play(env, steps, seed=0):
@@ -301,7 +301,7 @@ def test_steps_in_plain_numbers_are_those_in_tensors_and_leave_the_same_books(na
     see = None if name == "FrozenLake-v1" else lambda arrays: arrays[0][0].tolist()
     assert torch.equal(plain.reset(5), other.reset(5))
     for part in (actions[:1], actions[1:60], actions[60:]):  # blocks that end within an episode
-        with Alone(plain, see) as env:
+        with SingleEnvStepper(plain, see) as env:
             for action in part:
                 obs, reward, terminated, truncated = env.step(action)
                 step = other.step(torch.tensor([action]))
@@ -326,7 +326,7 @@ def test_a_fault_in_plain_numbers_is_the_one_in_tensors(fault):
         env.envs[0].fault = fault
         with pytest.raises(EnvironmentFault, match=r"at step 6 \(step 3 of episode 1\)") as caught:
             if alone:
-                with Alone(env, lambda arrays: arrays[0]) as one:
+                with SingleEnvStepper(env, lambda arrays: arrays[0]) as one:
                     for _ in range(3):
                         one.step(0)
             else:

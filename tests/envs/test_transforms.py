@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv
-from bellgrad.core.records import EnvSpec, Episode, Step
+from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import leaves, named_leaves, nest
 from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum
@@ -54,7 +54,12 @@ class Scripted:
         reward = torch.full((self.num_envs,), self._time - 4.0)
         zeros = torch.zeros(self.num_envs)
         return Step(
-            self._last, reward, ended & ~truncated, truncated, next_obs, Episode(zeros + 7, zeros.long() + 3)
+            self._last,
+            reward,
+            ended & ~truncated,
+            truncated,
+            next_obs,
+            EpisodeTotals(zeros + 7, zeros.long() + 3),
         )
 
     def snapshot(self):

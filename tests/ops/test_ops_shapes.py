@@ -42,7 +42,7 @@ OPS = [
     (lambda *x: losses.sac_actor_loss(*x, alpha=0.1), (item, ensemble), (0, 1)),
     (lambda *x: losses.sac_temperature_loss(*x, target_entropy=-1.0), (zero, item), (0, 1)),
     (lambda r, m: policy_gradient.total_return(r, 0.9, m), (path, flag), (0, 1)),
-    (lambda t, u: policy_gradient.keep(t, 0.9, u), (path.long(), path), (0, 1)),
+    (lambda t, u: policy_gradient.geometric_mask(t, 0.9, u), (path.long(), path), (0, 1)),
     (lambda *x: policy_gradient.score_function_loss(*x, episodes=B), (path, path, path, flag), (0, 1, 2, 3)),
     (lambda *x: policy_gradient.all_actions_loss(*x, episodes=B), (paths_q, paths_q, path, flag), (2, 3)),
     (exploration.take, (q, action), (1,)),

@@ -3,7 +3,7 @@ import torch
 from torch import tensor
 from torch.nn import functional as F
 
-from bellgrad.ops.exploration import epsilon_greedy, take
+from bellgrad.ops.exploration import epsilon_greedy, value_of_action
 from bellgrad.ops.losses import (
     adapted_kl_coef,
     clipped_value_loss,
@@ -195,7 +195,7 @@ def test_sac_losses_by_hand():
 
 
 def test_take_picks_one_entry_per_row():
-    assert take(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1, 0])).tolist() == [2, 3]
+    assert value_of_action(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1, 0])).tolist() == [2, 3]
 
 
 def test_epsilon_greedy_draws_each_action_alike_and_the_greedy_one_otherwise():

@@ -7,7 +7,7 @@ from bellgrad.ops.distributions import DiagonalGaussian
 from bellgrad.ops.policy_gradient import (
     all_actions_loss,
     discount_weight,
-    keep,
+    geometric_mask,
     pathwise,
     score_function,
     score_function_loss,
@@ -34,7 +34,11 @@ def test_the_discount_weight_is_gamma_to_the_age():
 
 def test_a_step_is_kept_with_the_probability_gamma_to_its_age():
     age = tensor([[0], [1], [2], [9]]).expand(4, 100_000)
-    kept = keep(age, 0.5, torch.rand(age.shape, generator=torch.Generator().manual_seed(0))).double().mean(1)
+    kept = (
+        geometric_mask(age, 0.5, torch.rand(age.shape, generator=torch.Generator().manual_seed(0)))
+        .double()
+        .mean(1)
+    )
     assert kept[0] == 1
     # six standard errors of a share of 100,000: at most 6 * 0.5 / 316 = 0.0095
     torch.testing.assert_close(

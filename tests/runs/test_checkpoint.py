@@ -19,7 +19,7 @@ import torch
 
 import bellgrad
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training import checkpoint as module
+from bellgrad.runs import checkpoint as module
 from bellgrad.training import files, tensor_files
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 

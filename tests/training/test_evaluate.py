@@ -19,7 +19,7 @@ from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.training import session as session_module
-from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evaluate_policy
+from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evaluate_agent
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Fixed:
 
 def evaluate(num_envs=4, episodes=16, dynamics=None, learner=None, seed=0, **options) -> Evaluation:
     env = NativeEnv(dynamics or Lengths(), num_envs)
-    return evaluate_policy(learner or Fixed(), OneState(torch.tensor(0)), env, episodes, seed, **options)
+    return evaluate_agent(learner or Fixed(), OneState(torch.tensor(0)), env, episodes, seed, **options)
 
 
 def test_short_episodes_are_not_counted_more_often_than_long_ones():
@@ -161,7 +161,7 @@ def test_trap_running_normalizers_are_frozen_in_evaluation_and_returns_are_in_th
         env.step(torch.zeros(4, dtype=torch.int64))
     before = map_tree(torch.clone, (env.transform_state[0], env.transform_state[1].moments))
     env.frozen = True
-    result = evaluate_policy(Fixed(), OneState(torch.tensor(0)), env, 16, seed=0)
+    result = evaluate_agent(Fixed(), OneState(torch.tensor(0)), env, 16, seed=0)
     after = (env.transform_state[0], env.transform_state[1].moments)
     assert all(torch.equal(a, b) for a, b in zip(leaves(before), leaves(after), strict=True))
     assert set(result.returns) == {1.0, 9.0}
@@ -213,12 +213,12 @@ def test_trap_running_normalizers_are_frozen_in_evaluation_wherever_it_is_called
 
     def spy(learner, state, env, *args, **options):
         before = map_tree(torch.clone, env.transform_state[0])
-        result = evaluate_policy(learner, state, env, *args, **options)
+        result = evaluate_agent(learner, state, env, *args, **options)
         moments.append((before, env.transform_state[0]))
         return result
 
-    monkeypatch.setattr(api, "evaluate_policy", spy)
-    monkeypatch.setattr(session_module, "evaluate_policy", spy)
+    monkeypatch.setattr(api, "evaluate_agent", spy)
+    monkeypatch.setattr(session_module, "evaluate_agent", spy)
     run = train("run", eval_episodes=3)
     in_training = len(moments)
     api.evaluate(run, episodes=3)

@@ -22,9 +22,9 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault
 from bellgrad.ops.optim import SGD
+from bellgrad.runs import checkpoint as checkpoint_module
 from bellgrad.runs.checkpoint import checkpoints, open_latest
 from bellgrad.runs.files import read_json
-from bellgrad.training import checkpoint as checkpoint_module
 from bellgrad.training import run as run_module
 from bellgrad.training import session as session_module
 from bellgrad.training.run import Run

@@ -20,7 +20,7 @@ from bellgrad.nets.specs import GRU, LSTM, MLP
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.runs.checkpoint import open_latest
 from bellgrad.training.engine import Engine
-from bellgrad.training.evaluate import evaluate_policy
+from bellgrad.training.evaluate import evaluate_agent
 from bellgrad.training.on_policy import OnPolicy
 from bellgrad.training.session import Session
 
@@ -68,7 +68,7 @@ def learned(network):
     driver = driver_of(network, epochs=4, minibatches=2)
     while driver.updates < 120:
         driver.advance()
-    return evaluate_policy(driver.learner, driver.loop.state, NativeEnv(Recall(), 16), 64, seed=1).return_mean
+    return evaluate_agent(driver.learner, driver.loop.state, NativeEnv(Recall(), 16), 64, seed=1).return_mean
 
 
 def rows_of(driver):
@@ -91,7 +91,7 @@ def test_a_policy_that_remembers_solves_what_one_that_does_not_cannot(network):
 def test_rows_give_back_the_log_probabilities_and_values_of_acting(steps):
     driver = driver_of(LSTM(8, (8,), steps), rollout_steps=32)
     for batch in (rows_of(driver), rows_of(driver)):
-        policy, value = driver.learner.judge(driver.loop.state.params, batch)
+        policy, value = driver.learner.policy_and_value(driver.loop.state.params, batch)
         torch.testing.assert_close(policy.logprob(batch.action), batch.logprob)
         torch.testing.assert_close(value, batch.value)
 

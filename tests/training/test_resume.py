@@ -587,7 +587,7 @@ def returns(monkeypatch, *means):
     def evaluate(*args, **options):
         return Evaluation(next(left), 0.0, 1.0, 1, 0, [0.0])
 
-    monkeypatch.setattr(session_module, "evaluate_policy", evaluate)
+    monkeypatch.setattr(session_module, "evaluate_agent", evaluate)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last_three(tmp_path, monkeypatch):
@@ -652,7 +652,7 @@ def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(
 
     monkeypatch.setattr(session_module.time, "perf_counter", lambda: now)
     monkeypatch.setattr(session_module.OffPolicy, "advance", passes(1.0, session_module.OffPolicy.advance))
-    monkeypatch.setattr(session_module, "evaluate_policy", passes(1_000.0, session_module.evaluate_policy))
+    monkeypatch.setattr(session_module, "evaluate_agent", passes(1_000.0, session_module.evaluate_agent))
     copies = killed_at(244)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "whole", checkpoints=4)
     logged = [record for record in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "time" in record]

@@ -70,7 +70,7 @@ class A2CLearner(PolicyGradientLearner):
         """One step down the gradient of policy and value."""
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
-            policy, value = self.judge(params, batch)
+            policy, value = self.policy_and_value(params, batch)
             actor, metrics = self.policy_loss(policy, batch)
             critic = squared_error(value - batch.return_).mean()
             return actor + self.config.value_coef * critic, metrics | {"value_loss": critic}

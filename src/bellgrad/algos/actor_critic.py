@@ -141,7 +141,7 @@ class ActorCriticLearner:
             return self.critic.predict(state.params, obs)
         return self.critic.step(state.params, obs, carry["critic"])[0]
 
-    def judge(self, params: dict[str, Tensor], batch: Minibatch) -> tuple[Distribution, Tensor]:
+    def policy_and_value(self, params: dict[str, Tensor], batch: Minibatch) -> tuple[Distribution, Tensor]:
         """The policy's distributions and the values `[B]` at what a minibatch observed, remembered from each
         row's start."""
         if not self.policy.remembers:

@@ -33,7 +33,7 @@ from bellgrad.data.replay import RANGES as REPLAY_RANGES
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import MLP, Spec, check_spec
-from bellgrad.ops.exploration import epsilon_greedy, take
+from bellgrad.ops.exploration import epsilon_greedy, value_of_action
 from bellgrad.ops.grads import clip_by_norm, clip_by_value, value_and_grad
 from bellgrad.ops.losses import huber, squared_error
 from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
@@ -183,7 +183,7 @@ class DQNLearner:
         loss_of = huber if c.loss == "huber" else squared_error
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            q = take(self.q(params, batch.obs), batch.action)
+            q = value_of_action(self.q(params, batch.obs), batch.action)
             return (batch.weight * loss_of(q - y)).mean(), (q, q - y)
 
         (loss_value, (q, td_error)), grads = value_and_grad(loss, has_aux=True)(state.params)

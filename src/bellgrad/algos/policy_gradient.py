@@ -15,7 +15,7 @@ from bellgrad.core.records import Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.nets.policy import Distribution
 from bellgrad.ops.losses import normalize_advantage, policy_gradient_loss
-from bellgrad.ops.policy_gradient import discount_weight, keep
+from bellgrad.ops.policy_gradient import discount_weight, geometric_mask
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PolicyGradientLearner(ActorCriticLearner):
         if c.state_weight == "discount":
             advantage = advantage * discount_weight(rollout.age, c.gamma)
         elif c.state_weight == "geometric":
-            advantage = torch.where(keep(rollout.age, c.gamma, noise), advantage, 0.0)
+            advantage = torch.where(geometric_mask(rollout.age, c.gamma, noise), advantage, 0.0)
         return state, whole._replace(advantage=advantage), metrics
 
     def policy_loss(self, policy: Distribution, batch: Minibatch) -> tuple[Tensor, Metrics]:

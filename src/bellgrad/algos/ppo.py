@@ -138,7 +138,7 @@ class PPOLearner(ActorCriticLearner):
         advantage = normalize_advantage(batch.advantage) if c.normalize_advantages else batch.advantage
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
-            policy, value = self.judge(params, batch)
+            policy, value = self.policy_and_value(params, batch)
             logprob, metrics = policy.logprob(batch.action), {}
             if c.objective == "clip":
                 actor, kl, metrics["clip_fraction"] = ppo_clip_loss(

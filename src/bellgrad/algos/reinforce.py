@@ -42,14 +42,14 @@ from bellgrad.nets.layers import Params
 from bellgrad.nets.policy import Head, LogStd, Policy
 from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.nets.value import Value
-from bellgrad.ops.exploration import take
+from bellgrad.ops.exploration import value_of_action
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
 from bellgrad.ops.losses import normalize_advantage, squared_error
 from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 from bellgrad.ops.policy_gradient import (
     all_actions_loss,
     discount_weight,
-    keep,
+    geometric_mask,
     score_function_loss,
     total_return,
 )
@@ -204,8 +204,8 @@ class REINFORCELearner:
         self, state: REINFORCEState, episodes: Episodes, noise: Tensor | None
     ) -> tuple[REINFORCEState, Metrics]:
         """One step up the policy's gradient, then several of the critic towards what the episodes showed."""
-        e = self.settle(episodes)
-        values = self.judge(state, e)
+        e = self.apply_truncation(episodes)
+        values = self.critic_values(state, e)
         params, optimizer, metrics = self._improve(state, e, self.phi(e, values), noise)
         critic, critic_optimizer = state.critic, state.critic_optimizer
         if self.critic is not None:
@@ -215,7 +215,7 @@ class REINFORCELearner:
             metrics,
         )
 
-    def settle(self, e: Episodes) -> Episodes:
+    def apply_truncation(self, e: Episodes) -> Episodes:
         """The episodes with those that were cut as `truncation` has it."""
         if self.config.truncation == "exclude":
             return e._replace(mask=e.mask & ~e.truncated.any(0))
@@ -223,7 +223,7 @@ class REINFORCELearner:
             return e._replace(terminated=e.terminated | e.truncated, truncated=torch.zeros_like(e.truncated))
         return e
 
-    def judge(self, state: REINFORCEState, e: Episodes) -> Values:
+    def critic_values(self, state: REINFORCEState, e: Episodes) -> Values:
         """What the critic says of every step and of what it led to; zeros without a critic."""
         t, b = e.mask.shape
         if self.critic is None:
@@ -249,7 +249,7 @@ class REINFORCELearner:
             return gae(e.reward, *ends, v.value, v.next_value, c.gamma, c.lambda_)
         if self.by_action:
             phi = v.q - v.value[..., None] if c.phi == "advantage" else v.q
-            return phi if c.form == "all_actions" else take(phi, e.action)
+            return phi if c.form == "all_actions" else value_of_action(phi, e.action)
         return_ = lambda_returns(e.reward, *ends, v.next_value, c.gamma, 1.0)
         return return_ - v.value if c.phi == "baseline" else return_
 
@@ -264,7 +264,7 @@ class REINFORCELearner:
         if c.state_weight == "discount":
             weight = discount_weight(age, c.gamma)
         elif c.state_weight == "geometric":
-            mask = mask & keep(age, c.gamma, noise)
+            mask = mask & geometric_mask(age, c.gamma, noise)
 
         def loss(params: Params) -> tuple[Tensor, Metrics]:
             policy = self.policy.distribution(params, flat(e.obs))
@@ -290,7 +290,7 @@ class REINFORCELearner:
         def loss(params: Params) -> Tensor:
             value = self.critic.predict(params, flat(e.obs))
             if self.by_action:
-                value = take(value, flat(e.action))
+                value = value_of_action(value, flat(e.action))
             error = torch.where(e.mask, value.view(target.shape) - target, 0.0)
             return 0.5 * squared_error(error).sum() / e.mask.sum().clamp(min=1)
 

@@ -29,7 +29,7 @@ class EnvSpec:
     )
 
 
-class Episode(NamedTuple):
+class EpisodeTotals(NamedTuple):
     """Running totals of the episode under way, this step included; whole where the episode ended. Raw
     rewards."""
 
@@ -46,7 +46,7 @@ class Step(NamedTuple):
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
     next_obs: Tree  # [B, *O] what the action led to: the true successor, never the reset one
-    episode: Episode
+    episode: EpisodeTotals
 
 
 class Acted(NamedTuple):

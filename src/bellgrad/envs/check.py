@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
+from bellgrad.envs.arrays import check_action_space, describe, flatten_obs, obs_leaves, short
 from bellgrad.envs.gym import gym_spec
 from bellgrad.envs.make import EnvLike, env_name, make_single
-from bellgrad.envs.rows import check_action_space, describe, flatten_obs, obs_leaves, short
 
 MAX_STEPS = 1000  # of one episode
 MAX_SECONDS = 20.0  # of stepping in all
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class EnvReport:
     """Everything that `check_env` found. With an error the environment cannot be trained on; with a warning
     it can."""
 
@@ -92,7 +92,7 @@ class _Notes:
 
 def check_env(
     env: EnvLike, episodes: int = 3, seed: int = 0, env_kwargs: dict[str, Any] | None = None
-) -> Report:
+) -> EnvReport:
     """Try an environment: spaces, reset, steps, seeds, determinism, time limit, speed. Raises nothing,
     whatever it does.
 
@@ -112,7 +112,7 @@ def check_env(
             "check", f"the check could not go on: {describe(error)}", "mend what is named above first"
         )
     order = ("error", "warning", "ok")
-    return Report(
+    return EnvReport(
         env_name(env), tuple(sorted(notes.findings.values(), key=lambda finding: order.index(finding.level)))
     )
 

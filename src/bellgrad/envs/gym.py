@@ -19,21 +19,21 @@ from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
-from bellgrad.core.records import EnvSpec, Episode, Step
+from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
-from bellgrad.envs.mdp import FiniteMDPEnv
-from bellgrad.envs.rows import (
+from bellgrad.envs.arrays import (
     MAX_SEED,
-    Batch,
-    Broken,
-    Rows,
+    ContractBreach,
+    EnvArrays,
+    SteppedEnvs,
     check_action_space,
     flatten_obs,
-    make_rows,
+    make_arrays,
     nest_obs,
     obs_leaves,
 )
+from bellgrad.envs.mdp import FiniteMDPEnv
 from bellgrad.envs.screen import without_screen
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
@@ -101,7 +101,7 @@ class SeededEnvs:
         device: of the tensors that `step` gives.
     """
 
-    def __init__(self, rows: Rows, spec: EnvSpec, device: torch.device | str = "cpu"):
+    def __init__(self, rows: EnvArrays, spec: EnvSpec, device: torch.device | str = "cpu"):
         self.num_envs = len(rows.reward)
         self.spec = spec
         self.observation_space = observation_space = spec.observation_space
@@ -148,7 +148,7 @@ class SeededEnvs:
         try:
             self._replay([self._episode_seed(i) for i in range(self.num_envs)], [nothing] * self.num_envs)
             self._check_obs(self._rows.obs)
-        except Broken as broken:
+        except ContractBreach as broken:
             raise self._fault(broken) from broken.__cause__
         self._set_next_seeds()
         return self._obs(self._rows.obs)
@@ -176,7 +176,7 @@ class SeededEnvs:
             if any_ended:
                 self._check_obs(rows.obs)
             self._check_reward()
-        except Broken as broken:
+        except ContractBreach as broken:
             raise self._fault(broken) from broken.__cause__
         self._steps += 1
         self._return += rows.reward
@@ -195,7 +195,7 @@ class SeededEnvs:
             self._tensor(rows.terminated.copy()),
             self._tensor(rows.truncated.copy()),
             self._obs(rows.next_obs),
-            Episode(self._tensor(self._return.astype(np.float32)), self._tensor(self._length.copy())),
+            EpisodeTotals(self._tensor(self._return.astype(np.float32)), self._tensor(self._length.copy())),
         )
         if any_ended:
             for i in np.flatnonzero(ended).tolist():
@@ -247,10 +247,10 @@ class SeededEnvs:
             for i in range(self.num_envs):
                 same = all(np.array_equal(a[i], b[i]) for a, b in zip(rows.obs, current, strict=True))
                 if not same or rows.reward[i] != saved["return_"][i]:
-                    raise Broken(
+                    raise ContractBreach(
                         i, "gave another observation or reward when its seed and actions were replayed"
                     )
-        except Broken as broken:
+        except ContractBreach as broken:
             self._begin(-1)
             raise EnvironmentFault(
                 f"exact resume is impossible for this environment: environment {broken.index} {broken.text}"
@@ -319,21 +319,23 @@ class SeededEnvs:
         for leaf, array in zip(self._leaves, arrays, strict=True):
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 env, *place = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
-                raise Broken(env, f"returned an {leaf.path} with the value {array[(env, *place)]} at {place}")
+                raise ContractBreach(
+                    env, f"returned an {leaf.path} with the value {array[(env, *place)]} at {place}"
+                )
 
         if self._mask is not None:
             stuck = nothing_allowed(arrays[self._mask], self._choices) & np.logical_not(ended)
             if stuck.any():
-                raise Broken(int(stuck.argmax()), f"allows no action in its observation's {KEY!r}")
+                raise ContractBreach(int(stuck.argmax()), f"allows no action in its observation's {KEY!r}")
 
     def _check_reward(self) -> None:
         reward = self._rows.reward
         fits = np.abs(reward) <= LARGEST_REWARD  # False for NaN too
         if not fits.all():
             env = int(np.flatnonzero(~fits)[0])
-            raise Broken(env, f"returned the reward {reward[env]}")
+            raise ContractBreach(env, f"returned the reward {reward[env]}")
 
-    def _fault(self, broken: Broken) -> EnvironmentFault:
+    def _fault(self, broken: ContractBreach) -> EnvironmentFault:
         i = broken.index
         where = f"at step {self._steps + 1} (step {self._length[i] + 1} of episode {self._episode[i]})"
         return EnvironmentFault(f"environment {i} {broken.text}, {where}")
@@ -369,9 +371,9 @@ class GymEnv(SeededEnvs):
             if env.observation_space != observation_space or env.action_space != action_space:
                 raise UsageError("the environments of one batch must have the same spaces")
         check_action_space(action_space, observation_space)
-        rows = make_rows(observation_space, action_space, num_envs)
+        rows = make_arrays(observation_space, action_space, num_envs)
         super().__init__(rows, gym_spec(self.envs[0]), device)
-        self._batch = Batch(self.envs, rows)
+        self._batch = SteppedEnvs(self.envs, rows)
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
@@ -404,7 +406,7 @@ class GymEnv(SeededEnvs):
             env.close()
 
 
-class Alone:
+class SingleEnvStepper:
     """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take
     longer than the step.
 
@@ -453,8 +455,8 @@ class Alone:
             obs, reward, terminated, truncated = self._act(0, given)
             self.obs = obs = self._read(obs)
             if not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
-                raise Broken(0, f"returned the reward {reward}")
-        except (Broken, ValueError) as error:
+                raise ContractBreach(0, f"returned the reward {reward}")
+        except (ContractBreach, ValueError) as error:
             raise self._fault(error) from error.__cause__
         self.return_ += reward
         self.length += 1
@@ -472,7 +474,7 @@ class Alone:
             self.obs = self._read(
                 env._batch.reset(0, derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED)
             )
-        except (Broken, ValueError) as error:
+        except (ContractBreach, ValueError) as error:
             raise self._fault(error) from error.__cause__
         self._episode, self._before = self._episode + 1, self._before + self.length
         self.return_, self.length = 0.0, 0
@@ -496,6 +498,6 @@ class Alone:
             env._rows.obs[0][0] = self.obs
         env._set_next_seeds()
 
-    def _fault(self, error: Broken | ValueError) -> EnvironmentFault:
+    def _fault(self, error: ContractBreach | ValueError) -> EnvironmentFault:
         self._settle()
-        return self._env._fault(error if isinstance(error, Broken) else Broken(0, str(error)))
+        return self._env._fault(error if isinstance(error, ContractBreach) else ContractBreach(0, str(error)))

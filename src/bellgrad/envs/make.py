@@ -20,8 +20,8 @@ import gymnasium
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from bellgrad.core.errors import BellgradError, UsageError, missing_extra, unknown
+from bellgrad.envs.arrays import describe
 from bellgrad.envs.registration import NATIVE_IDS  # its import also registers `bellgrad/...`
-from bellgrad.envs.rows import describe
 
 if TYPE_CHECKING:
     from bellgrad.core.protocols import BatchedEnv

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import EnvSpec, Episode, Step
+from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import Noise, derive_seed, draw
 from bellgrad.core.tree import map_tree, named_leaves, restore_tree, where
 
@@ -102,7 +102,7 @@ def step_state(
         torch.where(ended, 0.0, return_),
     )
     obs, next_obs = dynamics.observe(after.physics), dynamics.observe(physics)
-    return after, Step(obs, reward, terminated, truncated, next_obs, Episode(return_, age))
+    return after, Step(obs, reward, terminated, truncated, next_obs, EpisodeTotals(return_, age))
 
 
 class NativeEnv:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from bellgrad.core.errors import BellgradError
+from bellgrad.envs.arrays import ContractBreach, SteppedEnvs, mapped_arrays
 from bellgrad.envs.make import make_single
-from bellgrad.envs.rows import Batch, Broken, mapped_rows
 
 STEP, REPLAY = b"s", b"r"
 
@@ -37,20 +37,20 @@ def serve(connection: Connection) -> None:
             make_single(task["env"], task["max_episode_steps"], task["env_kwargs"])
             for _ in range(task["count"])
         ]
-        rows, _ = mapped_rows(
+        rows, _ = mapped_arrays(
             envs[0].observation_space, envs[0].action_space, num_envs, memoryview(memory)[task["offset"] :]
         )
     except BellgradError as error:
         _answer(connection, {"index": first, "text": f"could not be made in its worker: {error}"})
         return
-    batch = Batch(envs, rows, first)
+    batch = SteppedEnvs(envs, rows, first)
     _answer(connection, None)
 
     def finish(calls: Iterator[None]) -> dict[str, Any] | None:
         try:
             for _ in calls:
                 progress[0] += 1  # the parent sees that nothing hangs
-        except Broken as broken:
+        except ContractBreach as broken:
             return {"index": broken.index, "text": broken.text}
         return None
 

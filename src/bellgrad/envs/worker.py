@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
+from bellgrad.envs.arrays import ContractBreach, check_action_space, mapped_arrays
 from bellgrad.envs.gym import SeededEnvs, gym_spec
 from bellgrad.envs.make import importable_name, make_single
-from bellgrad.envs.rows import Broken, check_action_space, mapped_rows
 from bellgrad.envs.serve import REPLAY, STEP
 
 START_SECONDS = 120.0  # a worker imports its environment's package first
@@ -116,11 +116,11 @@ class SubprocessEnv(SeededEnvs):
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _stop, self._workers)
         offset = 64 * workers  # first a cache line for each worker's progress
-        _, size = mapped_rows(spec.observation_space, spec.action_space, num_envs, None)
+        _, size = mapped_arrays(spec.observation_space, spec.action_space, num_envs, None)
         with _anonymous_file(offset + size) as file:
             memory = mmap.mmap(file.fileno(), offset + size)
             self._progress = np.frombuffer(memory, np.int64, 8 * workers)[::8]
-            rows, _ = mapped_rows(
+            rows, _ = mapped_arrays(
                 spec.observation_space, spec.action_space, num_envs, memoryview(memory)[offset:]
             )
             for k, part in enumerate(np.array_split(np.arange(num_envs), workers)):
@@ -134,7 +134,7 @@ class SubprocessEnv(SeededEnvs):
                 self._workers.append(_start(task | place))
             try:
                 self._wait(max(timeout, START_SECONDS))
-            except Broken as broken:
+            except ContractBreach as broken:
                 self.close()
                 raise EnvironmentFault(f"environment {broken.index} {broken.text}") from None
         super().__init__(rows, spec, device)
@@ -164,7 +164,7 @@ class SubprocessEnv(SeededEnvs):
         """Take every worker's answer, so that all stand ready for the next command.
 
         Raises:
-            Broken: an environment's fault, the first one's.
+            ContractBreach: an environment's fault, the first one's.
             EnvironmentFault: a worker died, or finished no step for `seconds`; all workers are ended.
         """
         faults = []
@@ -179,7 +179,7 @@ class SubprocessEnv(SeededEnvs):
             self.close(seconds=0.0)
             raise
         if faults:
-            raise Broken(faults[0]["index"], faults[0]["text"])
+            raise ContractBreach(faults[0]["index"], faults[0]["text"])
 
     def _answer(self, k: int, seconds: float) -> bytes:
         worker, seen = self._workers[k], int(self._progress[k])

@@ -27,7 +27,7 @@ from bellgrad.mdp.trajectories import Trajectories
 from bellgrad.ops.policy_gradient import (
     all_actions_loss,
     discount_weight,
-    keep,
+    geometric_mask,
     score_function_loss,
     total_return,
 )
@@ -112,7 +112,7 @@ def episode_gradients(
             1
         )  # unlike the stream of episodes that were drawn with the same seed
         noise = torch.from_numpy(rng.random(mask.shape))
-        mask = mask & keep(age, estimator.gamma, noise)
+        mask = mask & geometric_mask(age, estimator.gamma, noise)
     elif estimator.state_weight == "discount":
         weight = discount_weight(age, estimator.gamma)
     if estimator.phi == "all_actions":

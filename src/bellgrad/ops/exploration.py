@@ -6,7 +6,7 @@ from torch import Tensor
 from bellgrad.ops.checks import has_shape
 
 
-def take(q: Tensor, action: Tensor) -> Tensor:
+def value_of_action(q: Tensor, action: Tensor) -> Tensor:
     """The entry of each row at its action.
 
     Args:

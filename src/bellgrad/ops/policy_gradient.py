@@ -67,7 +67,7 @@ def discount_weight(age: Tensor, gamma: float) -> Tensor:
     return torch.pow(gamma, age)
 
 
-def keep(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
+def geometric_mask(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
     """Whether to learn from a step: with probability `gamma^t`, so that the kept steps stand for the
     discounted visits.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
-from bellgrad.core.records import Episode, Step
+from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
@@ -93,7 +93,7 @@ class Agent:
                 state = transform.reset(state, obs, True)
                 obs = transform.observe(state, obs)
             else:
-                step = Step(obs, zero, still, still, obs, Episode(zero, zero.long()))
+                step = Step(obs, zero, still, still, obs, EpisodeTotals(zero, zero.long()))
                 state, step = transform.step(state, step, True)
                 obs = step.obs
             states.append(state)

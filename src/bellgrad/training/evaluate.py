@@ -40,7 +40,7 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate_policy(
+def evaluate_agent(
     learner: Learner,
     state: Any,
     env: BatchedEnv,

@@ -22,7 +22,7 @@ from bellgrad.runs.settings import algorithm_name
 from bellgrad.training.driver import Driver, Report
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
 from bellgrad.training.episodes import WholeEpisodes
-from bellgrad.training.evaluate import EVAL_ENVS, evaluate_policy
+from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.on_policy import OnPolicy
 from bellgrad.training.population import Population
@@ -247,7 +247,7 @@ class Session:
                 env.frozen = True
                 driver.sync_env()
                 env.transform_state = self.env.transform_state
-                result = evaluate_policy(driver.learner, driver.loop.state, env, s.eval_episodes, s.seed)
+                result = evaluate_agent(driver.learner, driver.loop.state, env, s.eval_episodes, s.seed)
             finally:
                 env.close()
         except EnvironmentFault as fault:

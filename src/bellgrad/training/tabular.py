@@ -11,7 +11,7 @@ from torch import Tensor
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.rng import Streams, derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
-from bellgrad.envs.gym import Alone, GymEnv
+from bellgrad.envs.gym import GymEnv, SingleEnvStepper
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
@@ -198,7 +198,7 @@ class SteppedStretch:
         if engine.mode == "eager":
             self._step = plain(make_step, learner.begin, learner.learn)
         else:
-            obs = Alone(self._env, self._see).obs
+            obs = SingleEnvStepper(self._env, self._see).obs
             arguments = (self._configs, table, noise, obs, 0, 0.0, obs, False, False)
             self._step = machine_code(compiled(make_step, learner.begin, learner.learn), *arguments)
 
@@ -213,7 +213,7 @@ class SteppedStretch:
         """As `sampling.make_loop`, with the environment's own steps."""
         configs, step, action, ended, taken = self._configs, self._step, self.action, 0, 0
         most = min(steps, (len(noise.uniform) - int(noise.taken[0])) // draws)
-        with Alone(self._env, self._see) as env:
+        with SingleEnvStepper(self._env, self._see) as env:
             obs, act = env.obs, env.step
             while taken < most:
                 if action < 0:

@@ -19,7 +19,7 @@ from bellgrad.core.masks import choices, has_mask
 MAX_SEED = 2**31 - 1
 
 
-class Broken(Exception):
+class ContractBreach(Exception):
     """An environment broke its contract. Whoever knows the step count turns this into an `EnvironmentFault`.
 
     Args:
@@ -180,7 +180,7 @@ def check_action_space(space: spaces.Space, obs_space: spaces.Space) -> None:
     has_mask(obs_space, space)
 
 
-class Rows(NamedTuple):
+class EnvArrays(NamedTuple):
     """What goes into and comes out of one step of `B` environments."""
 
     action: np.ndarray  # [B] int64 or [B, *A] in the space's dtype and units
@@ -193,13 +193,13 @@ class Rows(NamedTuple):
     next_obs: tuple[np.ndarray, ...]  # per leaf [B, ...], what the action led to
 
 
-def make_rows(
+def make_arrays(
     obs_space: spaces.Space,
     action_space: spaces.Space,
     num_envs: int,
     new: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.zeros,
-) -> Rows:
-    """Rows filled with zeros; `new(shape, dtype)` makes each array (in shared memory, for workers)."""
+) -> EnvArrays:
+    """Arrays filled with zeros; `new(shape, dtype)` makes each array (in shared memory, for workers)."""
     leaves = obs_leaves(obs_space)
 
     def array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -210,7 +210,7 @@ def make_rows(
         if isinstance(action_space, spaces.Discrete)
         else array(action_space.shape, action_space.dtype)
     )
-    return Rows(
+    return EnvArrays(
         action,
         array((), np.bool_),
         array((), np.int64),
@@ -222,10 +222,10 @@ def make_rows(
     )
 
 
-def mapped_rows(
+def mapped_arrays(
     obs_space: spaces.Space, action_space: spaces.Space, num_envs: int, memory: Any
-) -> tuple[Rows, int]:
-    """Rows that lie in a buffer of bytes, in a layout that every process computes alike.
+) -> tuple[EnvArrays, int]:
+    """Arrays that lie in a buffer of bytes, in a layout that every process computes alike.
 
     Returns:
         The rows and the bytes they take. With `memory` None the rows are None and only the size is meant.
@@ -240,11 +240,11 @@ def mapped_rows(
             return None
         return np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)
 
-    rows = make_rows(obs_space, action_space, num_envs, place)
+    rows = make_arrays(obs_space, action_space, num_envs, place)
     return rows, size
 
 
-class Batch:
+class SteppedEnvs:
     """Some environments and the rows that are theirs.
 
     Args:
@@ -253,7 +253,7 @@ class Batch:
         first: the row of the first environment here.
     """
 
-    def __init__(self, envs: list[gymnasium.Env], rows: Rows, first: int = 0):
+    def __init__(self, envs: list[gymnasium.Env], rows: EnvArrays, first: int = 0):
         self.envs = envs
         self.rows = rows
         self.first = first
@@ -265,7 +265,7 @@ class Batch:
         """Act in every active environment and restart those that ended, yielding after each.
 
         Raises:
-            Broken: an environment raised, or returned what its spaces forbid.
+            ContractBreach: an environment raised, or returned what its spaces forbid.
         """
         rows = self.rows
         actions = (
@@ -303,7 +303,7 @@ class Batch:
             actions: per environment `[n, *A]`.
 
         Raises:
-            Broken: also if an episode ended on the way, as it had not done before.
+            ContractBreach: also if an episode ended on the way, as it had not done before.
         """
         rows = self.rows
         for row, (seed, past) in enumerate(zip(seeds, actions, strict=True), self.first):
@@ -313,7 +313,9 @@ class Batch:
                 obs, reward, terminated, truncated = self.step(row, action)
                 total += reward
                 if terminated or truncated:
-                    raise Broken(row, "ended its episode during the replay, where it had not ended before")
+                    raise ContractBreach(
+                        row, "ended its episode during the replay, where it had not ended before"
+                    )
                 yield
             self.write(rows.obs, row, obs)
             rows.reward[row] = total
@@ -322,14 +324,16 @@ class Batch:
         """Start the environment of a row from a seed; returns its observation, not yet checked.
 
         Raises:
-            Broken: it raised, or returned something else than an observation and a dictionary.
+            ContractBreach: it raised, or returned something else than an observation and a dictionary.
         """
         try:
             result = self.envs[row - self.first].reset(seed=seed)
         except Exception as error:
-            raise Broken(row, f"raised {describe(error)} in reset(seed={seed})") from error
+            raise ContractBreach(row, f"raised {describe(error)} in reset(seed={seed})") from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            raise Broken(row, f"returned {short(result)} from reset(), which must return (observation, info)")
+            raise ContractBreach(
+                row, f"returned {short(result)} from reset(), which must return (observation, info)"
+            )
         return result[0]
 
     def step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
@@ -337,28 +341,28 @@ class Batch:
         and truncated.
 
         Raises:
-            Broken: it raised, or returned something of another kind.
+            ContractBreach: it raised, or returned something of another kind.
         """
         try:
             result = self.envs[row - self.first].step(action)
         except Exception as error:
-            raise Broken(row, f"raised {describe(error)} in step({short(action)})") from error
+            raise ContractBreach(row, f"raised {describe(error)} in step({short(action)})") from error
         if not (isinstance(result, tuple) and len(result) == 5):
             got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             wanted = "(observation, reward, terminated, truncated, info)"
-            raise Broken(row, f"returned {got} from step(), which must return {wanted}")
+            raise ContractBreach(row, f"returned {got} from step(), which must return {wanted}")
         obs, reward, terminated, truncated, _ = result
         try:
             return obs, float(reward), bool(terminated), bool(truncated)
         except (TypeError, ValueError):
             flags = f"reward {short(reward)}, terminated {short(terminated)}, truncated {short(truncated)}"
-            raise Broken(row, f"returned {flags}; they must be a number and two booleans") from None
+            raise ContractBreach(row, f"returned {flags}; they must be a number and two booleans") from None
 
     def write(self, arrays: tuple[np.ndarray, ...], row: int, obs: Any) -> None:
         """Check an observation and store it.
 
         Raises:
-            Broken: it does not fit the observation space.
+            ContractBreach: it does not fit the observation space.
         """
         try:
             if self._flat:
@@ -367,7 +371,7 @@ class Batch:
             for leaf, array, value in zip(self._leaves, arrays, flatten_obs(self._space, obs), strict=True):
                 leaf.write(array, row, value)
         except ValueError as error:
-            raise Broken(row, str(error)) from None
+            raise ContractBreach(row, str(error)) from None
 
 
 def describe(error: BaseException) -> str:
