@@ -22,8 +22,7 @@ from torch import Tensor
 from bellgrad.algos.actor_critic import ActorCriticState
 from bellgrad.algos.policy_gradient import PolicyGradient, PolicyGradientLearner
 from bellgrad.core.errors import check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec, Minibatch
+from bellgrad.core.records import EnvSpec, Metrics, Minibatch
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Optimizer, RMSprop

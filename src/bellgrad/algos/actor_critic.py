@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import Acted, EnvSpec, Minibatch, Rollout
+from bellgrad.core.records import Acted, EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.policy import Distribution, Head, LogStd, Policy

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec
+from bellgrad.core.records import EnvSpec, Metrics
 
 
 @dataclass(frozen=True)

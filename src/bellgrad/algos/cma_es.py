@@ -22,8 +22,7 @@ from torch import Tensor
 
 from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import UsageError, check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec
+from bellgrad.core.records import EnvSpec, Metrics
 
 MOST_PARAMETERS = 2_000  # beyond, decomposing C takes seconds a generation
 

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.masks import has_mask
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import Acted, Batch, EnvSpec
+from bellgrad.core.records import Acted, Batch, EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.data.replay import RANGES as REPLAY_RANGES

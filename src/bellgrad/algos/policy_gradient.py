@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.algos.actor_critic import ActorCritic, ActorCriticLearner
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import Minibatch, Rollout
+from bellgrad.core.records import Metrics, Minibatch, Rollout
 from bellgrad.core.rng import Noise
 from bellgrad.nets.policy import Distribution
 from bellgrad.ops.losses import normalize_advantage, policy_gradient_loss

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from bellgrad.algos.actor_critic import ActorCritic, ActorCriticLearner
 from bellgrad.core.errors import check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec, Minibatch, Rollout
+from bellgrad.core.records import EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import (

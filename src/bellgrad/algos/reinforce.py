@@ -34,8 +34,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import Acted, EnvSpec, Episodes
+from bellgrad.core.records import Acted, EnvSpec, Episodes, Metrics
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, concat, flat
 from bellgrad.nets.layers import Params

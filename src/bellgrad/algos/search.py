@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bellgrad.core.errors import check_range, check_types
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import Acted, EnvSpec
+from bellgrad.core.records import Acted, EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.layers import Params

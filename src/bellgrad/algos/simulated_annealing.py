@@ -22,8 +22,7 @@ from torch import Tensor
 
 from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import UsageError, check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec
+from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 
 UNTRIED = torch.finfo(

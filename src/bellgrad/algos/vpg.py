@@ -22,8 +22,7 @@ from torch import Tensor
 from bellgrad.algos.actor_critic import split
 from bellgrad.algos.policy_gradient import PolicyGradient, PolicyGradientLearner
 from bellgrad.core.errors import check_range
-from bellgrad.core.protocols import Metrics
-from bellgrad.core.records import EnvSpec, Minibatch, Rollout
+from bellgrad.core.records import EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.tree import Tree, flat
 from bellgrad.ops.grads import value_and_grad
 

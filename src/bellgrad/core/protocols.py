@@ -1,23 +1,50 @@
-"""The few contracts between rooms: an environment, an algorithm, a learner."""
+"""The few contracts between rooms: an environment, an algorithm, a learner, a replay.
 
+They are all that a driver asks. Whoever satisfies them, in this package or outside it, fits in.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bellgrad.core.records import Acted, Batch, EnvSpec, Episodes, Minibatch, Rollout, Step
+from bellgrad.core.records import (
+    Acted,
+    Batch,
+    EnvSpec,
+    Episodes,
+    Metrics,
+    Minibatch,
+    Rollout,
+    Step,
+    Transition,
+    Updated,
+)
 from bellgrad.core.tree import Tree
-
-Metrics = dict[str, Tensor]
 
 
 @runtime_checkable
 class BatchedEnv(Protocol):
     """`num_envs` environments that step together. Ended episodes restart by themselves; `Step` keeps both
-    observations."""
+    observations.
 
+    Attributes:
+        spec: what an algorithm must know of it: the spaces as the learner sees them.
+        num_envs: B.
+        device: where the tensors that it gives live.
+        workers: processes of its own that keep a core busy; 0 if it steps in this process.
+        observation_space: that of `spec`.
+        action_space: that of `spec`.
+    """
+
+    spec: EnvSpec
     num_envs: int
+    device: torch.device
+    workers: int
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
 
@@ -27,7 +54,7 @@ class BatchedEnv(Protocol):
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment; `action [B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32.
 
-        Where `active [B]` bool is given and False, the environment stands still: reward 0, no end, the
+        If `active [B]` bool is given, environments for which it is False stand still: reward 0, no end, the
         observations as they were.
         """
 
@@ -35,28 +62,105 @@ class BatchedEnv(Protocol):
         """Nested dictionaries of tensors from which `restore` continues exactly."""
 
     def restore(self, tree: dict[str, Any]) -> Tree:
-        """Continue from a snapshot; returns the observation to act on next."""
+        """Continue from a snapshot; returns the observation to act on next.
+
+        Raises:
+            EnvironmentFault: it does not repeat itself; it is then fit for `reset` only.
+        """
+
+    def snapshot_rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The episodes under way in some of the environments, each as nested dictionaries of tensors."""
+
+    def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tree:
+        """Put each of `rows` where the environment of its snapshot stood, whichever row that was; the others
+        stay where they are.
+
+        Returns:
+            `obs [B, *O]` of all environments, to act on next.
+
+        Raises:
+            EnvironmentFault: an environment does not repeat itself.
+        """
+
+    def render(self) -> list[NDArray[np.uint8]]:
+        """A picture `[H, W, 3]` of every environment.
+
+        Raises:
+            UsageError: it draws none.
+        """
+
+    @property
+    def render_fps(self) -> float:
+        """Pictures per second of a film at the environment's own pace."""
+
+    def known_dynamics(self) -> Any:
+        """The `FiniteMDP` that `obs` and `action` are the states and actions of; None if it is not known."""
+
+    def as_pure(self) -> "PureEnv":
+        """The same environments with the state outside: this object, or an adapter around it."""
 
     def close(self) -> None:
         """Release processes and windows. May be called twice."""
 
 
-class Algorithm(Protocol):
-    """A frozen dataclass of hyper-parameters."""
+class PureEnv(BatchedEnv, Protocol):
+    """An environment whose state goes in and comes out.
 
-    def build(self, spec: EnvSpec) -> Any:
-        """Join the hyper-parameters to an environment's spaces."""
+    Attributes:
+        compilable: whether `pure_step` is a pure function of tensors, which can be compiled into its caller's
+            graph. It is not for an environment that keeps its state itself, for which the state is None.
+        noise: a tree of `Noise`, what one `pure_step` needs; or None.
+        state: where the environments stand, readable and assignable.
+    """
+
+    compilable: bool
+    noise: Tree
+    state: Tree
+
+    def pure_step(
+        self, state: Tree, action: Tensor, noise: Tree, active: Tensor | None = None
+    ) -> tuple[Tree, Step]:
+        """As `step`, from a state and numbers that `noise` declared to the next state; if `compilable`
+        nothing that the object holds is changed."""
+
+
+class Algorithm(Protocol):
+    """A frozen dataclass of hyper-parameters: numbers, words, None, tuples of them and dataclasses like it.
+
+    Attributes:
+        default_num_envs: environments that step together if the user does not say.
+    """
+
+    @property
+    def default_num_envs(self) -> int: ...  # noqa: D102
+
+    def build(self, spec: EnvSpec, steps: int | None = None) -> "Learner":
+        """Join the hyper-parameters to an environment's spaces.
+
+        Args:
+            spec: of the environment.
+            steps: environment steps that are planned, the horizon of schedules; None if nobody knows.
+
+        Raises:
+            UsageError: the spaces do not fit, or a schedule needs the horizon.
+        """
 
 
 class Learner(Protocol):
     """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
 
+    A state is a NamedTuple. Two of its fields are int64 scalars: `steps`, environment steps, which the actor
+    advances, and `updates`, which `update` does. Networks' parameters are in the fields `params`, `actor` and
+    `critic`, as far as it has them; by their size the engine is chosen.
+
     Attributes:
-        driver: the way of gathering data that it learns from, by the name of its driver: `on_policy`,
-            `off_policy`, `episodes`, `tabular`.
+        config: the algorithm's dataclass.
+        driver: the way of gathering data that it learns from: the name of a driver (`on_policy`,
+            `off_policy`, `episodes`, `population`, `tabular`), `module:Class`, or a class of its own.
     """
 
-    driver: str
+    config: Any
+    driver: Any
 
     def init(self, rng: torch.Generator) -> Any:
         """The state before the first step, on the generator's device."""
@@ -71,31 +175,79 @@ class Learner(Protocol):
         """Choose actions for `obs [B, *O]`; pure."""
 
 
+class Replay(Protocol):
+    """How experience is kept and sampled: a frozen dataclass, the field `replay` of an algorithm.
+
+    What it keeps is a tree of tensors, made by `allocate` and changed in place by `add` and `feedback`; every
+    method but `allocate`, `filled` and `restore_into` can be compiled.
+    """
+
+    def allocate(self, spec: EnvSpec, capacity: int, num_envs: int, device: torch.device) -> Tree:
+        """An empty replay of `capacity` transitions that come from `num_envs` environments at a time.
+
+        Raises:
+            UsageError: the memory does not suffice.
+        """
+
+    def add(self, kept: Tree, transition: Transition) -> None:
+        """Write one transition of every environment over the oldest ones that are not protected."""
+
+    def noise(self, batch_size: int) -> Tree:
+        """The `Noise` that one `sample` needs."""
+
+    def sample(self, kept: Tree, noise: Tree, gamma: float | Tensor, steps: Tensor) -> Batch:
+        """As many transitions as the noise has rows.
+
+        Args:
+            kept: where from; at least one transition.
+            noise: as `noise` declared.
+            gamma: discount per environment step.
+            steps: `[]` int64, environment steps so far, for what is annealed.
+        """
+
+    def feedback(self, kept: Tree, index: Tensor, priority: Tensor | None) -> None:
+        """Take in the priorities `[N]` that an update gave the transitions `index [N]` of its batch; None if
+        it gave none."""
+
+    def filled(self, kept: Tree) -> dict[str, Tensor]:
+        """What a checkpoint must keep, by name: views, no copies."""
+
+    def restore_into(self, kept: Tree, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Where the tensors of `filled` of these shapes are to be written, by name.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+
+
 class OffPolicyLearner(Learner, Protocol):
-    """A learner that is fed from a replay."""
+    """A learner that is fed from a replay; its configuration has the fields of `FromReplay`."""
 
     def update_noise(self) -> Tree:
         """The `Noise` that one `update` needs."""
 
-    def update(self, state: Any, batch: Batch, noise: Tree) -> tuple[Any, Metrics]:
+    def update(self, state: Any, batch: Batch, noise: Tree) -> Updated:
         """One gradient update; pure."""
 
 
 class OnPolicyLearner(Learner, Protocol):
-    """A learner that is fed the rollouts of its own policy.
+    """A learner that is fed the rollouts of its own policy. Its configuration says `rollout_steps`, `epochs`
+    and `minibatches`.
 
     Attributes:
         sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy
             with a memory is differentiated; 1 without one.
         max_kl: the passes over a rollout stop once the mean of a call's `approx_kl` metric exceeds this; None
             never stops.
+        needs_next_obs: whether `Rollout.next_obs` is kept for it.
     """
 
     sequence: int
     max_kl: float | None
+    needs_next_obs: bool
 
-    def value(self, state: Any, obs: Tree, carry: Tree) -> Tensor:
-        """The predicted value of `obs [B, *O]` with the memory `carry [B, ...]`: `[B]`."""
+    def value(self, state: Any, obs: Tree, carry: Tree) -> Tree:
+        """The value of `obs [B, *O]`, with the memory `carry [B, ...]` before it: `[B]`, or several by name."""
 
     def prepare_noise(self, num_envs: int) -> Tree:
         """The `Noise` that one `prepare` needs."""
@@ -103,6 +255,9 @@ class OnPolicyLearner(Learner, Protocol):
     def prepare(self, state: Any, rollout: Rollout, noise: Tree) -> tuple[Any, Minibatch, Metrics]:
         """Advantages and value targets of a whole rollout, `[T, B]`; and whatever is learned once from all of
         it."""
+
+    def update_noise(self) -> Tree:
+        """The `Noise` that one `update` needs."""
 
     def update(self, state: Any, minibatch: Minibatch, noise: Tree) -> tuple[Any, Metrics]:
         """One gradient update; pure."""

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bellgrad.core.tree import Tree
 
+Metrics = dict[str, Tensor]  # scalars for the log, by name
+
 
 @dataclass(frozen=True)
 class EnvSpec:
@@ -24,9 +26,9 @@ class EnvSpec:
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
     max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
-    legal: NDArray[np.bool_] | None = (
-        None  # [S, A] which actions a state of a finite problem allows; None where all are
-    )
+    # [S, A] which actions a state of a finite problem allows; None if all are.
+    legal: NDArray[np.bool_] | None = None
+    frame_stack: int = 1  # n, if an observation is the last n ones along its first axis, the oldest first
 
 
 class EpisodeTotals(NamedTuple):
@@ -82,6 +84,16 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # [B] int64, the row in the replay; hides tuple.index
 
 
+class Updated(NamedTuple):
+    """What one update from a replay gives."""
+
+    state: Any  # the learner's
+    metrics: Metrics
+    priority: Tensor | None = (
+        None  # [B] how much there is to learn from each transition of the batch, 0 or more
+    )
+
+
 class Rollout(NamedTuple):
     """`T` consecutive steps of `B` environments under one policy."""
 
@@ -91,10 +103,11 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
     logprob: Tensor  # [T, B]
-    value: Tensor  # [T, B]
-    next_value: Tensor  # [T, B] value of the true successor
+    value: Tree  # [T, B]; several by name, if the learner's `value` gives several
+    next_value: Tree  # [T, B] likewise, of the true successor
     age: Tensor  # [T, B] int64, steps of the episode before this one
     carry: Tree  # [T, B, ...] the actor's memory before each step
+    next_obs: Tree = None  # [T, B, *O] the true successor; None unless the learner needs it
 
 
 class Minibatch(NamedTuple):
@@ -124,14 +137,3 @@ class Episodes(NamedTuple):
     truncated: Tensor  # [T, B] bool
     mask: Tensor  # [T, B] bool, True where the step was really taken
     last_obs: Tree  # [B, *O] what the last step led to
-
-
-class JointTransition(NamedTuple):
-    """One step of experience of `N` agents; every field is a tuple over agents."""
-
-    obs: tuple[Tree, ...]
-    action: tuple[Tensor, ...]
-    reward: tuple[Tensor, ...]
-    terminated: tuple[Tensor, ...]
-    truncated: tuple[Tensor, ...]
-    next_obs: tuple[Tree, ...]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault
-from bellgrad.core.protocols import BatchedEnv, Learner, Metrics
-from bellgrad.core.records import Acted, Step
+from bellgrad.core.protocols import BatchedEnv, Learner
+from bellgrad.core.records import Acted, Metrics, Step
 from bellgrad.core.rng import Streams, derive_seed, draw
 from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, to_device, where
 from bellgrad.runs.checkpoint import Checkpoint

@@ -4,8 +4,8 @@ import torch
 from gymnasium.spaces import Discrete
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
-from bellgrad.core.protocols import BatchedEnv, Metrics, OffPolicyLearner
-from bellgrad.core.records import Acted, Transition
+from bellgrad.core.protocols import BatchedEnv, OffPolicyLearner
+from bellgrad.core.records import Acted, Metrics, Transition
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, stack
 from bellgrad.data.replay import Replay, add, allocate, filled, restore_into, sample

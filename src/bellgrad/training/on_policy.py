@@ -3,8 +3,8 @@
 import torch
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.protocols import BatchedEnv, Metrics, OnPolicyLearner
-from bellgrad.core.records import Acted, Minibatch, Rollout, Step
+from bellgrad.core.protocols import BatchedEnv, OnPolicyLearner
+from bellgrad.core.records import Acted, Metrics, Minibatch, Rollout, Step
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, flat, map_tree, stack
 from bellgrad.runs.settings import Settings
