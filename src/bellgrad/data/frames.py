@@ -118,7 +118,7 @@ def read_frames(frames: Frames, number: Tensor) -> Tensor:
     """The images of transitions by the numbers of their planes: `[N, n]` int64 -> `[N, n * C, ...]` uint8."""
     row = torch.where(number < frames.protected, number, _ring_row(frames, number, _ring(frames)))
     planes = frames.planes.index_select(0, row.flatten())  # [N * n, C, ...]
-    return planes.reshape(number.shape[0], -1, *planes.shape[2:])
+    return planes.reshape(*number.shape, *planes.shape[1:]).flatten(1, 2)
 
 
 def lost_groups(frames: Frames, first: Tensor, groups: Tensor, protected: Tensor) -> Tensor:
