@@ -20,7 +20,7 @@ import torch
 import bellgrad
 from bellgrad.core.errors import CheckpointError
 from bellgrad.runs import checkpoint as module
-from bellgrad.training import files, tensor_files
+from bellgrad.runs import files, tensor_files
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 
 VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, None, True]}}
@@ -703,7 +703,7 @@ def run_script(text: str, *arguments: object) -> str:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from bellgrad.training import tensor_files
+from bellgrad.runs import tensor_files
 from bellgrad.runs.checkpoint import open_latest, prune, save_checkpoint
 
 root = Path(sys.argv[1])
