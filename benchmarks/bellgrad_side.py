@@ -70,7 +70,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
-        session = Session(run, run.make_env(s["num_envs"]), resumed=False, progress="off")
+        session = Session(run, run.make_env(s["num_envs"]), progress="off")
         driver, tracker, log_every = session.driver, session.tracker, run.record["log_every"]
         driver.total = sys.maxsize  # the clock ends the run
 
@@ -100,7 +100,7 @@ def main() -> None:
         "steps": steps,
         "seconds": seconds,
         "first_learning_call_seconds": first_call,
-        "engine": session.engine.to_json(),
+        "engine": session.plan.engine.to_json(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("bellgrad", "torch", "numpy", "gymnasium")},
     }))  # fmt: skip

@@ -199,7 +199,7 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
     if core is not None:
         os.sched_setaffinity(0, {core})  # before torch counts the cores
     from bellgrad import api
-    from bellgrad.runs.metrics import read_metrics
+    from bellgrad.runs.reading import read_metrics
 
     algorithm, options = configuration(row)
     if not (folder / "run.json").exists():
@@ -219,7 +219,7 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
     result = api.evaluate(
         folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=row.deterministic, checkpoint="last"
     )
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "steps_per_second" in line]
+    lines = [line for line in read_metrics(folder) if "steps_per_second" in line]
     every = max(1, len(lines) // CURVE_POINTS)
     return {
         "return_mean": result.return_mean,

@@ -121,8 +121,8 @@ def run_case(name: str, quick: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
         env = run.make_env(case.num_envs)
-        session = Session(run, env, resumed=False, progress="off")
-        session.run()
+        session = Session(run, env, progress="off")
+        session.train()
         env.close()
         checkpoints = sum(
             file.stat().st_size for file in (run.folder / "checkpoints").rglob("*") if file.is_file()

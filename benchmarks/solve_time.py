@@ -66,7 +66,7 @@ def solve(row: Row, seed: int) -> dict:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
-        session = Session(run, run.make_env(settings.num_envs), resumed=False, progress="off")
+        session = Session(run, run.make_env(settings.num_envs), progress="off")
         driver = session.driver
         driver.total = sys.maxsize
         session._save()
@@ -90,7 +90,7 @@ def solve(row: Row, seed: int) -> dict:
         session.env.close()
     solved = result is not None and result.return_mean >= TARGET
     return {"seconds": seconds if solved else None, "steps": driver.steps, "return_mean": result.return_mean,
-            "engine": session.engine.to_json()}  # fmt: skip
+            "engine": session.plan.engine.to_json()}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- the measurement

@@ -270,7 +270,7 @@ def test_discarding_a_run_spares_what_was_saved_and_what_another_process_trains(
     settings = Settings(DQN, "CartPole-v1", 100)
     for blocked in (False, True):
         made = bg.Run.create(settings, tmp_path / f"blocked-{blocked}")
-        with bg.Run.open(made.folder)._lock() if blocked else contextlib.nullcontext():
+        with bg.Run.open(made.folder).lock() if blocked else contextlib.nullcontext():
             made.discard()
         assert made.folder.exists() == blocked
     run.discard()

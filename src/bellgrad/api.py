@@ -156,34 +156,7 @@ def resume(
         UsageError: the run has nothing left to do, or `steps` is behind it.
         CheckpointError: none of its checkpoints is fit.
     """
-    opened = _open(run, trust_imports, env)
-    try:
-        reached = opened.checkpoint().values["driver"]["steps"]
-    except CheckpointError:
-        if any((opened.folder / "checkpoints").glob("step-*")):
-            raise
-        if steps is not None:
-            opened.extend(steps)
-        return opened.train(
-            progress=progress
-        )  # stopped before its first checkpoint: a fresh start loses nothing
-    if steps is not None:
-        if steps <= reached:
-            raise UsageError(
-                f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all"
-            )
-        opened.extend(steps)
-        horizon = opened.record.get("horizon", steps)
-        if getattr(opened.settings.algorithm, "learning_rate_decay", None) == "linear" and steps > horizon:
-            print(
-                f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended",
-                file=sys.stderr,
-            )
-    elif opened.status == "finished":
-        raise UsageError(
-            f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on"
-        )
-    return opened.train(resumed=True, progress=progress)
+    return _open(run, trust_imports, env).resume(steps, progress)
 
 
 def evaluate(

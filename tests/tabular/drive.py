@@ -8,8 +8,8 @@ import torch
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import Noise
+from bellgrad.training.assembly import make_run_env
 from bellgrad.training.engine import Engine
-from bellgrad.training.run import make_run_env
 from bellgrad.training.sampling import as_python
 from bellgrad.training.tabular import Tabular
 

@@ -25,7 +25,7 @@ from bellgrad.ops.optim import SGD
 from bellgrad.runs import checkpoint as checkpoint_module
 from bellgrad.runs.checkpoint import checkpoints, open_latest
 from bellgrad.runs.files import read_json
-from bellgrad.training import run as run_module
+from bellgrad.training import assembly, plan
 from bellgrad.training import session as session_module
 from bellgrad.training.run import Run
 from bellgrad.training.session import DivergedError, Session
@@ -259,9 +259,9 @@ DEATHS = {
 @pytest.mark.parametrize("fault", DEATHS)
 def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_path, monkeypatch):
     settings, armed = faulty
-    make_env = run_module.make_env
+    make_env = assembly.make_env
     monkeypatch.setattr(
-        run_module, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
+        assembly, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
     )
     workers, which = (
         (1, 1) if fault == "hangs" else (2, 0)
@@ -309,9 +309,7 @@ def test_a_diverging_loss_stops_the_run_with_its_name_and_step(tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        session_module, "LOG_LINES", 1
-    )  # so that no line of the log comes before the checkpoint
+    monkeypatch.setattr(plan, "LOG_LINES", 1)  # so that no line of the log comes before the checkpoint
     with pytest.raises(
         DivergedError, match=r"(params|target|optimizer)/\S+ became (nan|inf|-inf) by step \d+"
     ):

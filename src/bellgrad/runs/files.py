@@ -6,8 +6,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bellgrad.core.errors import CheckpointError
 
@@ -92,7 +93,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> FileIO:
     """Open an ordinary file for unbuffered reading.
 
     Raises:
@@ -113,7 +114,7 @@ def open_regular(path: Path) -> BinaryIO:
             raise CheckpointError(
                 f"{path} is a hard link shared with another file; make a plain copy instead"
             )
-        return open(descriptor, "rb", buffering=0)
+        return FileIO(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise

@@ -1,5 +1,4 @@
-"""The run's measurements: one JSON object a line, and TensorBoard events beside them where that is
-installed."""
+"""The run's measurements: one JSON object per line, and also TensorBoard events if that is installed."""
 
 import json
 import math
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.runs.files import fsync_folder, make_folder, readable, reason
-
-METRICS = "metrics.jsonl"
+from bellgrad.runs.files import fsync_folder, make_folder, reason
+from bellgrad.runs.reading import METRICS, read_metrics
 
 
 def _plain(value: Any) -> Any:
@@ -24,29 +22,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`. A last line that a kill tore is left out.
-
-    Raises:
-        CheckpointError: the file cannot be read, or a line before the last is damaged; the message says
-            which.
-    """
-    with readable(path):
-        lines = path.read_bytes().splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not an object")
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise CheckpointError(f"{path} is damaged in line {number}: {error}") from error
-        records.append(record)
-    return records
 
 
 class MetricsWriter:
@@ -71,9 +46,7 @@ class MetricsWriter:
             self._file = open(self._path, "a+b", opener=_open_no_link)  # noqa: SIM115 (closed by close)
             self._cut(resume_bytes or 0)
             fsync_folder(folder)
-            steps = [
-                record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)
-            ]
+            steps = [record["step"] for record in read_metrics(folder)]
             self._board = _open_board(folder / "tensorboard", max(steps, default=-1) + 1)
         except OSError as error:
             raise self._failure(error) from error

@@ -79,8 +79,13 @@ class Place(NamedTuple):
 
 
 def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """Decide which files hold which tensor: at most a shard each, except where a single row is larger."""
+    """Decide which files hold which tensor: at most a shard each, except when a single row is larger.
+
+    A file holds tensors of one group only: those whose names begin with the same part. A reader of one group
+    then reads and verifies nothing of the others: of all experience, for example, when it wants the policy.
+    """
     entries: dict[str, Entry] = {}
+    group = None
     count = filled = 0  # files opened so far, and the bytes in the last of them
     for name, tensor in tensors.items():
         if name == "__metadata__" or tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
@@ -92,8 +97,9 @@ def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
         total = shape[0] if shape else 1
         rows = max(1, total if size <= SHARD_BYTES else SHARD_BYTES * total // size)
         shards = max(1, -(-total // rows))
-        if count == 0 or shards > 1 or filled + size > SHARD_BYTES:
-            count, filled = count + shards, 0
+        first = name.partition("/")[0]
+        if first != group or shards > 1 or filled + size > SHARD_BYTES:
+            group, count, filled = first, count + shards, 0
         filled = SHARD_BYTES if shards > 1 else filled + size
         files = tuple(f"tensors-{i:05}.safetensors" for i in range(count - shards, count))
         entries[name] = Entry(_DTYPE_NAMES[tensor.dtype], shape, rows, files)
@@ -143,7 +149,7 @@ def _raw(tensor: Tensor) -> memoryview:
     flat = tensor.reshape(-1).as_strided(
         (tensor.numel(),), (1,)
     )  # a tensor of one item or none may have any stride
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def file_bytes(parts: list[Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -160,7 +166,7 @@ def read_part(path: Path, offset: int, out: Tensor) -> None:
     """Fill a contiguous CPU tensor with the bytes of a file from `offset` on.
 
     Raises:
-        CheckpointError: the file cannot be read, or is too short.
+        CheckpointError: the file cannot be read or is too short.
     """
     memory = _raw(out)
     with readable(path), open_regular(path) as file:

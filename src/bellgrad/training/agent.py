@@ -1,6 +1,6 @@
 """A trained agent outside its run: one observation in, one action out."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
 from bellgrad.envs.transforms import FrameStack, TransformedEnv
-
-if TYPE_CHECKING:
-    from bellgrad.training.run import Run
+from bellgrad.runs.folder import Which
+from bellgrad.training.run import Run
 
 
 class Agent:
@@ -35,7 +34,7 @@ class Agent:
         self.reset()
 
     @classmethod
-    def load(cls, run: "Run", checkpoint: Literal["last", "best"] | int = "last") -> "Agent":
+    def load(cls, run: Run, checkpoint: Which = "last") -> Self:
         """The agent of a run."""
         learner, state, env = run.load(checkpoint)
         env.close()

@@ -1,19 +1,19 @@
 """Pictures of an agent at work."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import to_device
+from bellgrad.runs.folder import Which
 from bellgrad.training.evaluate import EPISODE_CAP
 from bellgrad.training.run import Run
 
 
 def frames(
-    run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Literal["last", "best"] | int
+    run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Which
 ) -> tuple[Iterator[np.ndarray], float]:
     """Frames `[H, W, 3]` uint8 of whole episodes, drawn by the environment itself, and their frames per
     second.
