@@ -158,7 +158,7 @@ class Session:
             unit=workload.unit,
             batch_size=workload.batch_size,
             parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
-            busy_processes=getattr(self.env.env, "workers", 0),
+            busy_processes=self.env.workers,
             device=self.run_.device,
         )
 
