@@ -15,9 +15,9 @@ from numba import njit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import EnvSpec, Step
+from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree, leaves
-from bellgrad.envs.transforms import Transform
+from bellgrad.envs.transforms import ObsTransform
 from bellgrad.mdp.model import FiniteMDP
 
 PLAIN_WRAPPERS = (
@@ -27,7 +27,7 @@ PLAIN_WRAPPERS = (
 
 
 @dataclass(frozen=True)
-class DiscreteStates(Transform):
+class DiscreteStates(ObsTransform):
     """One whole number for an observation: its cell in a grid over a Box, or its place among all tuples of
     categories.
 
@@ -87,12 +87,17 @@ class DiscreteStates(Transform):
         return replace(self, inner=spec, bins=bins, low=low, high=high)
 
     @property
+    def keeps_dynamics(self) -> bool:
+        """Every tuple of categories has a number of its own; a cell of a grid is many observations."""
+        return self.bins is None
+
+    @property
     def spec(self) -> EnvSpec:
         """Discrete observations; with several tilings MultiDiscrete ones, each part counting the tiles of all
         tilings."""
         cells = self.tilings * math.prod(self.grid.size.tolist())
         space = Discrete(cells) if self.tilings == 1 else MultiDiscrete([cells] * self.tilings)
-        return replace(self.inner, observation_space=space)
+        return replace(self.inner, observation_space=space, frame_stack=1)
 
     @cached_property
     def grid(self) -> "Grid":
@@ -103,12 +108,6 @@ class DiscreteStates(Transform):
         bins, low, high = np.array(self.bins), np.array(self.low), np.array(self.high)
         shift = np.outer(np.arange(self.tilings), 2 * np.arange(len(bins)) + 1) % self.tilings / self.tilings
         return Grid(low, bins / (high - low), bins + (self.tilings > 1), shift)
-
-    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
-        """Both observations as whole numbers."""
-        return state, step._replace(
-            obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs)
-        )
 
     def observe(self, state: Tree, obs: Tree) -> Tensor:
         """`[B]` int64; `[B, tilings]` where there are several."""

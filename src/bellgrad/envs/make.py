@@ -148,15 +148,13 @@ def _make_batch(
     if backend == "subprocess":
         from bellgrad.envs.worker import SubprocessEnv
 
-        made = SubprocessEnv(
+        return SubprocessEnv(
             env, num_envs, device, timeout=timeout, max_episode_steps=max_episode_steps, env_kwargs=kwargs
         )
-    else:
-        from bellgrad.envs.gym import GymEnv
+    from bellgrad.envs.gym import GymEnv
 
-        made = GymEnv(partial(make_single, env, max_episode_steps, kwargs), num_envs, device)
-    made.spec = replace(made.spec, id=env_name(env))
-    return made
+    make = partial(make_single, env, max_episode_steps, kwargs)
+    return GymEnv(make, num_envs, device, name=env_name(env))
 
 
 def make_single(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from bellgrad.core.errors import UsageError
-from bellgrad.envs.discrete import known_dynamics
 from bellgrad.envs.make import env_name
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value, value_from_q
@@ -30,7 +29,7 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
         raise UsageError(f"{run.folder} has no table: {algorithm_name(algorithm)} learns a network")
     learner, state, env = run.load()
     try:
-        mdp = known_dynamics(env.env.envs[0])
+        mdp = env.known_dynamics()
     finally:
         env.close()
     if mdp is None or mdp.num_states != learner.num_states:

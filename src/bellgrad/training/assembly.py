@@ -1,6 +1,5 @@
 """What is made from a run's settings: the device, the environment with its wrappers, the trained policy."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from gymnasium.spaces import Discrete
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import restore_tree
-from bellgrad.envs.discrete import DiscreteStates, known_dynamics
+from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.make import make_env
 from bellgrad.envs.transforms import FrameStack, NormalizeObs, NormalizeReward, Transform, TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which
@@ -114,13 +113,12 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
         if not isinstance(made.action_space, Discrete):
             raise UsageError(f"{name} learns a table and needs Discrete actions, not {made.action_space}")
         has_states = isinstance(made.observation_space, Discrete) and s.bins is None and s.tilings == 1
-        env = TransformedEnv(
-            made, () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),)
-        )
-        mdp = known_dynamics(made.envs[0])
-        if mdp is not None and env.observation_space == Discrete(mdp.num_states):
-            env.mdp = mdp if s.backend in ("auto", "native") else None
-            env.spec = replace(env.spec, legal=None if mdp.legal.all() else mdp.legal)
+        transforms = () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),)
+        env = TransformedEnv(made, transforms)
+        mdp = env.known_dynamics()
+        if mdp is not None:
+            sampled = mdp if s.backend in ("auto", "native") else None
+            env = TransformedEnv(made, transforms, sampled, None if mdp.legal.all() else mdp.legal)
         if s.backend == "native" and env.mdp is None:
             raise UsageError(f"the dynamics of {env.spec.id} are not known; leave the backend at auto")
         return env

@@ -66,11 +66,12 @@ class Driver:
     total: int  # environment steps of the whole run; whoever makes the driver says
 
     def __init__(self, learner: Learner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device):
+        env = env.as_pure()
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
         self.seed, self.streams = seed, Streams(seed, device)
         self.steps = 0  # environment steps so far
         self.updates = 0  # gradient updates so far
-        self.native = hasattr(env, "pure_step")
+        self.native = env.compilable
         self._first_carry = to_device(learner.init_carry(env.num_envs), device)
         state = learner.init(self.streams["init"])
         obs = env.reset(seed)

@@ -46,7 +46,7 @@ class Population(Driver):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
         self.seed, self.streams = seed, Streams(seed, device)
         self.steps = self.updates = 0
-        self.native = hasattr(env, "pure_step")
+        self.native = env.compilable
         c, b = learner.config, env.num_envs
         self._total = c.population * c.episodes
         if not self._divides(b):

@@ -409,7 +409,7 @@ def _choose_engine(
         unit=workload.unit,
         batch_size=workload.batch_size,
         parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
-        busy_processes=getattr(env.env, "workers", 0),
+        busy_processes=env.workers,
         device=env.device,
     )
 
