@@ -113,8 +113,9 @@ class OffPolicy(Driver):
         metrics = []
         for u in range(noise["sample"].shape[0]):
             batch = sample(replay, noise["sample"][u], self.learner.config.gamma)
-            state, metric = self.learner.update(state, batch, at(noise["update"], u))
-            metrics.append(metric)
+            updated = self.learner.update(state, batch, at(noise["update"], u))
+            state = updated.state
+            metrics.append(updated.metrics)
         return state, mean_metrics(metrics)
 
     def _run_store(
