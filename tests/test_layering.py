@@ -33,6 +33,10 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either, but for what they share
 SHARED = (
     "bellgrad.algos.actor_critic.",
+    "bellgrad.algos.counters.",
+    "bellgrad.algos.deep_q.",
+    "bellgrad.algos.from_replay.",
+    "bellgrad.algos.off_policy_actor_critic.",
     "bellgrad.algos.policy_gradient.",
     "bellgrad.algos.search.",
     "bellgrad.tabular.common.",

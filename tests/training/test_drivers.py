@@ -16,7 +16,7 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import Acted, Minibatch, Rollout
+from bellgrad.core.records import Acted, Minibatch, Rollout, Updated
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.classic import CartPole, Pendulum
@@ -167,10 +167,8 @@ class WatchReplay(Watch):
 
     def update(self, state, batch, noise):
         self.batches.append((int(state.steps), batch))
-        return state._replace(updates=state.updates + 1), {
-            "loss": batch.reward.mean(),
-            "td_error": batch.reward,
-        }
+        state = state._replace(updates=state.updates + 1)
+        return Updated(state, {"loss": batch.reward.mean()}, batch.reward.abs())
 
 
 class WatchRollouts(Watch):

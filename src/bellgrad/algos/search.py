@@ -19,9 +19,9 @@ from bellgrad.core.errors import check_range, check_types
 from bellgrad.core.records import Acted, EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
-from bellgrad.nets.layers import Params
 from bellgrad.nets.policy import Policy
 from bellgrad.nets.specs import MLP, Spec, check_spec
+from bellgrad.ops.grads import Params
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bellgrad.algos.simulated_annealing import SimulatedAnnealing
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
+from bellgrad.data.uniform import UniformReplay
 from bellgrad.nets.specs import spec_from_json, spec_to_json
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 from bellgrad.tabular.certainty import CertaintyEquivalence
@@ -71,6 +72,7 @@ ALGORITHMS: dict[str, type] = {
     "r_max": RMax,
 }
 OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
+REPLAYS: dict[str, type] = {"uniform": UniformReplay}
 # Every other algorithm says it itself by `default_num_envs`, or begins with one environment.
 DEFAULT_NUM_ENVS = {"ppo": 8, "reinforce": 8, "a2c": 8, "vpg": 8, "trpo": 8}
 
@@ -107,6 +109,8 @@ def algorithm_to_json(algorithm: Any) -> dict[str, Any]:
             value = spec_to_json(value)
         elif f.name == "optimizer":
             value = {"kind": _kind(OPTIMIZERS, value)} | asdict(value)
+        elif f.name == "replay":
+            value = {"kind": _kind(REPLAYS, value)} | asdict(value)
         written[f.name] = value
     return {"name": algorithm_name(algorithm), "fields": written}
 
@@ -131,6 +135,9 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
             values["optimizer"] = OPTIMIZERS[optimizer.pop("kind")](
                 **{k: _tuple(v) for k, v in optimizer.items()}
             )
+        if "replay" in values:
+            replay = dict(values["replay"])
+            values["replay"] = REPLAYS[replay.pop("kind")](**replay)
         return cls(**values)
     except (UsageError, CheckpointError):
         raise

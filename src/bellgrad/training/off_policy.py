@@ -8,8 +8,8 @@ from bellgrad.core.protocols import BatchedEnv, OffPolicyLearner
 from bellgrad.core.records import Acted, Metrics, Transition
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, stack
-from bellgrad.data.storage import Storage
-from bellgrad.data.uniform import UniformReplay
+from bellgrad.data.replay import Replay, add, allocate, filled, restore_into, sample
+from bellgrad.envs.transforms import FrameStack
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.training.driver import (
@@ -48,8 +48,10 @@ class OffPolicy(Driver):
             )
         self.iterations = max(1, c.update_period // b)
         self.cycle_updates = c.updates_per_period * max(1, b // c.update_period)
-        self.kind = UniformReplay()
-        self.replay: Storage = self.kind.allocate(env.spec, c.buffer_size, b, device)
+        stacked = any(isinstance(t, FrameStack) for t in getattr(env, "transforms", ()))
+        self.replay: Replay = allocate(
+            env.observation_space, env.action_space, c.buffer_size, device, num_envs=b, stacked_frames=stacked
+        )
         self._chunk = largest_divisor(self.cycle_updates, engine.updates_per_call)
         self._whole = self.native and self._chunk == self.cycle_updates  # the whole loop fits one graph
         self._cycles = (
@@ -57,7 +59,7 @@ class OffPolicy(Driver):
         )
         self.steps_per_call = self._cycles * self.iterations * b
         self._whole_cycles = engine.compile(self._run_cycles)
-        self._store = engine.compile(self.kind.add)
+        self._store = engine.compile(add)
         self._learn = engine.compile(self._run_updates)
         self._store_learn = engine.compile(self._run_store)
 
@@ -88,7 +90,7 @@ class OffPolicy(Driver):
         return report
 
     # --------------------------------------------------------------------------------------------- pure parts
-    def _run_cycles(self, loop: Loop, replay: Storage, noise: Tree) -> tuple[Loop, Ended, Metrics]:
+    def _run_cycles(self, loop: Loop, replay: Replay, noise: Tree) -> tuple[Loop, Ended, Metrics]:
         """Several cycles of a native environment: one graph."""
         ended, metrics = [], []
         for k in range(self._cycles):
@@ -97,7 +99,7 @@ class OffPolicy(Driver):
                 loop, acted, step = self.interact(
                     before, at({"act": noise["act"], "env": noise["env"]}, k, i)
                 )
-                self.kind.add(replay, _transition(before, acted, step))
+                add(replay, _transition(before, acted, step))
                 ended.append(ended_of(step))
             state, mean = self._run_updates(
                 loop.state, replay, at({"sample": noise["sample"], "update": noise["update"]}, k)
@@ -106,19 +108,20 @@ class OffPolicy(Driver):
             metrics.append(mean)
         return loop, stack(ended), mean_metrics(metrics)
 
-    def _run_updates(self, state: Tree, replay: Storage, noise: Tree) -> tuple[Tree, Metrics]:
+    def _run_updates(self, state: Tree, replay: Replay, noise: Tree) -> tuple[Tree, Metrics]:
         """As many updates as the noise has rows."""
         metrics = []
         for u in range(noise["sample"].shape[0]):
-            batch = self.kind.sample(replay, noise["sample"][u], self.learner.config.gamma, state.steps)
-            state, metric = self.learner.update(state, batch, at(noise["update"], u))
-            metrics.append(metric)
+            batch = sample(replay, noise["sample"][u], self.learner.config.gamma)
+            updated = self.learner.update(state, batch, at(noise["update"], u))
+            state = updated.state
+            metrics.append(updated.metrics)
         return state, mean_metrics(metrics)
 
     def _run_store(
-        self, state: Tree, replay: Storage, transition: Transition, noise: Tree
+        self, state: Tree, replay: Replay, transition: Transition, noise: Tree
     ) -> tuple[Tree, Metrics]:
-        self.kind.add(replay, transition)
+        add(replay, transition)
         return self._run_updates(state, replay, noise)
 
     # --------------------------------------------------------------------------------- the loop, part by part
@@ -147,7 +150,7 @@ class OffPolicy(Driver):
             before, noise = self.loop, self.draw_interaction()
             acted = Acted(self._uniform_action(), None, before.carry)
             self.loop, acted, step = self.follow(before, acted, noise["env"])
-            self.kind.add(self.replay, _transition(before, acted, step))
+            add(self.replay, _transition(before, acted, step))
             ended.append(ended_of(step))
         return Report(stack(ended), {})
 
@@ -164,22 +167,20 @@ class OffPolicy(Driver):
         return draw(Noise("uniform", (b, *space.shape)), self.streams["action"]) * 2 - 1
 
     def _draw_updates(self, *lead: int) -> dict[str, Tree]:
-        rows = draw(self.kind.noise(self.learner.config.batch_size), self.streams["batch"], *lead)
+        rows = draw(Noise("uniform", (self.learner.config.batch_size,)), self.streams["batch"], *lead)
         return {"sample": rows, "update": draw(self.learner.update_noise(), self.streams["update"], *lead)}
 
     # ------------------------------------------------------------------------------------------------- saving
     def snapshot(self) -> tuple[dict, dict[str, torch.Tensor]]:
         """The driver's snapshot with the filled rows of the replay."""
         values, tensors = super().snapshot()
-        return values, tensors | {
-            f"replay/{name}": tensor for name, tensor in self.kind.filled(self.replay).items()
-        }
+        return values, tensors | {f"replay/{name}": tensor for name, tensor in filled(self.replay).items()}
 
     def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """Continue from a checkpoint; the replay is read into the memory that is already there."""
         fault = super().restore(checkpoint)
         saved = [name.removeprefix("replay/") for name in checkpoint.names() if name.startswith("replay/")]
-        for name, out in self.kind.restore_into(
+        for name, out in restore_into(
             self.replay, {name: checkpoint.shape(f"replay/{name}") for name in saved}
         ).items():
             checkpoint.read_into(f"replay/{name}", out)
