@@ -132,7 +132,7 @@ def run_case(name: str, quick: bool) -> dict:
     if replay is not None:
         held = tree_bytes(replay)
     else:  # a rollout: observation, action, five numbers and two flags per environment step, and `prepare`'s
-        observation = tree_bytes(map_tree(lambda leaf: leaf[:1], driver.loop.obs))
+        observation = tree_bytes(map_tree(lambda leaf: leaf[:1], driver.actor.state.obs))
         held = driver.steps_per_call * (observation + 8 + 4 * 6 + 2)
     return {
         "settings": settings.to_json(case.env),
@@ -140,7 +140,7 @@ def run_case(name: str, quick: bool) -> dict:
         "replay_bytes": held,
         "replay_full": replay is None or bool(replay.size == len(replay.reward)),
         "network_bytes": sum(
-            leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.loop.state).values()
+            leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.state).values()
         ),
         "kept_checkpoint_bytes": checkpoints,
         "modules": [module for module in sys.modules if module != "__main__"],

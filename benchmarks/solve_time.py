@@ -81,9 +81,7 @@ def solve(row: Row, seed: int) -> dict:
             tracker.flush()
             seconds += time.perf_counter() - start
             passed = driver.steps
-            result = evaluate_agent(
-                driver.learner, driver.loop.state, judge, EPISODES, EVALUATION_SEED + seed
-            )
+            result = evaluate_agent(driver.learner, driver.state, judge, EPISODES, EVALUATION_SEED + seed)
             if result.return_mean >= TARGET:
                 break
         session.metrics.close()

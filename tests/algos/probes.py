@@ -156,7 +156,7 @@ def learn(algorithm, dynamics, updates):
     driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
     while driver.updates < updates:
         driver.advance()
-    return learner, driver.loop.state
+    return learner, driver.state
 
 
 def close(actual, expected, tolerance):

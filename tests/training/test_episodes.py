@@ -161,7 +161,7 @@ def test_exactly_n_whole_episodes_one_a_column_and_nothing_but_zeros_after_them(
         assert sorted(report.ended.length[ended].tolist()) == sorted(length.tolist())
         assert sorted(report.ended.return_[ended].tolist()) == sorted(e.reward.sum(0).tolist())
     taken = sum(int(e.mask.sum()) for e in driver.learner.seen)
-    assert driver.steps == int(driver.loop.state.steps) == taken and driver.updates == 5
+    assert driver.steps == int(driver.state.steps) == taken and driver.updates == 5
     origins = torch.cat([e.obs[0, :, 0] for e in driver.learner.seen])
     assert len(origins.unique()) == 30  # no episode twice
     assert any(set(e.mask.sum(0).tolist()) == {SHORT, LIMIT} for e in driver.learner.seen)

@@ -22,7 +22,7 @@ from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
-from bellgrad.training.driver import Driver, Report, Workload
+from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
 from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
@@ -105,9 +105,9 @@ class Tracker:
         self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
         self.sums: dict[str, list[float]] = {}  # metric -> [sum, count]
-        self._pending: list[Report] = []
+        self._pending: list[Advanced] = []
 
-    def add(self, report: Report) -> None:
+    def add(self, report: Advanced) -> None:
         """Remember a call's report, mostly without waiting for its tensors."""
         self._pending.append(report)
         if len(self._pending) >= PENDING_REPORTS:
@@ -198,8 +198,9 @@ class Session:
                     f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
                 )
         self.plan.engine.start()
-        self.driver = driver_class(learner)(learner, env, self.plan.engine, run.settings.seed, env.device)
-        self.driver.total = self.plan.steps
+        self.driver = driver_class(learner)(
+            learner, env, self.plan.engine, run.settings.seed, env.device, total=self.plan.steps
+        )
         self.tracker = Tracker()
         self.best: Best | None = None
         self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
@@ -301,7 +302,7 @@ class Session:
                 env.frozen = True
                 driver.sync_env()
                 env.transform_state = self.env.transform_state
-                result = evaluate_agent(driver.learner, driver.loop.state, env, episodes, seed)
+                result = evaluate_agent(driver.learner, driver.state, env, episodes, seed)
             finally:
                 env.close()
         except EnvironmentFault as fault:
