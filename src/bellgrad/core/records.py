@@ -122,7 +122,8 @@ class Minibatch(NamedTuple):
     return_: Tensor  # [B] the value target
     ended: Tensor  # [B] bool, whether the episode ended with this step
     carry: Tree  # the actor's memory before each step [B, ...], in updates before each sequence; or None
-    extra: Tree = None  # [B, ...] further targets by name, of a learner that has several
+    # [B, ...] further targets by name, of a learner that has several.
+    extra: dict[str, Tensor] = {}
 
 
 class Episodes(NamedTuple):

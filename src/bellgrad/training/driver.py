@@ -93,8 +93,8 @@ class Driver:
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Counters, and every tensor of the run by name."""
-        tensors = named_leaves(self.state, "loop/state") | self.streams.snapshot()
-        return {"steps": self.steps, "updates": self.updates}, tensors | self.snapshot_experience()
+        tensors = named_leaves(self.state, "loop/state") | self.snapshot_experience()
+        return {"steps": self.steps, "updates": self.updates}, tensors | self.streams.snapshot()
 
     def snapshot_experience(self) -> dict[str, Tensor]:
         """Whatever must be saved beside the learner and the streams of its updates."""

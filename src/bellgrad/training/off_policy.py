@@ -170,10 +170,11 @@ class OffPolicy(ActingDriver):
         }
 
     # ---------------------------------------------------------------------------------------------- saving
-    def snapshot_experience(self) -> dict[str, Tensor]:
-        """The actor, and the filled rows of the replay."""
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As that of every driver, and the filled rows of the replay."""
+        counters, tensors = super().snapshot()
         filled = self.replay.filled(self.kept)
-        return super().snapshot_experience() | {f"replay/{name}": tensor for name, tensor in filled.items()}
+        return counters, tensors | {f"replay/{name}": tensor for name, tensor in filled.items()}
 
     def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """The actor; and the replay, which is read into the memory that is already there."""
