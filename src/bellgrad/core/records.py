@@ -123,7 +123,7 @@ class Minibatch(NamedTuple):
     ended: Tensor  # [B] bool, whether the episode ended with this step
     carry: Tree  # the actor's memory before each step [B, ...], in updates before each sequence; or None
     # [B, ...] further targets by name, of a learner that has several.
-    extra: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}  # noqa: RUF012
 
 
 class Episodes(NamedTuple):
