@@ -116,7 +116,7 @@ def test_imports_go_from_right_to_left_only(path):
     ("module", "source"),
     [
         ("bellgrad.core.tree", "from bellgrad.ops.polyak import polyak"),
-        ("bellgrad.nets.build", "import bellgrad.data.replay"),
+        ("bellgrad.nets.build", "import bellgrad.data.storage"),
         ("bellgrad.envs.make", "def f():\n    from bellgrad.algos.dqn import DQN"),
         ("bellgrad.algos.sac", "from bellgrad.algos.dqn import DQN"),
         ("bellgrad.algos.sac", "from bellgrad.algos import dqn"),

@@ -433,8 +433,8 @@ def test_compiled_add_and_sample_equal_eager_ones(space, observe, stack):
 
     compiled = torch.compile(step, fullgraph=True, dynamic=False)
     world = World(0, 2, 0.3, stack, observe)
-    a, b = (allocate(spec(space, stack), 12, num_envs=2) for _ in range(2))
-    for i in range(20):
+    a, b = (allocate(spec(space, stack), 80, num_envs=2) for _ in range(2))
+    for i in range(60):
         if i == 2:
             protect(a)
             protect(b)

@@ -174,9 +174,7 @@ def add(storage: Storage, transition: Transition, extra: Mapping[str, Tensor] | 
         extra: `[B]` each, the same rows of every extra column; may be left out if there is none.
     """
     capacity, num_envs = storage.reward.shape[0], storage.offset.shape[0]
-    row = (
-        storage.position + storage.offset
-    )  # a group never crosses the end: it divides capacity and protected
+    row = storage.position + storage.offset  # never past the end: all rows come in groups of B
     new = named_leaves(transition)
     for path, frames in storage.frames.items():
         group = storage.position // num_envs
