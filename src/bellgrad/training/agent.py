@@ -124,8 +124,8 @@ class Agent:
         repeats its action.
 
         Raises:
-            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory, or
-                sees the maximum of several observations.
+            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,
+                or sees the maximum of several observations.
         """
         space = self.observation_space
         parts = space.spaces.values() if isinstance(space, Dict) else [space]
