@@ -161,7 +161,7 @@ def test_an_image_of_the_wanted_size_stays_and_a_larger_one_repeats_pixels():
     assert bound(Resize(84), (5, 6)).spec.observation_space.shape == (84, 84)
 
 
-def test_trap_stacked_color_images_channels_come_first_so_that_each_keeps_its_shape():
+def test_color_images_are_stacked_one_after_another_once_their_channels_come_first():
     env = TransformedEnv(GymEnv(Screen, 1), [ChannelsFirst(), FrameStack(2)])
     assert env.observation_space.shape == (6, 21, 16)
     plain = GymEnv(Screen, 1)
