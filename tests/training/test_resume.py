@@ -494,6 +494,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
         "env/env/seed",
         "env/env/steps",
         "env/env/episode",
+        "env/env/episode_seed",
         "env/env/length",
         "env/env/return_",
         "env/env/action",

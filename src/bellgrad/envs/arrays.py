@@ -20,7 +20,8 @@ MAX_SEED = 2**31 - 1
 
 
 class ContractBreach(Exception):
-    """An environment broke its contract. Whoever knows the step count turns this into an `EnvironmentFault`.
+    """An environment broke its contract. The adapter, which knows the step count, turns this into an
+    `EnvironmentFault`.
 
     Args:
         index: the environment's index in the whole batch.
@@ -35,7 +36,7 @@ class ContractBreach(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of an observation: where it lies in the tree, what the environment gives and what the learner
+    """One array of an observation: its path in the tree, what the environment gives and what the learner
     gets."""
 
     path: str  # "observation", "observation['camera']", "observation[0]"
@@ -189,7 +190,7 @@ class EnvArrays(NamedTuple):
     reward: np.ndarray  # [B] float64
     terminated: np.ndarray  # [B] bool
     truncated: np.ndarray  # [B] bool
-    obs: tuple[np.ndarray, ...]  # per leaf [B, ...], the first of the next episode where one ended
+    obs: tuple[np.ndarray, ...]  # per leaf [B, ...], the first of the next episode if one ended
     next_obs: tuple[np.ndarray, ...]  # per leaf [B, ...], what the action led to
 
 
@@ -391,7 +392,7 @@ class SteppedEnvs:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, with the place where it was raised."""
+    """An exception in one line, with the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -40,9 +40,9 @@ class DiscreteStates(ObsTransform):
 
     Attributes:
         bins: of a Box, intervals of equal width in each dimension; one number serves all dimensions.
-        low: of a Box, where the first interval begins, in each dimension, by default the space's; what lies
-            below is in it.
-        high: likewise where the last one ends.
+        low: of a Box, the beginning of the first interval, in each dimension, by default the space's; what is
+            below counts as in it.
+        high: likewise the end of the last one.
         tilings: over a Box, how many grids; 1 is the plain one.
     """
 
@@ -110,7 +110,7 @@ class DiscreteStates(ObsTransform):
         return Grid(low, bins / (high - low), bins + (self.tilings > 1), shift)
 
     def observe(self, state: Tree, obs: Tree) -> Tensor:
-        """`[B]` int64; `[B, tilings]` where there are several."""
+        """`[B]` int64; `[B, tilings]` if there are several."""
         parts = torch.cat(
             [leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1) for leaf in leaves(obs)], 1
         )
@@ -132,7 +132,7 @@ class DiscreteStates(ObsTransform):
 
 
 class Grid(NamedTuple):
-    """Where the cells of `n` tilings over `d` numbers lie."""
+    """The positions of the cells of `n` tilings over `d` numbers."""
 
     low: np.ndarray  # [d] float64
     scale: np.ndarray  # [d] float64, cells in a unit
@@ -172,9 +172,9 @@ def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:
 
 
 def known_dynamics(env: gymnasium.Env) -> FiniteMDP | None:
-    """The MDP behind an environment, where it tells: a `FiniteMDPEnv`, an environment with `P`, Blackjack.
+    """The MDP behind an environment that shows it: a `FiniteMDPEnv`, an environment with `P`, Blackjack.
 
-    None where a wrapper stands around it that may change what happens.
+    None if a wrapper around it may change what happens.
     """
     while isinstance(env, PLAIN_WRAPPERS):
         env = env.env

@@ -1,7 +1,7 @@
 """Gymnasium environments behind `BatchedEnv`, stepping one after another in this process.
 
 A plain loop over single environments is faster than Gymnasium's `SyncVectorEnv` (CartPole, one environment:
-16 against 22 microseconds per step), and leaves nothing to its autoreset. Every episode starts from its own
+16 against 22 microseconds per step), and does not depend on its autoreset. Every episode starts from its own
 seed, derived from the run's seed, the environment's index and the episode's index. So a snapshot is that seed
 and the actions since: replaying them restores any environment that is deterministic given its seed, without a
 copy of its internal state. For the same reason an episode can be continued in any row.
@@ -99,14 +99,14 @@ def gym_spec(env: gymnasium.Env, name: str | None = None) -> EnvSpec:
 
 
 class SeededEnvs:
-    """The bookkeeping of a batch of Gymnasium environments, wherever they run: seeds, totals, checks,
+    """The bookkeeping of a batch of Gymnasium environments, in any process: seeds, totals, checks,
     snapshots.
 
     A subclass says how the environments advance (`_advance`) and how some of them repeat a past (`_replay`).
     Satisfies `bellgrad.core.protocols.BatchedEnv`.
 
     Args:
-        rows: the arrays through which the environments speak.
+        rows: the arrays that go into and come out of the environments' steps.
         spec: of one environment.
         device: of the tensors that `step` gives.
     """
@@ -188,7 +188,7 @@ class SeededEnvs:
         Args:
             action: `[B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32 in the environment's units;
                 flattened.
-            active: `[B]` bool, False for environments that are not stepped; None where all are.
+            active: `[B]` bool, False for environments that are not stepped; None if all are.
 
         Raises:
             EnvironmentFault: an environment raised, or gave a NaN, an infinity, a wrong shape or dtype; with
@@ -213,7 +213,7 @@ class SeededEnvs:
         self._remember()
         for obs, next_obs in zip(
             rows.obs, rows.next_obs, strict=True
-        ):  # from here on rows.obs is what to act on
+        ):  # from here on rows.obs is to be acted on
             if any_ended:
                 obs[~ended] = next_obs[~ended]
             else:
@@ -228,7 +228,7 @@ class SeededEnvs:
         )
         if any_ended:
             for i in np.flatnonzero(ended).tolist():
-                self._start_anew(i)
+                self._next_episode(i)
         return step
 
     def snapshot(self) -> dict[str, Any]:
@@ -317,7 +317,7 @@ class SeededEnvs:
             text = f"environment {broken.index} {broken.text}"
             try:
                 for row in rows:
-                    self._start_anew(row)
+                    self._next_episode(row)
                 self._begin_episodes(rows)
             except ContractBreach:
                 self._begin(-1)
@@ -389,7 +389,7 @@ class SeededEnvs:
         for i in range(self.num_envs):
             self._rows.seed[i] = self._episode_seed(i, ahead=1)
 
-    def _start_anew(self, index: int) -> None:
+    def _next_episode(self, index: int) -> None:
         """Turn to the next episode, which the environment began or is about to begin from its row's seed."""
         self._seeds[index] = int(self._rows.seed[index])
         self._episode[index] += 1
@@ -434,8 +434,8 @@ class SeededEnvs:
             raise UsageError("the environment must be reset first")
 
     def _check_obs(self, arrays: tuple[np.ndarray, ...], ended: np.ndarray | bool = False) -> None:
-        """Numbers are finite, and there is something to do; but not where an episode ended, since nobody acts
-        there."""
+        """Numbers are finite, and some action is allowed; the latter not after the end of an episode, since
+        nothing acts there."""
         for leaf, array in zip(self._leaves, arrays, strict=True):
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 env, *place = (int(k) for k in np.argwhere(~np.isfinite(array))[0])

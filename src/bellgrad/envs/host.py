@@ -15,7 +15,7 @@ from bellgrad.core.tree import Tree
 
 
 class HostEnv:
-    """A `PureEnv` around any `BatchedEnv`, so that a driver steps both in the same words.
+    """A `PureEnv` around any `BatchedEnv`, so that a driver steps all environments by the same call.
 
     Args:
         env: keeps its own state.

@@ -53,7 +53,7 @@ class Dynamics(Protocol):
 
 
 class NativeState(NamedTuple):
-    """Where `B` native environments stand."""
+    """The state of `B` native environments."""
 
     physics: Tensor  # [B, P]
     age: Tensor  # [B] int64, environment steps of the episode under way
@@ -78,7 +78,7 @@ def step_state(
 
     Args:
         dynamics: the physics.
-        state: where the environments stand.
+        state: of the environments.
         action: `[B]` int64, or `[B, D]` in the environment's own units.
         noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode if one ended.
         active: `[B]` bool, False for environments that stand still; None if all move.
@@ -117,7 +117,7 @@ class NativeEnv:
     Args:
         dynamics: the physics.
         num_envs: environments that step together, 1 or more.
-        device: where the tensors live.
+        device: of the tensors.
         max_episode_steps: replaces the dynamics' own time limit; None keeps it. In environment steps.
 
     Attributes:
@@ -215,7 +215,7 @@ class NativeEnv:
         return [{name: leaf[row].clone() for name, leaf in named.items()} for row in rows]
 
     def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tensor:
-        """Put environments where those of `snapshots` stood; the random stream goes on.
+        """Give environments the states of `snapshots`; the random stream goes on.
 
         Raises:
             UsageError: rows that are not there or named twice; or the environment was never reset.
@@ -252,7 +252,7 @@ class NativeEnv:
         """Nothing to release."""
 
     def _any_state(self, num_envs: int) -> NativeState:
-        """A state of so many environments, for its shapes and dtypes."""
+        """A state of `num_envs` environments, for its shapes and dtypes."""
         return reset_state(
             self.dynamics, torch.zeros(num_envs, self.dynamics.reset_noise, device=self.device)
         )

@@ -1,4 +1,4 @@
-"""Drawing where there is no screen."""
+"""Drawing on machines without a screen."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from bellgrad.core.errors import UsageError
 
 
 def without_screen() -> None:
-    """Where there is no screen, keep SDL, with which pygame draws, from looking for one: it complains on
+    """Without a screen, keep SDL, with which pygame draws, from looking for one: it prints warnings on
     standard error."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

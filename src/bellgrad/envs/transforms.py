@@ -82,8 +82,8 @@ class Transform:
         return action
 
     def reset(self, state: Tree, obs: Tree, frozen: bool) -> Tree:
-        """The state after every environment began anew with `obs [B, *O]`. What belongs to one episode is
-        forgotten, and sized anew by `obs`; statistics are kept."""
+        """The state after every environment began an episode with `obs [B, *O]`. What belongs to one episode
+        is forgotten, and sized by `obs`; statistics are kept."""
         return state
 
     def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
@@ -205,7 +205,7 @@ class NormalizeReward(Transform):
     """Rewards over the running standard deviation of the discounted return; their sign and zero stay.
 
     Source: Engstrom et al. 2020, "Implementation matters in deep policy gradients", appendix A.2, algorithm
-    1; here the return begins anew with every episode.
+    1; here the return begins at 0 with every episode.
 
     Attributes:
         gamma: the learner's discount, in [0, 1]; training fills in the algorithm's if it is None.
@@ -271,7 +271,7 @@ class RescaleReward(Transform):
 
 @dataclass(frozen=True)
 class ClipReward(Transform):
-    """Rewards held within bounds. Source: Mnih et al. 2015, methods: rewards clipped at 1 and -1.
+    """Rewards clipped to bounds. Source: Mnih et al. 2015, methods: rewards clipped at 1 and -1.
 
     Attributes:
         low: the least reward.
@@ -428,7 +428,7 @@ class ActionRepeat(Transform):
             inner, step = below(inner, action, one, going)
             whole = Step(
                 step.obs,
-                whole.reward + step.reward,  # who stands still gets 0
+                whole.reward + step.reward,  # 0 for those that stand still
                 whole.terminated | step.terminated,
                 whole.truncated | step.truncated,
                 *where(going, (step.next_obs, step.episode), (whole.next_obs, whole.episode)),
@@ -584,9 +584,7 @@ class RescaleAction(Transform):
         if not isinstance(space, Box):
             raise UsageError(f"RescaleAction needs actions in a Box, not {space}")
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UsageError(
-                f"RescaleAction needs finite action bounds, not {space}: what should 1 stand for?"
-            )
+            raise UsageError(f"RescaleAction needs finite action bounds, not {space}: what would 1 mean?")
         return replace(self, inner=spec)
 
     @property
@@ -671,7 +669,7 @@ class TransformedEnv:
             self.noise = transform.noise(self.noise)
 
     def reset(self, seed: int) -> Tree:
-        """Start every environment anew; statistics go on. Returns `obs [B, *O]`."""
+        """Begin an episode in every environment; statistics go on. Returns `obs [B, *O]`."""
         return self._begin(self.env.reset(seed))
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
@@ -684,7 +682,7 @@ class TransformedEnv:
 
     @property
     def state(self) -> TransformedState:
-        """Where the environments and the transforms are."""
+        """The states of the environments and of the transforms."""
         return TransformedState(self._pure.state, self.transform_state)
 
     @state.setter
@@ -730,8 +728,8 @@ class TransformedEnv:
         ]
 
     def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tree:
-        """Put environments and what the transforms remember of their episodes where those of `snapshots`
-        stood; statistics stay.
+        """Give environments, and what the transforms remember of their episodes, the states of `snapshots`;
+        statistics stay.
 
         Raises:
             EnvironmentFault: the inner environment cannot; if it began new episodes, so did the transforms.

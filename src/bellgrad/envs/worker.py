@@ -203,7 +203,7 @@ class SubprocessEnv(SeededEnvs):
 
     def _need_workers(self) -> None:
         if not self._workers:
-            raise EnvironmentFault("the environment's worker processes have ended; make it anew")
+            raise EnvironmentFault("the environment's worker processes have ended; make it again")
 
     def close(self, seconds: float = 3.0) -> None:
         """End the workers, by force after `seconds`. May be called twice."""
@@ -225,7 +225,7 @@ def _plain(env_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _anonymous_file(size: int) -> Iterator[IO[bytes]]:
-    """A file without a name, in memory where the system can: nothing is left behind however the processes
+    """A file without a name, in memory if the system can: nothing is left behind, however the processes
     end."""
     with (
         os.fdopen(os.memfd_create("bellgrad"), "r+b")

@@ -13,7 +13,7 @@ from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
-from bellgrad.envs.transforms import FrameStack, TransformedEnv
+from bellgrad.envs.transforms import ActionRepeat, FrameStack, MaxPool, TransformedEnv
 from bellgrad.runs.folder import Which
 from bellgrad.training.run import Run
 
@@ -22,8 +22,9 @@ class Agent:
     """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
     `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new
-    one begins.
+    It remembers what its wrappers and its policy remember of the episode under way; call `reset` when a new
+    one begins. Behind `ActionRepeat(n)` it is asked at every step of the environment all the same: it gives
+    each action n times, and sees what lies between.
     """
 
     def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
@@ -43,6 +44,7 @@ class Agent:
     def reset(self) -> None:
         """Forget the episode under way."""
         self._first, self._memory = True, self._saved
+        self._calls, self._action = [0] * len(self._transforms), None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
     def act(self, obs: Any, deterministic: bool = True) -> Any:
@@ -70,11 +72,13 @@ class Agent:
         ):
             raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
-            seen = self._see(raw)
-            noise = draw(self.learner.act_noise(1), self._generator)
-            acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
-            self._carry = acted.carry
-            action = self._outward(acted.action)[0].cpu().numpy()
+            seen, decides = self._see(raw)
+            if decides:
+                noise = draw(self.learner.act_noise(1), self._generator)
+                acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
+                self._carry = acted.carry
+                self._action = self._outward(acted.action)[0].cpu().numpy()
+            action = self._action.copy()
         if isinstance(self.action_space, Discrete):
             return int(action) + int(self.action_space.start)
         action = action.reshape(self.action_space.shape)
@@ -82,12 +86,18 @@ class Agent:
             return (action + self.action_space.start).astype(self.action_space.dtype)
         return action
 
-    def _see(self, obs: Tree) -> Tree:
-        """The observation through the frozen wrappers."""
+    def _see(self, obs: Tree) -> tuple[Tree, bool]:
+        """The observation through the frozen wrappers, and whether it is one to decide on."""
         still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
         zero = torch.zeros(1, device=still.device)
-        states = []
-        for transform, state in zip(self._transforms, self._memory, strict=True):
+        states = list(self._memory)
+        for k, (transform, state) in enumerate(zip(self._transforms, self._memory, strict=True)):
+            if isinstance(transform, ActionRepeat):
+                taken = self._calls[k]  # of its steps, since the episode began
+                self._calls[k] += 1
+                if taken % transform.n:
+                    self._memory = tuple(states)
+                    return obs, False
             if self._first:
                 state = transform.reset(state, obs, True)
                 obs = transform.observe(state, obs)
@@ -95,9 +105,9 @@ class Agent:
                 step = Step(obs, zero, still, still, obs, EpisodeTotals(zero, zero.long()))
                 state, step = transform.step(state, step, True)
                 obs = step.obs
-            states.append(state)
+            states[k] = state
         self._first, self._memory = False, tuple(states)
-        return obs
+        return obs, True
 
     def _outward(self, action: Tensor) -> Tensor:
         for transform, state in zip(reversed(self._transforms), reversed(self._saved), strict=True):
@@ -109,10 +119,12 @@ class Agent:
         input.
 
         With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n,
-        *O]`.
+        *O]`. With repeated actions they are those at which the policy decides, and whoever runs the module
+        repeats its action.
 
         Raises:
-            UsageError: the observations are neither an array nor a Dict of arrays.
+            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,
+                or sees the maximum of several observations.
         """
         space = self.observation_space
         parts = space.spaces.values() if isinstance(space, Dict) else [space]
@@ -122,6 +134,8 @@ class Agent:
             )
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
+        if any(isinstance(t, MaxPool) for t in self._transforms):
+            raise UsageError("a policy that sees the maximum of several images (max_pool) cannot be exported")
         example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
         stacks = [t.n for t in self._transforms if isinstance(t, FrameStack)]
         return GreedyPolicy(self), torch.stack([example] * stacks[0], 1) if stacks else example
