@@ -22,7 +22,7 @@ class Agent:
     """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
     `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new
+    It remembers what its wrappers and its policy remember of the episode under way; call `reset` when a new
     one begins.
     """
 
@@ -64,10 +64,8 @@ class Agent:
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
         raw = obs_to_tensor(space, [obs], self.state.steps.device)
-        if (
-            has_mask(space, self.action_space)
-            and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]
-        ):
+        sizes = choices(self.action_space) if has_mask(space, self.action_space) else None
+        if sizes is not None and nothing_allowed(raw[KEY].cpu().numpy(), sizes)[0]:
             raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
             seen = self._see(raw)
@@ -128,7 +126,7 @@ class Agent:
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]`
+    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]`
     float32."""
 
     def __init__(self, agent: Agent):
@@ -148,11 +146,13 @@ class GreedyPolicy(nn.Module):
             else:
                 obs = transform.observe(state, obs)
         action = agent._outward(agent.learner.act(agent.state, None, obs, None, explore=False).action)
-        choice = isinstance(agent.action_space, Discrete | MultiDiscrete)
-        return action + torch.as_tensor(agent.action_space.start).flatten() if choice else action
+        space = agent.action_space
+        if isinstance(space, Discrete | MultiDiscrete):
+            return action + torch.as_tensor(space.start).flatten()
+        return action
 
 
-def _from_zero(space: Space, obs: Tree) -> Tree:
+def _from_zero(space: Space[Any], obs: Tree) -> Tree:
     """A raw observation with its categories counted from 0, as a learner sees them."""
     if isinstance(space, Dict):
         return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}

@@ -31,13 +31,16 @@ def frames(
     env = run.make_env(1, backend="gymnasium", render_mode="rgb_array")
     learner, state, env = run.load(checkpoint, env)
 
+    def picture() -> np.ndarray:
+        return env.env.frames()[0]
+
     def play() -> Iterator[np.ndarray]:
         generator = torch.Generator(run.device).manual_seed(derive_seed(seed, "evaluation"))
         try:
             with torch.no_grad():
                 obs, seen, length = env.reset(derive_seed(seed, "evaluation", "environment")), 0, 0
                 first_carry = carry = to_device(learner.init_carry(1), run.device)
-                yield env.env.frames()[0]
+                yield picture()
                 while seen < episodes and length < EPISODE_CAP:
                     acted = learner.act(
                         state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic
@@ -48,7 +51,7 @@ def frames(
                     carry = first_carry if ended else acted.carry
                     seen += ended
                     if seen < episodes:
-                        yield env.env.frames()[0]
+                        yield picture()
         finally:
             env.close()
 
