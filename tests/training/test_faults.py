@@ -211,7 +211,7 @@ def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faul
     assert re.fullmatch(line, said)  # no dot matches a line's end
     assert_fit_for_use(folder)
 
-    armed.unlink()  # the environment is mended
+    armed.unlink()  # the environment is repaired
     assert cli.main(["resume", str(folder), "--quiet"]) == 0
     train(
         TINY_PPO,
@@ -393,9 +393,9 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(disk, tmp_path
     assert_same_end(folder, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("full_at", [3, 4, 5], ids=["tensors", "manifest", "checksum"])
+@pytest.mark.parametrize("full_at", [6, 9, 10, 11], ids=["state", "replay", "manifest", "checksum"])
 def test_a_disk_that_fills_up_inside_a_checkpoint_is_one_line(full_at, tmp_path, monkeypatch):
-    """Wherever the disk fills up: each checkpoint of this small run writes three files."""
+    """Wherever the disk fills up: each checkpoint of this small run writes six files."""
     written, write_synced = 0, checkpoint_module.write_synced
 
     def fills_up(path, chunks):

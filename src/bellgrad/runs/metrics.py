@@ -120,8 +120,13 @@ class _Board:
     """
 
     def __init__(self, folder: Path, first_step: int):
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+            Event,
+            SessionLog,
+        )
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
 
         make_folder(folder)
         file = open(folder / f"events.out.tfevents.{time.time_ns()}", "xb")  # noqa: SIM115 (closed by close)
@@ -132,7 +137,7 @@ class _Board:
     def write(self, record: Mapping[str, Any]) -> None:
         """Add the record's numbers at its step."""
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         numbers = {
             name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)

@@ -66,13 +66,11 @@ class Agent:
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
         raw = obs_to_tensor(space, [obs], self.state.steps.device)
-        if (
-            has_mask(space, self.action_space)
-            and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]
-        ):
+        sizes = choices(self.action_space) if has_mask(space, self.action_space) else None
+        if sizes is not None and nothing_allowed(raw[KEY].cpu().numpy(), sizes)[0]:
             raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
-            seen, decides = self._see(raw)
+            seen, decides = self._observe(raw)
             if decides:
                 noise = draw(self.learner.act_noise(1), self._generator)
                 acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
@@ -86,7 +84,7 @@ class Agent:
             return (action + self.action_space.start).astype(self.action_space.dtype)
         return action
 
-    def _see(self, obs: Tree) -> tuple[Tree, bool]:
+    def _observe(self, obs: Tree) -> tuple[Tree, bool]:
         """The observation through the frozen wrappers, and whether it is one to decide on."""
         still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
         zero = torch.zeros(1, device=still.device)
@@ -142,7 +140,7 @@ class Agent:
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]`
+    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]`
     float32."""
 
     def __init__(self, agent: Agent):
@@ -162,11 +160,13 @@ class GreedyPolicy(nn.Module):
             else:
                 obs = transform.observe(state, obs)
         action = agent._outward(agent.learner.act(agent.state, None, obs, None, explore=False).action)
-        choice = isinstance(agent.action_space, Discrete | MultiDiscrete)
-        return action + torch.as_tensor(agent.action_space.start).flatten() if choice else action
+        space = agent.action_space
+        if isinstance(space, Discrete | MultiDiscrete):
+            return action + torch.as_tensor(space.start).flatten()
+        return action
 
 
-def _from_zero(space: Space, obs: Tree) -> Tree:
+def _from_zero(space: Space[Any], obs: Tree) -> Tree:
     """A raw observation with its categories counted from 0, as a learner sees them."""
     if isinstance(space, Dict):
         return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}
