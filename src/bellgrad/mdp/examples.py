@@ -30,8 +30,9 @@ VACUUM_OBSERVATIONS = np.array(
 
 
 def cliff_walking(**options: Any) -> FiniteMDP:
-    """The cliff: every step costs 1; a step over the edge costs 100 and leads back to the start. `options`
-    are those of `gridworld`.
+    """The cliff: every step costs 1; a step over the edge costs 100 and leads back to the start.
+
+    `options` are those of `gridworld`.
 
     Source: Sutton and Barto 2018, example 6.6.
     """
@@ -39,8 +40,9 @@ def cliff_walking(**options: Any) -> FiniteMDP:
 
 
 def windy_gridworld(**options: Any) -> FiniteMDP:
-    """The windy grid: every step costs 1, and the wind blows upwards in the middle. `options` are those of
-    `gridworld`.
+    """The windy grid: every step costs 1, and the wind blows upwards in the middle.
+
+    `options` are those of `gridworld`.
 
     Source: Sutton and Barto 2018, example 6.5.
     """
@@ -71,8 +73,7 @@ def corridor() -> FiniteMDP:
 
 
 def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
-    """A robot in a corridor of five cells, with dust south of the middle cell and a hamster south of each
-    end.
+    """A robot in a corridor of five cells, with dust south of the middle and a hamster south of each end.
 
     The actions are north, east, south and west; walls stop the robot, and it can go south from three cells
     only. From the middle it sucks up the dust, with reward 1, and from an end the hamster; both end the
@@ -106,11 +107,10 @@ def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
 
 
 def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -> FiniteMDP:
-    """A random walk in a row of states, which begins in the middle and has one action; leaving the row ends
-    the episode.
+    """A random walk in a row of states, which begins in the middle and has one action.
 
-    Each step goes left or right with equal probability. The value of the i-th of n states, from 1, is `left +
-    (right - left) * i / (n + 1)`, undiscounted.
+    Each step goes left or right with equal probability; leaving the row ends the episode. The value of the
+    i-th of n states, from 1, is `left + (right - left) * i / (n + 1)`, undiscounted.
 
     Args:
         num_states: number of states; odd, so that there is a middle.
@@ -134,8 +134,7 @@ def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -
 
 
 def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: float = 10.0) -> FiniteMDP:
-    """A chain that is hard to explore: the path to the large reward earns nothing, and one step back leads to
-    the start.
+    """A chain that is hard to explore: the path to the large reward earns nothing.
 
     `forward` goes to the next state at reward 0, and in the last state stays there for `large`; `back`
     returns to the first state for `small`. With probability `slip` an action has the effect of the other.

@@ -122,8 +122,7 @@ def learn_sarsa_in_state(config, table, obs, action, reward, next_obs, terminate
 
 @dataclass(frozen=True)
 class GradientQLearning(Control):
-    """Hyper-parameters of Q-learning by gradient descent, for Discrete observations, or a Box with tile
-    coding."""
+    """Hyper-parameters of Q-learning by gradient descent, for Discrete or tile-coded observations."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
         """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
@@ -132,8 +131,7 @@ class GradientQLearning(Control):
 
 @dataclass(frozen=True)
 class GradientSARSA(Control):
-    """Hyper-parameters of SARSA by gradient descent, for Discrete observations, or a Box with tile
-    coding."""
+    """Hyper-parameters of SARSA by gradient descent, for Discrete or tile-coded observations."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
         """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""

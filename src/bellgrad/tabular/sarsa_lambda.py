@@ -44,8 +44,9 @@ class SARSALambda(TracedControl):
 
 @dataclass(frozen=True)
 class SARSA1(SARSALambda):
-    """Hyper-parameters of SARSA(1): SARSA(lambda) with lambda = 1, so that an error reaches back to the first
-    step of the episode."""
+    """Hyper-parameters of SARSA(1): SARSA(lambda) with lambda = 1.
+
+    An error reaches back to the first step of the episode."""
 
     lambda_: float = 1.0
 
