@@ -177,7 +177,7 @@ def bandwidth(mdp, gamma: float) -> dict:
     import numba
 
     from bellgrad.mdp import kernels
-    from bellgrad.mdp.discounted import Discounted
+    from bellgrad.mdp.discounted import DiscountedProblem
 
     @numba.njit(parallel=True)
     def copy(source, target):
@@ -192,7 +192,7 @@ def bandwidth(mdp, gamma: float) -> dict:
             seconds.append(time.perf_counter() - began)
         return min(seconds[1:])
 
-    problem, value = Discounted.of(mdp, gamma, TOLERANCE), np.zeros(mdp.num_states)
+    problem, value = DiscountedProblem.of(mdp, gamma, TOLERANCE), np.zeros(mdp.num_states)
     action, new = np.zeros(mdp.num_states, np.int32), np.empty(mdp.num_states)
     moved = sum(array.nbytes for array in (*problem.arrays[:4], value, action, new))
     sweep = moved / best(kernels.sweep, *problem.arrays, value, action, True, new)

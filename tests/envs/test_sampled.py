@@ -9,7 +9,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.sampled import SampledMDP
 from bellgrad.envs.vacuum import picture, vacuum_dynamics
-from bellgrad.mdp.examples import VACUUM_LOOKS, garnet, random_walk, vacuum_world
+from bellgrad.mdp.examples import VACUUM_OBSERVATIONS, garnet, random_walk, vacuum_world
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.observed import memoryless_return
 
@@ -70,7 +70,7 @@ def test_the_vacuum_worlds_successes_are_as_many_as_its_mdp_says(east):
     policy = np.array(
         [[0, 1, 0, 0], [0, east, 0, 1 - east], [0, 0, 1, 0], [0.1, 0, 0.1, 0.8]]
     )  # at the right end it may blunder
-    expected = memoryless_return(vacuum_world(hamster=0.0), VACUUM_LOOKS, policy, 20)
+    expected = memoryless_return(vacuum_world(hamster=0.0), VACUUM_OBSERVATIONS, policy, 20)
 
     generator, obs = torch.Generator().manual_seed(0), env.reset(seed=0)
     first = torch.full((episodes,), torch.nan)
@@ -86,7 +86,7 @@ def test_the_vacuum_worlds_successes_are_as_many_as_its_mdp_says(east):
 def test_the_robot_sees_walls_and_not_cells():
     dynamics = vacuum_dynamics()
     obs = dynamics.observe(torch.arange(5).unsqueeze(-1))
-    assert obs.dtype == torch.int64 and obs.tolist() == VACUUM_LOOKS.tolist()
+    assert obs.dtype == torch.int64 and obs.tolist() == VACUUM_OBSERVATIONS.tolist()
     assert dynamics.observation_space.n == 4 and dynamics.max_episode_steps == 20
     assert SampledMDP(vacuum_world()).observation_space.n == 5
 

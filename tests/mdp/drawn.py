@@ -1,4 +1,5 @@
-"""MDPs that hypothesis draws, and slow answers about small ones that share no code with the solvers."""
+"""Random MDPs for hypothesis, and slow reference results for small ones that share no code with the
+solvers."""
 
 from itertools import product
 
@@ -58,7 +59,7 @@ def random_policy(mdp: FiniteMDP, seed: int) -> np.ndarray:
 
 
 def dense(mdp: FiniteMDP) -> tuple[np.ndarray, np.ndarray]:
-    """Continuing probabilities `[S, A, S]` and expected rewards `[S, A]`, summed outcome by outcome."""
+    """Continuing probabilities `[S, A, S]` and expected rewards `[S, A]`, summed over the outcomes."""
     states, actions = mdp.num_states, mdp.num_actions
     transition, reward = np.zeros((states, actions, states)), np.zeros((states, actions))
     for pair in range(states * actions):
@@ -77,6 +78,6 @@ def value_of(mdp: FiniteMDP, policy: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def deterministic_policies(mdp: FiniteMDP) -> list[np.ndarray]:
-    """All of them, `[S, A]` each."""
+    """All deterministic policies, `[S, A]` each."""
     choices = product(*(np.flatnonzero(row) for row in mdp.legal))
     return [np.eye(mdp.num_actions)[list(choice)] for choice in choices]

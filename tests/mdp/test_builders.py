@@ -65,7 +65,7 @@ TRANSITION = np.array([[[0.5, 0.5, 0], [0, 0, 1]], [[0, 1, 0], [0.25, 0, 0.75]],
 @pytest.mark.parametrize(
     "form", [np.asarray, lambda dense: sparse.csr_array(dense.reshape(6, 3))], ids=["dense", "sparse"]
 )
-def test_rewards_of_a_state_a_pair_and_a_next_state_are_spread_over_the_outcomes(form):
+def test_rewards_per_state_per_pair_and_per_next_state_are_expanded_to_outcomes(form):
     def reward(values):
         return FiniteMDP.from_arrays(form(TRANSITION), values).reward.tolist()
 
@@ -90,7 +90,7 @@ def test_costs_change_their_sign_once():
     assert FiniteMDP.from_function(1, 1, lambda s, a: [(1, 0, 7, False)], costs=True).reward.tolist() == [-7]
 
 
-def test_a_sparse_reward_without_an_entry_is_zero_and_one_elsewhere_is_not_looked_at():
+def test_a_missing_sparse_reward_is_zero_and_one_without_a_transition_is_ignored():
     reward = sparse.csr_array(
         ([5.0, 9.0], ([0, 0], [1, 2])), shape=(6, 3)
     )  # the pair of row 0 never leads to state 2
@@ -98,13 +98,13 @@ def test_a_sparse_reward_without_an_entry_is_zero_and_one_elsewhere_is_not_looke
     assert made.reward.tolist() == [0, 5, 0, 0, 0, 0, 0, 0]
 
 
-def test_outcomes_that_agree_in_their_next_state_stay_apart():
+def test_outcomes_with_the_same_next_state_stay_separate():
     twice = sparse.csr_array(([0.5, 0.5], [0, 0], [0, 2]), shape=(1, 1))
     prizes = sparse.csr_array(([1.0, -1.0], [0, 0], [0, 2]), shape=(1, 1))
     assert FiniteMDP.from_arrays(twice, prizes).reward.tolist() == [1, -1]
 
 
-def test_the_arrays_of_a_csr_matrix_are_shared_and_stay_writable_for_their_owner():
+def test_the_arrays_of_a_csr_matrix_are_not_copied_and_stay_writable_for_their_owner():
     matrix, reward = (sparse.csr_array(TRANSITION.reshape(6, 3)) for _ in range(2))
     made = FiniteMDP.from_arrays(matrix, reward)
     for ours, theirs in (
@@ -118,7 +118,7 @@ def test_the_arrays_of_a_csr_matrix_are_shared_and_stay_writable_for_their_owner
     assert np.shares_memory(made.reward, reward.data)
 
 
-def test_a_sparse_transition_takes_at_most_its_own_memory_once_more():
+def test_a_sparse_transition_at_most_doubles_its_memory():
     drawn = garnet(20_000, 4, 5, seed=0)
     matrix = sparse.csr_array((drawn.probability, drawn.next_state, drawn.offset), shape=(80_000, 20_000))
     reward = np.zeros((20_000, 4))
@@ -132,7 +132,7 @@ def test_a_sparse_transition_takes_at_most_its_own_memory_once_more():
     assert same_outcomes(made, replace(drawn, reward=np.zeros(400_000)))
 
 
-def test_indices_take_half_the_memory_where_they_fit():
+def test_indices_are_int32_if_they_fit():
     wide = sparse.csr_array(TRANSITION.reshape(6, 3))
     wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
     made = FiniteMDP.from_arrays(wide, [0, 0, 0])
@@ -177,7 +177,7 @@ def broken(*place_and_value):
         (
             broken(((1, 1), 0)),
             {},
-            "state 1, action 1 leads nowhere: its row is empty; an illegal action is marked in `legal`",
+            "state 1, action 1 has an empty row; if it is illegal, mark it in `legal`",
         ),
         (broken(((1, 1, 2), 0.5)), {}, "state 1, action 1: the probabilities sum to 0.75, not to 1"),
         (broken(((1, 1, 2), np.nan)), {}, "state 1, action 1: an outcome has probability nan"),
@@ -198,14 +198,14 @@ def broken(*place_and_value):
             {"terminated": np.zeros((2, 2))},
             r"terminated has shape \(2, 2\); expected \[S'\] = \(3,\)",
         ),
-        (TRANSITION, {"terminated": [0, 0, 0.5]}, "terminated must be true or false"),
+        (TRANSITION, {"terminated": [0, 0, 0.5]}, "terminated must contain only true and false"),
         (TRANSITION, {"legal": np.ones(3)}, r"legal has shape \(3,\); expected \[S, A\] = \(3, 2\)"),
         (TRANSITION, {"legal": [[1, 1], [0, 0], [1, 1]]}, "state 1 has no legal action"),
-        (TRANSITION, {"initial": 3}, "initial = 3 is no state: there are 3"),
+        (TRANSITION, {"initial": 3}, "initial = 3 is not a state: there are 3"),
         (TRANSITION, {"initial": [1, 0]}, r"initial has shape \(2,\); expected one state, or \[S\] = \(3,\)"),
     ],
 )
-def test_arrays_that_make_no_mdp_are_refused_with_the_place(transition, options, words):
+def test_arrays_that_are_not_an_mdp_are_refused_with_state_and_action(transition, options, words):
     with pytest.raises(UsageError, match=words):
         FiniteMDP.from_arrays(transition, **{"reward": [0, 0, 0]} | options)
 
@@ -222,7 +222,7 @@ def test_arrays_that_make_no_mdp_are_refused_with_the_place(transition, options,
         ([], "state 0 has no legal action"),
     ],
 )
-def test_a_function_that_names_no_outcomes_is_refused_with_the_place(entry, words):
+def test_a_function_that_returns_no_outcomes_is_refused_with_state_and_action(entry, words):
     with pytest.raises(UsageError, match=words):
         FiniteMDP.from_function(1, 1, lambda state, action: entry)
 
@@ -240,7 +240,7 @@ def counted(**changes):
     return FiniteMDP.from_transitions(**{**DATA, "num_states": 2, "num_actions": 2, **changes})
 
 
-def test_what_followed_a_pair_n_times_in_m_has_probability_n_in_m():
+def test_an_outcome_seen_n_times_in_m_has_probability_n_over_m():
     made = counted()
     assert outcomes(made, 0, 0) == [(0.25, 0, 1.0, False), (0.5, 1, 1.0, False), (0.25, 1, 3.0, False)]
     assert outcomes(made, 1, 1) == [(1.0, 1, 7.0, True)]
@@ -254,7 +254,7 @@ def test_what_followed_a_pair_n_times_in_m_has_probability_n_in_m():
         ("uniform", [(0.5, 0, 0.0, False), (0.5, 1, 0.0, False)]),
     ],
 )
-def test_a_pair_without_data_does_what_is_chosen(unseen, expected):
+def test_a_pair_without_data_does_what_unseen_says(unseen, expected):
     made = counted(unseen=unseen)
     assert outcomes(made, 1, 0) == expected
     assert outcomes(made, 0, 0) == outcomes(counted(), 0, 0)
@@ -263,16 +263,16 @@ def test_a_pair_without_data_does_what_is_chosen(unseen, expected):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"unseen": "refuse"}, "state 0, action 1 was never tried, like 1 more of 4 pairs"),
+        ({"unseen": "refuse"}, "state 0, action 1 was never tried, nor were 1 other pairs of 4"),
         ({"unseen": "absorbing"}, "unknown choice for unseen pairs 'absorbing'; did you mean absorb"),
         ({"obs": [0, 0, 2, 0, 1]}, r"obs\[2\] = 2 is out of range 0 to 1"),
         ({"action": [0, 0, 0, 0, -1]}, r"action\[4\] = -1 is out of range 0 to 1"),
-        ({"next_obs": [0.5, 1, 1, 1, 1]}, "next_obs must be one whole number a step"),
+        ({"next_obs": [0.5, 1, 1, 1, 1]}, "next_obs must be one integer per step"),
         ({"reward": [1.0]}, r"reward has shape \(1,\); there are 5 observations"),
         ({"reward": [np.nan] * 5}, "state 0, action 0: an outcome has reward nan"),
     ],
 )
-def test_data_that_make_no_mdp_are_refused(changes, words):
+def test_data_that_are_not_an_mdp_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         counted(**changes)
 
@@ -293,14 +293,14 @@ def test_enough_data_of_an_mdp_give_that_mdp():
         num_states=6,
         num_actions=2,
     )
-    # 5,000 draws a pair: a frequency errs by 0.0071 (one standard deviation) at most, so 0.04 is beyond 5.6
-    # of them.
+    # 5,000 samples per pair: the standard deviation of a frequency is at most 0.0071, and 0.04 is 5.6 of
+    # them.
     np.testing.assert_allclose(made.transition.toarray(), truth.transition.toarray(), atol=0.04)
 
 
 def test_the_corridor_has_the_lectures_values():
     # The table of the five-state corridor: Q*(L) and Q*(R) of states 1 to 5; value iteration ends after as
-    # many sweeps as states.
+    # many sweeps as there are states.
     expected = [[-14, -13], [-14, -12], [-13, -11], [-12, -1], [0, 0]]
     np.testing.assert_array_equal(optimal_q(corridor(), 1.0, sweeps=20), expected)
 
@@ -321,7 +321,7 @@ def test_a_walk_without_a_middle_is_refused():
         random_walk(4)
 
 
-def test_the_best_way_over_the_cliff_is_along_its_edge():
+def test_the_optimal_path_over_the_cliff_is_along_its_edge():
     # Sutton and Barto 2018, example 6.6: the optimal path takes 13 steps of reward -1.
     mdp = cliff_walking()
     assert optimal_q(mdp, 1.0, sweeps=60)[36].max() == -13
@@ -335,9 +335,9 @@ def test_the_windy_grid_is_crossed_in_the_books_number_of_steps(options, steps):
     assert optimal_q(mdp, 1.0, sweeps=60)[30].max() == -steps
 
 
-def test_going_forward_along_the_chain_earns_what_is_known():
-    # Strens 2000, table 1: the optimal policy earns 3677 in 1,000 steps; so it does once it has forgotten the
-    # start.
+def test_going_forward_along_the_chain_earns_the_published_reward():
+    # Strens 2000, table 1: the optimal policy earns 3677 in 1,000 steps, once the start no longer has an
+    # effect.
     mdp = chain()
     share = np.linalg.matrix_power(mdp.transition[::2].toarray(), 200)[0]
     assert round(1000 * share @ mdp.expected_reward[:, 0]) == 3677
@@ -352,10 +352,10 @@ def test_a_garnet_pair_leads_to_as_many_different_states_as_asked():
     assert not same_outcomes(mdp, garnet(40, 3, 5, seed=1))
 
 
-def test_garnet_successors_and_probabilities_are_drawn_alike():
+def test_garnet_successors_and_probabilities_are_uniform():
     mdp = garnet(4, 20_000, 2, seed=0)
     subsets = np.bincount(mdp.next_state.reshape(-1, 2) @ [4, 1], minlength=16)
-    # Of 80,000 pairs each of the 6 subsets has 13,333; its standard deviation is 105, so 600 is beyond 5.7 of
+    # Of 80,000 pairs each of the 6 subsets has 13,333; the standard deviation is 105, and 600 is 5.7 of
     # them.
     assert (np.abs(subsets[subsets > 0] - 80_000 / 6) < 600).all()
     assert (subsets > 0).sum() == 6
@@ -374,7 +374,7 @@ def test_every_state_can_be_a_successor_and_more_are_refused():
 
 @given(arrays(), st.floats(0, 0.99))
 @settings(max_examples=40, deadline=None)
-def test_surviving_a_step_with_probability_gamma_is_worth_what_discounting_is(given_arrays, gamma):
+def test_survival_with_probability_gamma_gives_the_discounted_values(given_arrays, gamma):
     transition, reward, terminated, legal = given_arrays
     mdp = FiniteMDP.from_arrays(transition, reward, terminated=terminated, legal=legal)
     mortal = discount_as_survival(mdp, gamma)
@@ -384,6 +384,6 @@ def test_surviving_a_step_with_probability_gamma_is_worth_what_discounting_is(gi
     np.testing.assert_allclose(mortal.ending[legal], 1 - gamma * (1 - mdp.ending[legal]), atol=1e-12)
 
 
-def test_a_survival_beyond_certainty_is_refused():
+def test_a_survival_probability_above_one_is_refused():
     with pytest.raises(UsageError, match=r"gamma = 1.5 is out of range \[0, 1\]"):
         discount_as_survival(corridor(), 1.5)

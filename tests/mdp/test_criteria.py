@@ -1,5 +1,5 @@
-"""Ends of the world: a fixed horizon, total reward until the end, average reward; and linear programming.
-Closed forms first."""
+"""The criteria: a fixed horizon, total reward until the end, average reward; and linear programming. Closed
+forms come first."""
 
 import math
 from itertools import product
@@ -22,7 +22,7 @@ from bellgrad.mdp.policies import advantage, bellman, greedy, uniform_policy, va
 from bellgrad.mdp.total import stochastic_shortest_path
 
 AVERAGE = [relative_value_iteration, average_policy_iteration]
-END = -1  # in the tables below: the outcome ends the episode
+END = -1  # in the tables below: an outcome that ends the episode
 
 
 def small(table, **described):
@@ -40,9 +40,9 @@ def frozen_lake():
 
 
 # ---------------------------------------------------------------------------------------------- fixed horizon
-def test_with_few_steps_left_the_corridor_is_left_alone():
-    """With one step to go any cheap action is best; only with three or more does the third state pay 10 to
-    get out."""
+def test_with_few_steps_to_go_the_expensive_step_is_not_taken():
+    """With one step to go any cheap action is best; only with three or more steps does it pay to leave the
+    third state at cost 10."""
     solution = backward_induction(corridor(), 13)
     assert solution.value.shape == (14, 5)
     assert solution.q.shape == solution.policy.shape == (13, 5, 2)
@@ -60,8 +60,8 @@ def test_with_few_steps_left_the_corridor_is_left_alone():
 
 
 def test_frozen_lake_within_a_hundred_steps():
-    """0.7442 for the best policy, 0.7402 for the greedy one of gamma 0.99: recursion in plain Python over
-    Gymnasium's `P`."""
+    """0.7442 for the best policy, 0.7402 for the greedy one at gamma 0.99: from a recursion in plain Python
+    over Gymnasium's `P`."""
     lake = frozen_lake()
     best = backward_induction(lake, 100)
     assert best.value[0, 0] == pytest.approx(0.7442, abs=5e-5)
@@ -72,7 +72,7 @@ def test_frozen_lake_within_a_hundred_steps():
 
 @settings(max_examples=20, deadline=None)
 @given(mdps(max_states=3))
-def test_no_policy_that_depends_on_the_step_beats_backward_induction(mdp):
+def test_no_policy_that_depends_on_the_step_is_better_than_backward_induction(mdp):
     solution = backward_induction(mdp, 2, gamma=0.9)
     policies = product(deterministic_policies(mdp), repeat=2)
     values = np.array(
@@ -111,11 +111,11 @@ def test_the_corridor_exactly():
     assert (solution.residual, solution.error_bound, solution.converged, solution.note) == (0, 0, True, "")
 
 
-def test_frozen_lake_is_worth_its_chance_of_success():
-    """14/17: the best policy solved in exact fractions; no action anywhere improves on its values.
+def test_the_value_of_frozen_lake_is_its_probability_of_success():
+    """14/17: the best policy, solved in exact fractions; no action improves on its values in any state.
 
-    The loops along the upper wall cost nothing, so that the equation alone has many solutions; it is the
-    smallest that counts.
+    The loops along the upper wall cost nothing, so that the equation alone has many solutions. The smallest
+    is the right one.
     """
     lake = frozen_lake()
     solution = stochastic_shortest_path(lake)
@@ -128,7 +128,7 @@ def test_frozen_lake_is_worth_its_chance_of_success():
     too_much = np.where(solution.value > 0, 1.0, 0.0)
     np.testing.assert_allclose(
         bellman(lake, too_much, 1.0)[:4], too_much[:4]
-    )  # the upper row bears out any value, even 1
+    )  # in the upper row any value solves the equation, even 1
 
 
 @pytest.mark.parametrize("num_states", [1, 5, 19])
@@ -141,7 +141,7 @@ def test_the_random_walk_in_closed_form(num_states):
 
 @settings(max_examples=50, deadline=None)
 @given(mdps(kinds=["absorbing"], max_states=4), st.sampled_from([1e-2, 1e-6, 1e-10]))
-def test_the_error_bound_holds_against_every_deterministic_policy(mdp, tolerance):
+def test_the_error_bound_holds_by_comparison_with_every_deterministic_policy(mdp, tolerance):
     exact = np.max([value_of(mdp, policy, 1 - 1e-15) for policy in deterministic_policies(mdp)], axis=0)
     solution = stochastic_shortest_path(mdp, tolerance=tolerance)
     assert solution.converged
@@ -150,25 +150,25 @@ def test_the_error_bound_holds_against_every_deterministic_policy(mdp, tolerance
 
 
 def waiting_room(reward_of_waiting):
-    """Wait in 0, go on to 1 at cost 1, and from there to the end at cost 2."""
+    """Wait in state 0, go to state 1 at cost 1, and from there to the end at cost 2."""
     return small(
         {(0, 0): [(1.0, 0, reward_of_waiting)], (0, 1): [(1.0, 1, -1.0)], (1, 0): [(1.0, END, -2.0)]}
     )
 
 
-def test_a_free_wait_is_not_the_answer_but_noted():
-    """Waiting for ever is worth 0, more than the -3 of going; the smallest solution is that of the policies
-    that end."""
+def test_waiting_forever_at_no_cost_is_not_the_answer_and_is_noted():
+    """Waiting forever gives 0, more than the -3 of going; the smallest solution is that of the policies that
+    end."""
     solution = stochastic_shortest_path(waiting_room(0.0))
     assert solution.value.tolist() == [-3, -2]
     assert expected_return(waiting_room(0.0), solution.policy, 1.0) == pytest.approx(
         -2.5
-    )  # it starts in either
+    )  # it starts in either state
     assert solution.note.endswith("the smallest solution, the best of the policies that surely end")
 
 
 @pytest.mark.parametrize("cost", [1.0, 1e-3, 1e-7])
-def test_a_wait_that_costs_ever_so_little_is_proven_not_to_pay(cost):
+def test_a_wait_at_a_tiny_cost_is_proven_not_to_pay(cost):
     table = {(0, 0): [(1.0, 0, -cost)], (0, 1): [(1.0, 1, -cost)], (1, 0): [(1.0, END, -cost)]}
     solution = stochastic_shortest_path(small(table))
     np.testing.assert_allclose(solution.value, [-2 * cost, -cost], atol=1e-12)
@@ -177,8 +177,9 @@ def test_a_wait_that_costs_ever_so_little_is_proven_not_to_pay(cost):
     assert solution.policy[0].tolist() == [0, 1]
 
 
-def test_a_loop_that_earns_on_the_way_but_costs_in_all_is_solved():
-    """0 and 1 pay each other 1 and -2: going round once more is never worth it, though the first half is."""
+def test_a_loop_that_earns_at_first_but_costs_in_total_is_solved():
+    """Going from 0 to 1 earns 1 and going back costs 2: a full loop never pays, although its first half
+    does."""
     mdp = small(
         {
             (0, 0): [(1.0, 1, 1.0)],
@@ -194,40 +195,41 @@ def test_a_closed_loop_that_costs_nothing_is_an_end():
     mdp = small({(0, 0): [(0.5, 1, 4.0), (0.5, 0, -1.0)], (1, 0): [(1.0, 2, 0.0)], (2, 0): [(1.0, 1, 0.0)]})
     solution = stochastic_shortest_path(mdp)
     assert solution.value == pytest.approx([3, 0, 0], abs=1e-6)
-    assert solution.note.endswith("a loop without a way out is worth 0")
+    assert solution.note.endswith("a loop without an exit has value 0")
 
 
 @pytest.mark.parametrize(
     ("mdp", "words"),
     [
-        (waiting_room(1.0), "from state 0 in a loop that pays"),
+        (waiting_room(1.0), "from state 0, in a loop that pays"),
         (
             small({(0, 0): [(1.0, 1, 1.0)], (1, 0): [(1.0, 0, -1.0)], (1, 1): [(1.0, END, 0.0)]}),
-            "from state 0 in a loop that pays, or that costs nothing on average",
+            "from state 0, in a loop that pays or that costs nothing on average",
         ),
         (
             small(
                 {(0, 0): [(1.0, 1, 3.0)], (1, 0): [(0.5, 0, -2.0), (0.5, 1, 0.0)], (1, 1): [(1.0, END, 0.0)]}
             ),
-            "from state 0 in a loop that pays",
+            "from state 0, in a loop that pays",
         ),
         (
             small({(0, 0): [(1.0, END, 0.0)], (0, 1): [(1.0, 1, 0.0)], (1, 0): [(1.0, 1, -1.0)]}),
-            "no way leads from state 1 to the",
+            "no path leads from state 1 to the",
         ),
-        (chain(), "no way leads from state 0"),
-        (random_mdp("periodic", 4, 2, seed=0), "no way leads from state 0"),
+        (chain(), "no path leads from state 0"),
+        (random_mdp("periodic", 4, 2, seed=0), "no path leads from state 0"),
     ],
 )
-def test_infinite_horizon_solver_with_gamma_1_is_refused_where_endless_loops_do_not_cost(mdp, words):
-    """A trap of planning: what has no finite or no unique total reward is refused, with a state."""
+def test_infinite_horizon_solver_with_gamma_1_refuses_endless_loops_that_do_not_cost(mdp, words):
+    """A problem without a finite and unique total reward is refused, with a state."""
     with pytest.raises(UsageError, match=words):
         stochastic_shortest_path(mdp)
 
 
 @st.composite
 def loops(draw):
-    """Few states, rewards -1, 0 and 1, one or two successors, and few ends: loops of every kind."""
+    """Few states, rewards -1, 0 and 1, one or two successors, and few ends, which gives loops of every
+    kind."""
     states, actions = draw(st.integers(1, 4)), draw(st.integers(1, 2))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     paid = draw(
@@ -242,10 +244,10 @@ def loops(draw):
 
 
 def value_until_the_end(mdp, policy):
-    """`[S]` by a dense solve, -inf where the policy may go on for ever; where nothing but free steps can
-    follow is an end too.
+    """`[S]` by a dense solve, -inf if the policy may go on forever. A state from which only free steps can
+    follow counts as an end.
 
-    None where it may go on for ever without a loss, on steps that are not all free.
+    None if it may go on forever without a loss, with steps that are not all free.
     """
     transition, reward = dense(mdp)
     eye, lasting = np.eye(mdp.num_states), 2 * mdp.num_states
@@ -269,9 +271,9 @@ def value_until_the_end(mdp, policy):
 
 @settings(max_examples=100, deadline=None)
 @given(loops())
-def test_what_is_refused_and_what_is_solved_is_so_by_enumeration(mdp):
-    """Refused: a policy can loop without a loss, not all for free, or a state has no way to an end. Else the
-    best that ends."""
+def test_refusals_and_solutions_agree_with_enumeration(mdp):
+    """Refused: a policy can loop without a loss, with steps that are not all free, or a state has no path to
+    an end. Otherwise the solution is the best policy that ends."""
     values = [value_until_the_end(mdp, policy) for policy in deterministic_policies(mdp)]
     if any(value is None for value in values) or np.isinf(np.max(values, axis=0)).any():
         with pytest.raises(UsageError, match=r"from state \d"):
@@ -283,7 +285,7 @@ def test_what_is_refused_and_what_is_solved_is_so_by_enumeration(mdp):
         np.testing.assert_allclose(value_until_the_end(mdp, solution.policy), expected, atol=1e-6)
 
 
-def test_sweeps_are_reported_and_too_few_of_them_prove_nothing():
+def test_sweeps_are_reported_and_too_few_give_no_error_bound():
     seen = []
     with pytest.warns(
         RuntimeWarning,
@@ -298,14 +300,14 @@ def test_sweeps_are_reported_and_too_few_of_them_prove_nothing():
     exact = stochastic_shortest_path(frozen_lake()).value
     assert (
         backward_induction(frozen_lake(), 7).value[0] <= solution.value
-    ).all()  # a loop that costs nothing takes no sweep
+    ).all()  # a loop that costs nothing needs no sweep
     assert (solution.value <= exact + 1e-6).all()
 
 
-# ----------------------------------------------------------------------------------------- where one can stay
-def test_end_components_are_where_a_policy_can_stay():
-    """0 and 1 form a loop by action 0; 2 is left by chance; 3 keeps itself; action 1 in 0 leads out and
-    belongs to none."""
+# ------------------------------------------------------------------------------------------- end components
+def test_end_components_are_the_sets_in_which_a_policy_can_stay():
+    """States 0 and 1 form a loop with action 0; state 2 is left at random; state 3 leads to itself; action 1
+    in 0 leads out and belongs to no component."""
     mdp = small(
         {
             (0, 0): [(1.0, 1, 0.0)],
@@ -325,7 +327,7 @@ def test_end_components_are_where_a_policy_can_stay():
 # --------------------------------------------------------------------------------------------- average reward
 @pytest.mark.parametrize("solver", AVERAGE)
 def test_the_average_of_a_ring_is_the_mean_of_its_rewards(solver):
-    """Periodic: without the transformation value iteration goes round for ever."""
+    """The chain is periodic: without the transformation value iteration would not converge."""
     rewards = np.array([3.0, -1.0, 4.0, 0.0, -2.0])
     ring = FiniteMDP.from_arrays(np.roll(np.eye(5), 1, axis=1)[:, None], rewards)
     solution = solver(ring)
@@ -337,25 +339,24 @@ def test_the_average_of_a_ring_is_the_mean_of_its_rewards(solver):
 
 
 @pytest.mark.parametrize("solver", AVERAGE)
-def test_the_chain_is_best_walked_forward(solver):
-    """Forward throughout has the stationary distribution 0.2, 0.16, 0.128, 0.1024 and the rest, 0.4096, in
-    the last state; a step forward earns 2 by a slip, else 10 in the last: 0.2 * 2 + 0.8 * 0.4096 * 10 =
-    3.6768."""
+def test_going_forward_is_optimal_in_the_chain(solver):
+    """Always forward has the stationary distribution 0.2, 0.16, 0.128, 0.1024 and 0.4096 in the last state. A
+    step earns 2 after a slip, otherwise 10 in the last state: 0.2 * 2 + 0.8 * 0.4096 * 10 = 3.6768."""
     solution = solver(chain())
     assert abs(solution.gain - 3.6768) <= solution.error_bound + 1e-12
     assert solution.policy[:, 0].tolist() == [1, 1, 1, 1, 1]
 
 
 def two_rooms(pay, door=0.0):
-    """Stay in either of two states, or go to the other; everything is possible, so staying in both has two
-    closed classes."""
+    """Stay in either of two states, or go to the other; the policy that stays in both has two closed
+    classes."""
     return small(
         {(s, a): [(1.0, s if a == 0 else 1 - s, pay[s] if a == 0 else door)] for s in (0, 1) for a in (0, 1)},
     )
 
 
 @pytest.mark.parametrize("solver", AVERAGE)
-def test_a_policy_with_two_closed_classes_on_the_way_is_no_obstacle(solver):
+def test_an_intermediate_policy_with_two_closed_classes_is_handled(solver):
     solution = solver(two_rooms((1.0, 2.0)))
     assert abs(solution.gain - 2) <= solution.error_bound + 1e-12
     assert solution.policy.tolist() == [[0, 1], [1, 0]]
@@ -363,7 +364,7 @@ def test_a_policy_with_two_closed_classes_on_the_way_is_no_obstacle(solver):
 
 @settings(max_examples=50, deadline=None)
 @given(mdps(kinds=["dense", "sparse", "periodic"], max_states=4))
-def test_gain_and_bound_hold_against_every_deterministic_policy(mdp):
+def test_gain_and_bound_hold_by_comparison_with_every_deterministic_policy(mdp):
     component, _ = end_components(mdp, mdp.legal)
     assume(len(set(component[component >= 0])) == 1)
     gains = [averages(mdp, policy).max() for policy in deterministic_policies(mdp)]
@@ -376,8 +377,8 @@ def test_gain_and_bound_hold_against_every_deterministic_policy(mdp):
 
 
 def averages(mdp, policy):
-    """`[S]` the average reward from each start, of a chain made lazy (which changes no average) and squared
-    sixty times."""
+    """`[S]` the average reward from each start, from a lazy version of the chain, which has the same
+    averages, squared sixty times."""
     transition, reward = dense(mdp)
     power = (np.eye(mdp.num_states) + np.einsum("sa,sat->st", policy, transition)) / 2
     for _ in range(60):
@@ -387,8 +388,8 @@ def averages(mdp, policy):
 
 
 def test_the_gain_is_the_limit_of_the_discounted_value():
-    """(1 - gamma) V_gamma tends to the gain: Puterman 1994, corollary 8.2.5. The rest is (1 - gamma) times
-    the bias."""
+    """(1 - gamma) V_gamma converges to the gain: Puterman 1994, corollary 8.2.5. The difference is (1 -
+    gamma) times the bias."""
     mdp = garnet(50, 3, 4, seed=1)
     solution = average_policy_iteration(mdp)
     value = linear_programming(mdp, 0.9999, tolerance=1e-4).value
@@ -397,10 +398,10 @@ def test_the_gain_is_the_limit_of_the_discounted_value():
 
 
 @pytest.mark.parametrize("solver", AVERAGE)
-def test_what_has_no_single_average_is_refused(solver):
+def test_a_problem_without_a_single_average_is_refused(solver):
     shut = small({(0, 0): [(0.5, 1, 0.0), (0.5, 2, 0.0)], (1, 0): [(1.0, 1, 1.0)], (2, 0): [(1.0, 2, 0.0)]})
     with pytest.raises(
-        UsageError, match=r"stay for ever around state 1 and another around state 2.*multichain"
+        UsageError, match=r"stay forever around state 1 and another around state 2.*multichain"
     ):
         solver(shut)
     one_way = small({(0, 0): [(1.0, 0, 1.0)], (0, 1): [(1.0, 1, 0.0)], (1, 0): [(1.0, 1, 0.0)]})
@@ -410,7 +411,7 @@ def test_what_has_no_single_average_is_refused(solver):
         solver(corridor())
 
 
-def test_average_sweeps_are_reported_and_too_few_of_them_are_not_called_converged():
+def test_average_sweeps_are_reported_and_too_few_are_not_converged():
     mdp, seen = garnet(30, 3, 3, seed=0), []
     with pytest.warns(
         RuntimeWarning, match="relative_value_iteration stopped after 4 iterations with the residual at 0.0"
@@ -430,7 +431,7 @@ def test_average_sweeps_are_reported_and_too_few_of_them_are_not_called_converge
 # ----------------------------------------------------------------------------------------- linear programming
 @pytest.mark.parametrize(("gamma", "value"), [(0.99, 0.542026), (0.95, 0.180472), (0.9, 0.068891)])
 def test_frozen_lake_by_linear_programming(gamma, value):
-    """Six digits of value iteration in plain Python over Gymnasium's `P`, run until nothing changes."""
+    """To six digits from value iteration in plain Python over Gymnasium's `P`, run until nothing changes."""
     solution = linear_programming(frozen_lake(), gamma)
     assert solution.value[0] == pytest.approx(value, abs=1e-6)
     assert solution.converged
@@ -447,13 +448,13 @@ def test_the_duality_gap_is_closed(mdp, gamma):
     assert (program.occupancy[~mdp.legal] == 0).all()
     assert (program.occupancy * reward).sum() == pytest.approx(
         program.value.mean(), abs=1e-7 * scale
-    )  # the gap
+    )  # the duality gap
     flow = program.occupancy.sum(axis=1) - gamma * np.einsum("sa,sat->t", program.occupancy, transition)
     np.testing.assert_allclose(flow, 1 / mdp.num_states, atol=1e-7)
 
 
-def test_the_occupancy_is_where_the_best_policy_goes():
-    """Complementary slackness: only best actions are visited; and the visits are those of the policy from a
+def test_the_occupancy_is_that_of_the_optimal_policy():
+    """Complementary slackness: only best actions have visits, and the visits are those of the policy from a
     uniform start."""
     mdp = garnet(20, 3, 4, seed=2)
     program, solution = solve_linear_program(mdp, 0.9), linear_programming(mdp, 0.9)
@@ -463,7 +464,7 @@ def test_the_occupancy_is_where_the_best_policy_goes():
     np.testing.assert_array_equal(solution.policy, greedy(mdp, solution.value, gamma=0.9))
 
 
-def test_a_linear_programme_needs_a_discount():
+def test_a_linear_program_needs_a_discount():
     with pytest.raises(UsageError, match=r"gamma = 1.0 is out of range \[0, 1\)"):
         linear_programming(corridor(), 1.0)
 
@@ -475,7 +476,7 @@ def test_a_long_horizon_reaches_the_total(mdp, seed):
     solution = stochastic_shortest_path(mdp)
     np.testing.assert_allclose(
         backward_induction(mdp, 300).value[0], solution.value, atol=2e-6
-    )  # few last so long
+    )  # few episodes last so long
     assert (
         value_of(mdp, random_policy(mdp, seed), 1 - 1e-15) <= solution.value + solution.error_bound + 1e-12
     ).all()

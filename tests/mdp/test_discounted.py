@@ -1,4 +1,4 @@
-"""The solvers of discounted MDPs, and the door to all solvers."""
+"""The solvers of discounted MDPs, and `solve`, the entry point of all solvers."""
 
 import warnings
 from itertools import pairwise
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.discounted import PARALLEL_FROM
+from bellgrad.mdp.discounted import MIN_PARALLEL_OUTCOMES
 from bellgrad.mdp.evaluation import evaluate_policy
 from bellgrad.mdp.examples import corridor, garnet
 from bellgrad.mdp.gridworld import gridworld
@@ -21,7 +21,7 @@ from bellgrad.mdp.policy_iteration import modified_policy_iteration, policy_iter
 from bellgrad.mdp.solve import SOLVERS, solve
 from bellgrad.mdp.value_iteration import gauss_seidel, prioritized_sweeping, q_iteration, value_iteration
 
-WAYS = {
+SOLVER_VARIANTS = {
     "value_iteration": value_iteration,
     "gauss_seidel": gauss_seidel,
     "prioritized_sweeping": prioritized_sweeping,
@@ -36,21 +36,21 @@ WAYS = {
     ),
 }
 ROUNDING = 1e-10  # of values in the hundreds, through a few thousand sweeps
-LONG_WAY = FiniteMDP.from_function(  # rewarded at the end of 60 steps: far from settled after a few sweeps
+LONG_PATH = FiniteMDP.from_function(  # a reward after 60 steps: far from converged after a few sweeps
     60, 2, lambda s, a: [(1.0, (s + a) % 60, float(s == 59 and a == 1), False)]
 )
 
 
-@pytest.fixture(params=WAYS)
-def way(request):
-    return WAYS[request.param]
+@pytest.fixture(params=SOLVER_VARIANTS)
+def solver(request):
+    return SOLVER_VARIANTS[request.param]
 
 
 @settings(max_examples=60, deadline=None)
 @given(mdp=mdps(), gamma=st.sampled_from([0.0, 0.5, 0.9, 0.99]))
 def test_every_solver_finds_the_value_of_the_best_policy_within_its_error_bound(mdp, gamma):
     best = np.max([value_of(mdp, policy, gamma) for policy in deterministic_policies(mdp)], axis=0)
-    for name, find in WAYS.items():
+    for name, find in SOLVER_VARIANTS.items():
         found = find(mdp, gamma, tolerance=1e-6)
         assert found.converged, name
         assert np.abs(found.value - best).max() <= found.error_bound + ROUNDING <= 1e-6 + ROUNDING, name
@@ -59,16 +59,16 @@ def test_every_solver_finds_the_value_of_the_best_policy_within_its_error_bound(
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "absorbing", "periodic"])
-def test_every_solver_holds_its_bound_at_gamma_near_one(way, kind):
+def test_every_error_bound_holds_at_gamma_near_one(solver, kind):
     mdp = random_mdp(kind, 5, 2, seed=3)
     exact = policy_iteration(mdp, 0.9995, tolerance=1e-9)
-    found = way(mdp, 0.9995, tolerance=1e-5)
+    found = solver(mdp, 0.9995, tolerance=1e-5)
     assert found.converged and np.abs(found.value - exact.value).max() <= 1e-5
 
 
-def test_residual_is_the_bellman_residual_at_the_value(way):
+def test_residual_is_the_bellman_residual_at_the_value(solver):
     mdp = random_mdp("dense", 6, 3, seed=1)
-    found = way(mdp, 0.9)
+    found = solver(mdp, 0.9)
     assert found.residual == pytest.approx(
         np.abs(bellman(mdp, found.value, 0.9) - found.value).max(), abs=1e-12
     )
@@ -77,26 +77,26 @@ def test_residual_is_the_bellman_residual_at_the_value(way):
 @pytest.mark.parametrize(
     "find", [value_iteration, gauss_seidel, prioritized_sweeping, q_iteration, modified_policy_iteration]
 )
-def test_running_out_of_iterations_is_told_with_the_residual(find):
+def test_running_out_of_iterations_gives_a_warning_with_the_residual(find):
     with pytest.warns(RuntimeWarning, match="after 2 iterations with the residual at"):
-        found = find(LONG_WAY, 0.99, max_iterations=2)
-    exact = policy_iteration(LONG_WAY, 0.99)
+        found = find(LONG_PATH, 0.99, max_iterations=2)
+    exact = policy_iteration(LONG_PATH, 0.99)
     assert not found.converged and found.error_bound > 1e-6
     assert np.abs(found.value - exact.value).max() <= found.error_bound + ROUNDING
 
 
-def test_policies_that_run_out_are_told_too():
+def test_running_out_of_policies_gives_a_warning_too():
     with pytest.warns(RuntimeWarning, match="policy_iteration stopped after 1 iterations"):
-        assert not policy_iteration(LONG_WAY, 0.99, max_iterations=1).converged
+        assert not policy_iteration(LONG_PATH, 0.99, max_iterations=1).converged
 
 
 def test_a_tolerance_below_rounding_is_not_claimed():
     """1e-18 is less than the spacing of float64 near these values."""
     with pytest.warns(RuntimeWarning, match="residual"):
-        assert not value_iteration(LONG_WAY, 0.9, tolerance=1e-18).converged
+        assert not value_iteration(LONG_PATH, 0.9, tolerance=1e-18).converged
 
 
-def test_float32_is_as_near_as_it_says():
+def test_float32_keeps_its_error_bound():
     mdp = garnet(200, 3, 4, seed=0)
     exact = policy_iteration(mdp, 0.9)
     found = value_iteration(mdp, 0.9, dtype="float32", tolerance=1e-3)
@@ -106,8 +106,8 @@ def test_float32_is_as_near_as_it_says():
         assert not value_iteration(mdp, 0.9, dtype="float32", tolerance=1e-9).converged
 
 
-def test_the_span_gives_the_value_where_the_change_is_the_same_everywhere():
-    """Every step pays 1, so that V* = 1 / (1 - gamma): known after one sweep, from any constant."""
+def test_the_span_gives_the_value_if_the_change_is_the_same_in_all_states():
+    """Every step pays 1, so that V* = 1 / (1 - gamma), which one sweep finds from any constant."""
     mdp = random_mdp("dense", 4, 2, seed=0)
     mdp = FiniteMDP.from_arrays(mdp.transition, np.ones((4, 2)))
     found = value_iteration(mdp, 0.999, initial_value=np.zeros(4))
@@ -115,7 +115,7 @@ def test_the_span_gives_the_value_where_the_change_is_the_same_everywhere():
     np.testing.assert_allclose(found.value, 1000.0, atol=1e-8)
 
 
-def test_value_iteration_from_zero_is_the_best_of_one_more_step_each_sweep():
+def test_n_sweeps_from_zero_give_the_best_reward_in_n_steps():
     values = []
     value_iteration(
         corridor(), 0.9, initial_value=np.zeros(5), on_sweep=lambda k, value: values.append((k, value.copy()))
@@ -126,40 +126,40 @@ def test_value_iteration_from_zero_is_the_best_of_one_more_step_each_sweep():
         np.testing.assert_allclose(value, exact.value[4 - k])
 
 
-def test_from_its_own_start_no_sweep_lowers_a_value():
+def test_with_the_default_initial_value_no_sweep_lowers_a_value():
     values = []
     mdp = random_mdp("dense", 6, 3, seed=2)
     modified_policy_iteration(mdp, 0.95, in_place=True, on_sweep=lambda _, value: values.append(value.copy()))
     assert len(values) > 2 and all((later >= before - 1e-12).all() for before, later in pairwise(values))
 
 
-def test_a_sweep_is_shown_read_only(way):
+def test_on_sweep_gets_a_read_only_value(solver):
     with pytest.raises(ValueError, match="read-only"):
-        way(LONG_WAY, 0.9, on_sweep=lambda _, value: value.fill(0))
+        solver(LONG_PATH, 0.9, on_sweep=lambda _, value: value.fill(0))
 
 
 def test_the_corridor_is_solved_exactly():
-    """V* of the five-state corridor with costs of one a step, and ten from 3 to 4, at gamma 1."""
+    """V* of the five-state corridor with cost 1 per step, and 10 from state 3 to 4, at gamma 1."""
     found = solve(corridor(), gamma=1.0)
     np.testing.assert_allclose(found.value, [-13, -12, -11, -1, 0])
     assert found.method == "stochastic_shortest_path" and "total" in found.note
 
 
 @pytest.mark.parametrize(("gamma", "start"), [(0.99, 0.542026), (0.95, 0.180472), (0.9, 0.068891)])
-def test_frozen_lake_has_its_known_values(way, gamma, start):
+def test_frozen_lake_has_its_known_values(solver, gamma, start):
     """V*(start) of the slippery 4x4 map, from an exact solution by another library's policy iteration."""
-    found = way(FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma)
+    found = solver(FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma)
     assert found.value[0] == pytest.approx(start, abs=1.5e-6)
 
 
-def test_equal_actions_share_the_probability():
+def test_equally_good_actions_have_equal_probabilities():
     mdp = FiniteMDP.from_arrays(np.ones((1, 3, 1)), np.array([[1.0, 0.5, 1.0]]))
     np.testing.assert_allclose(value_iteration(mdp, 0.9).policy, [[0.5, 0, 0.5]])
 
 
 @settings(max_examples=30, deadline=None)
 @given(mdp=mdps(), seed=st.integers(0, 100), gamma=st.sampled_from([0.0, 0.9, 0.99]))
-def test_a_policy_is_evaluated_alike_in_every_way(mdp, seed, gamma):
+def test_every_way_to_evaluate_a_policy_gives_the_same_values(mdp, seed, gamma):
     policy = random_policy(mdp, seed)
     exact = value_of(mdp, policy, gamma)
     for method in ("direct", "iterative", "gmres"):
@@ -168,8 +168,8 @@ def test_a_policy_is_evaluated_alike_in_every_way(mdp, seed, gamma):
     assert np.abs(q_iteration(mdp, gamma, policy=policy).value - exact).max() <= 1e-6
 
 
-def test_probabilities_above_one_are_refused_where_gamma_cannot_outweigh_them():
-    transition = np.array([[[1 + 5e-7]]])  # within what float32 input rounds to
+def test_probabilities_that_sum_to_more_than_one_over_gamma_are_refused():
+    transition = np.array([[[1 + 5e-7]]])  # within the rounding of float32 input
     mdp = FiniteMDP.from_arrays(transition, np.ones((1, 1)))
     assert value_iteration(mdp, 0.99).value[0] == pytest.approx(
         (1 + 5e-7) / (1 - 0.99 * (1 + 5e-7)), abs=1e-6
@@ -178,9 +178,9 @@ def test_probabilities_above_one_are_refused_where_gamma_cannot_outweigh_them():
         value_iteration(mdp, 0.9999999)
 
 
-def test_the_number_of_threads_is_left_as_it_was():
+def test_the_number_of_threads_is_restored():
     before = numba.get_num_threads()
-    value_iteration(LONG_WAY, 0.9)
+    value_iteration(LONG_PATH, 0.9)
     assert numba.get_num_threads() == before
 
 
@@ -196,7 +196,7 @@ def test_every_solver_of_the_table_is_a_function_that_solve_calls():
 
 
 def test_auto_solves_small_mdps_exactly():
-    found = solve(LONG_WAY)
+    found = solve(LONG_PATH)
     assert (
         found.method == "policy_iteration"
         and found.error_bound < 1e-9
@@ -212,7 +212,7 @@ def test_auto_solves_small_mdps_exactly():
     ],
     ids=["all over the MDP", "a grid"],
 )
-def test_auto_goes_over_to_sweeps_in_place_where_ways_are_long(mdp, in_place):
+def test_auto_changes_to_sweeps_in_place_if_paths_are_long(mdp, in_place):
     found = solve(mdp, gamma=0.999)
     assert found.method == "modified_policy_iteration" and ("in place" in found.note) == in_place
     exact = value_iteration(mdp, 0.999, tolerance=1e-7)
@@ -221,7 +221,7 @@ def test_auto_goes_over_to_sweeps_in_place_where_ways_are_long(mdp, in_place):
 
 def test_large_mdps_are_solved_by_threads_to_the_same_value():
     mdp = garnet(10_000, 3, 6, seed=0)
-    assert len(mdp.probability) > PARALLEL_FROM
+    assert len(mdp.probability) > MIN_PARALLEL_OUTCOMES
     np.testing.assert_allclose(value_iteration(mdp, 0.9).value, gauss_seidel(mdp, 0.9).value, atol=2e-6)
 
 
@@ -233,7 +233,7 @@ def test_large_mdps_are_solved_by_threads_to_the_same_value():
         ({"criterion": "average", "gamma": 0.9}, "leave out gamma"),
         ({"criterion": "total", "gamma": 0.9}, "no discount"),
         ({"criterion": "average", "horizon": 3}, "no horizon"),
-        ({"method": "policy_iteration", "horizon": 3}, "knows no horizon"),
+        ({"method": "policy_iteration", "horizon": 3}, "has no horizon"),
         ({"method": "backward_induction"}, "needs a horizon"),
         ({"method": "policy_iteration", "gamma": 1.0}, "below 1"),
         ({"method": "policy_iteration", "criterion": "average"}, "for the discounted reward"),
@@ -245,15 +245,15 @@ def test_large_mdps_are_solved_by_threads_to_the_same_value():
         ({"gamma": float("nan")}, "out of range"),
     ],
 )
-def test_what_does_not_go_together_is_refused(options, words):
+def test_arguments_that_do_not_fit_together_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
-        solve(LONG_WAY, **options)
+        solve(LONG_PATH, **options)
 
 
-def test_nothing_is_shown_where_standard_error_is_no_terminal(capsys):
+def test_nothing_is_shown_if_standard_error_is_not_a_terminal(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        solve(LONG_WAY, "value_iteration", gamma=0.999)
+        solve(LONG_PATH, "value_iteration", gamma=0.999)
     assert capsys.readouterr().err == ""
 
 
@@ -261,7 +261,7 @@ def test_a_long_solve_shows_a_line_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("bellgrad.mdp.solve.PROGRESS_AFTER", 0.0)
     seen = []
-    solve(LONG_WAY, "value_iteration", gamma=0.9, on_sweep=lambda k, _: seen.append(k))
+    solve(LONG_PATH, "value_iteration", gamma=0.9, on_sweep=lambda k, _: seen.append(k))
     assert "value_iteration" in capsys.readouterr().err and seen[0] == 1
 
 

@@ -1,9 +1,9 @@
-"""Every estimator of the policy gradient, held against the exact gradient, or the exact mean of what it
-estimates instead.
+"""Every estimator of the policy gradient, compared with the exact gradient, or with its own exact mean if
+that differs.
 
-Twice. Over all episodes that can happen, each counted with its probability: there means agree to rounding.
-And over many random ones: there a component may miss by chance, and the bound is such that right code fails
-for one seed in a million (normal means, Bonferroni over the components). The seeds are fixed.
+There are two kinds of tests. Sums over all possible episodes, weighted with their probabilities, agree up to
+rounding. Means over many random episodes have random errors; the bounds are such that right code fails for
+one seed in a million (normal means, Bonferroni over the components). The seeds are fixed.
 """
 
 import re
@@ -27,32 +27,35 @@ PHIS = get_args(Phi)
 GAMMA = 0.8
 FALSE_ALARM = 1e-6
 EPISODES = 50_000
-SEED = 1  # of episodes and of which steps are kept: the streams are different ones
-LONG = 300  # steps, which an episode of `looping` outlasts with a probability of 0.6^300 = 3e-67
+SEED = 1  # of the episodes and of the kept steps, which have different streams
+LONG = 300  # steps; an episode of `looping` is longer with probability 0.6^300 = 3e-67
 ALIASED = np.array([0, 1, 1, 0])  # two observations for four states
 SEEN = {"observed": None, "aliased": ALIASED}
 
 
 def looping() -> FiniteMDP:
-    """Four states and three actions; each step leads anywhere, or with the probability 0.4 to the end."""
+    """Four states and three actions; each step ends the episode with probability 0.4, otherwise it leads to
+    any state."""
     rng = np.random.default_rng(5)
 
     def outcomes(state, action):
-        chances, rewards = [*0.6 * rng.dirichlet(np.ones(4)), 0.4], rng.normal(size=5)
-        return [(chances[k], k % 4, rewards[k], k == 4) for k in range(5)]
+        probabilities, rewards = [*0.6 * rng.dirichlet(np.ones(4)), 0.4], rng.normal(size=5)
+        return [(probabilities[k], k % 4, rewards[k], k == 4) for k in range(5)]
 
     return FiniteMDP.from_function(4, 3, outcomes, initial=[0.1, 0.2, 0.3, 0.4])
 
 
 def forward() -> FiniteMDP:
-    """Four states and two actions; each step leads further or to the end, so that no episode is longer than
-    four steps."""
+    """Four states and two actions; each step leads to a later state or to the end, so that no episode is
+    longer than four steps."""
     rng = np.random.default_rng(6)
 
     def outcomes(state, action):
         further = [*range(state + 1, 4), 0]
-        chances, rewards = rng.dirichlet(np.ones(len(further))), rng.normal(size=len(further))
-        return [(chances[k], successor, rewards[k], successor == 0) for k, successor in enumerate(further)]
+        probabilities, rewards = rng.dirichlet(np.ones(len(further))), rng.normal(size=len(further))
+        return [
+            (probabilities[k], successor, rewards[k], successor == 0) for k, successor in enumerate(further)
+        ]
 
     return FiniteMDP.from_function(4, 2, outcomes, initial=[0.7, 0.1, 0.2, 0.0])
 
@@ -90,8 +93,8 @@ class Case:
         return expected_gradient(self.mdp, self.theta, estimator, horizon, observation=self.observation)
 
     def exact(self):
-        """The gradient of J, by central differences of the linear solve: they share no formula with any
-        estimator."""
+        """The gradient of J, by central differences of the linear solve, which share no formula with the
+        estimators."""
         gradient, step = np.zeros_like(self.theta), 1e-5
         for place in np.ndindex(*self.theta.shape):
             change = np.zeros_like(self.theta)
@@ -109,37 +112,40 @@ def case(name, seen="observed"):
     return Case({"looping": looping, "forward": forward}[name](), SEEN[seen])
 
 
-# ----------------------------------------------------------------------------- over all episodes, to rounding
+# --------------------------------------------------------------------- exact sums over all episodes
 @cache
 def all_episodes(name, seen, horizon):
-    """Every episode up to a horizon `[T, B]`, and the probability of each `[B]`."""
+    """Every episode up to a horizon `[T, B]`, and their probabilities `[B]`."""
     it = case(name, seen)
-    ways, chances = zip(*enumerate_trajectories(it.mdp, it.policy, horizon), strict=True)
-    shape = (max(len(way.action) for way in ways), len(ways))
+    trajectories, probabilities = zip(*enumerate_trajectories(it.mdp, it.policy, horizon), strict=True)
+    shape = (max(len(trajectory.action) for trajectory in trajectories), len(trajectories))
     columns = Trajectories(*(np.zeros(shape, kind) for kind in (int, int, float, int, bool, bool, bool)))
-    for b, way in enumerate(ways):
-        steps = len(way.action)
-        columns.state[:steps, b], columns.next_state[:steps, b] = way.state[:-1], way.state[1:]
+    for b, trajectory in enumerate(trajectories):
+        steps = len(trajectory.action)
+        columns.state[:steps, b], columns.next_state[:steps, b] = trajectory.state[:-1], trajectory.state[1:]
         columns.action[:steps, b], columns.reward[:steps, b], columns.mask[:steps, b] = (
-            way.action,
-            way.reward,
+            trajectory.action,
+            trajectory.reward,
             True,
         )
-        columns.terminated[steps - 1, b], columns.truncated[steps - 1, b] = way.terminated, not way.terminated
-    return columns, np.array(chances)
+        columns.terminated[steps - 1, b], columns.truncated[steps - 1, b] = (
+            trajectory.terminated,
+            not trajectory.terminated,
+        )
+    return columns, np.array(probabilities)
 
 
 def mean_and_variance(name, seen, horizon, estimator):
-    """Of the estimate of an episode, over all of them; the variance is summed over the components."""
-    episodes, chances = all_episodes(name, seen, horizon)
+    """Mean and variance of the estimate over all episodes; the variance is summed over the components."""
+    episodes, probabilities = all_episodes(name, seen, horizon)
     gradients = case(name, seen).gradients(episodes, estimator)
-    mean = np.tensordot(chances, gradients, axes=1)
-    return mean, float(chances @ ((gradients - mean) ** 2).sum(axis=(1, 2)))
+    mean = np.tensordot(probabilities, gradients, axes=1)
+    return mean, float(probabilities @ ((gradients - mean) ** 2).sum(axis=(1, 2)))
 
 
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("phi", PHIS)
-def test_with_true_values_and_the_weight_every_mean_is_the_gradient(phi, seen):
+def test_with_true_values_and_state_weights_every_mean_is_the_gradient(phi, seen):
     mean, _ = mean_and_variance("forward", seen, 4, case("forward", seen).true(phi, lambda_=0.7))
     np.testing.assert_allclose(mean, case("forward", seen).exact(), atol=1e-9)
     np.testing.assert_allclose(
@@ -150,7 +156,7 @@ def test_with_true_values_and_the_weight_every_mean_is_the_gradient(phi, seen):
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("weight", ["discount", "none"])
 @pytest.mark.parametrize("phi", PHIS)
-def test_with_wrong_values_cut_short_and_without_the_weight_every_mean_is_the_one_computed(phi, weight, seen):
+def test_with_wrong_values_truncation_or_no_weights_every_mean_is_the_expected_gradient(phi, weight, seen):
     it = case("looping", seen)
     estimator = it.mistaken(phi, weight=weight, lambda_=0.7)
     mean, _ = mean_and_variance("looping", seen, 3, estimator)
@@ -158,12 +164,12 @@ def test_with_wrong_values_cut_short_and_without_the_weight_every_mean_is_the_on
     if phi in ("q", "advantage", "td_residual", "gae", "all_actions"):
         assert (
             np.abs(mean - it.expected(it.true(phi, weight=weight, lambda_=0.7), 3)).max() > 0.01
-        )  # the mistake matters
+        )  # the wrong values make a difference
 
 
 def test_a_baseline_changes_the_variance_and_not_the_mean():
-    """None, one that is wrong, the true value: the same mean; the true value gives the least variance of the
-    three."""
+    """No baseline, a wrong one and the true value give the same mean; of the three, the true value gives the
+    least variance."""
     it, variances = case("forward"), {}
     for name, value in {"none": 0 * it.value, "wrong": it.value + 5, "true": it.value}.items():
         mean, variances[name] = mean_and_variance(
@@ -175,7 +181,7 @@ def test_a_baseline_changes_the_variance_and_not_the_mean():
 
 
 def test_the_eglp_lemma():
-    """What depends on the state alone has no mean beside the score, but a variance."""
+    """A function of the state alone times the score has mean zero, but a variance."""
     of_state = np.repeat([[3.0], [-1.0], [2.0], [5.0]], 3, axis=1)
     for weight in ("discount", "none"):
         mean, variance = mean_and_variance(
@@ -185,7 +191,7 @@ def test_the_eglp_lemma():
         assert variance > 1
 
 
-def test_rewards_before_an_action_have_no_part_in_the_mean_only_in_the_variance():
+def test_rewards_before_an_action_change_only_the_variance():
     it = case("forward")
     (whole, noise), (later, less) = (
         mean_and_variance("forward", "observed", 4, it.true(p)) for p in PHIS[:2]
@@ -194,7 +200,7 @@ def test_rewards_before_an_action_have_no_part_in_the_mean_only_in_the_variance(
     assert less < noise
 
 
-def test_summing_over_all_actions_leaves_no_variance_where_an_episode_is_one_known_state():
+def test_summing_over_all_actions_leaves_no_variance_if_an_episode_is_one_known_state():
     mdp = FiniteMDP.from_function(1, 3, lambda state, action: [(1.0, 0, float(action), True)], initial=0)
     theta, q = np.array([[0.3, -0.2, 0.5]]), np.array([[0.0, 1.0, 2.0]])
     episodes = sample_trajectories(mdp, softmax_policy(mdp, theta), 1, episodes=100, seed=0)
@@ -214,13 +220,13 @@ def test_as_lambda_falls_the_bias_of_gae_grows_and_its_variance_falls():
         estimator = Estimator("gae", GAMMA, "discount", value, lambda_=lambda_)
         bias.append(np.linalg.norm(it.expected(estimator) - it.exact()))
         variance.append(mean_and_variance("looping", "observed", 3, estimator)[1])
-    assert bias[0] < 1e-9  # with lambda 1 a wrong value is but a baseline
+    assert bias[0] < 1e-9  # with lambda 1 a wrong value is only a baseline
     assert np.diff(bias).min() > 0.001
     assert np.diff(variance).max() < 0
 
 
 def test_the_td_residual_is_gae_of_lambda_0_and_the_baseline_is_gae_of_lambda_1():
-    episodes, _ = all_episodes("forward", "observed", 4)  # all of them end by themselves
+    episodes, _ = all_episodes("forward", "observed", 4)  # all of them terminate
     it = case("forward")
     for phi, lambda_ in (("td_residual", 0.0), ("baseline", 1.0)):
         one, other = (
@@ -230,7 +236,7 @@ def test_the_td_residual_is_gae_of_lambda_0_and_the_baseline_is_gae_of_lambda_1(
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------- many random episodes, by chance
+# ------------------------------------------------------------------------------ many random episodes
 @cache
 def random_episodes(seen, horizon=LONG):
     it = case("looping", seen)
@@ -238,8 +244,8 @@ def random_episodes(seen, horizon=LONG):
 
 
 def misses(seen, estimator, *wanted, horizon=LONG):
-    """By how many times the bound the mean misses each thing wanted, where it misses most: right code stays
-    below 1."""
+    """The largest error of the mean for each expected gradient, relative to its bound: below 1 if the code is
+    right."""
     gradients = case("looping", seen).gradients(random_episodes(seen, horizon), estimator)
     bound = norm.isf(FALSE_ALARM / 2 / wanted[0].size) * gradients.std(axis=0, ddof=1) / np.sqrt(EPISODES)
     return [float((np.abs(gradients.mean(axis=0) - one) / bound).max()) for one in wanted]
@@ -253,18 +259,18 @@ def test_with_true_values_and_the_weight_every_estimator_agrees_with_the_gradien
 
 
 @pytest.mark.parametrize("phi", ["reward_to_go", "advantage", "gae"])
-def test_keeping_a_step_with_the_probability_gamma_to_its_age_stands_for_the_weight(phi):
+def test_keeping_a_step_with_probability_gamma_to_its_age_replaces_the_weight(phi):
     (off,) = misses("observed", case("looping").true(phi, weight="geometric"), case("looping").exact())
     assert off < 1
 
 
 @pytest.mark.parametrize("phi", PHIS[1:])
-def test_without_the_weight_states_count_by_all_visits_and_that_is_not_the_gradient(phi):
+def test_without_the_weight_the_mean_counts_all_visits_and_is_not_the_gradient(phi):
     it = case("looping")
     visits = state_distribution(it.mdp, it.policy, 1.0, normalized=False)
     by_visits = visits[:, None] * it.policy * advantage(it.q, it.policy)
     off, off_gradient = misses("observed", it.true(phi, weight="none"), by_visits, it.exact())
-    assert off < 1 < 2 < off_gradient  # so that the test can tell one from the other
+    assert off < 1 < 2 < off_gradient  # so that the test can distinguish the two
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -278,16 +284,16 @@ def test_with_a_wrong_critic_an_estimator_agrees_with_its_biased_mean_and_not_wi
 
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("phi", ["reward_to_go", "td_residual", "gae"])
-def test_cut_short_an_estimator_agrees_with_the_mean_of_what_is_cut(phi, seen):
+def test_with_truncated_episodes_an_estimator_agrees_with_their_mean(phi, seen):
     it = case("looping", seen)
     estimator = it.mistaken(phi, weight="none", lambda_=0.9)
     off, off_whole = misses(seen, estimator, it.expected(estimator, 2), it.expected(estimator), horizon=2)
     assert off < 1 < 2 < off_whole
 
 
-def test_what_an_action_is_worth_given_the_observation_is_enough_where_states_are_weighed_by_their_visits():
-    """Q(o, a) as the mean of Q(s, a) over the discounted visits to the states that look like o; another mean
-    is biased."""
+def test_action_values_per_observation_are_enough_if_states_are_weighted_by_visits():
+    """Q(o, a) is the mean of Q(s, a) over the discounted visits to the states with observation o; another
+    mean is biased."""
     it = case("looping", "aliased")
 
     def q_given_observation(share):
@@ -300,7 +306,7 @@ def test_what_an_action_is_worth_given_the_observation_is_enough_where_states_ar
     assert misses("aliased", q_given_observation(np.array([1, 9, 1, 9])), it.exact())[0] > 2
 
 
-# -------------------------------------------------------------------------------------------------- around it
+# --------------------------------------------------------------------------------------- other properties
 def test_the_exact_mean_with_true_values_is_the_gradient_of_the_planner():
     it = case("looping")
     for phi in PHIS:
@@ -324,7 +330,7 @@ def test_illegal_actions_are_never_taken_and_get_no_gradient():
         assert (expected_gradient(mdp, theta, Estimator(phi, GAMMA, q=q), 2)[~mdp.legal] == 0).all()
 
 
-def test_sampled_episodes_are_whole_and_padded_with_nothing():
+def test_sampled_episodes_are_complete_and_padded_with_zeros():
     mdp = case("looping").mdp
     episodes = sample_trajectories(mdp, case("looping").policy, 5, episodes=1_000, seed=0)
     lengths = episodes.mask.sum(axis=0)
@@ -356,12 +362,12 @@ def test_sampled_episodes_are_whole_and_padded_with_nothing():
         ({"phi": "return", "state_weight": "discount"}, "discounted from the episode's start"),
     ],
 )
-def test_an_estimator_that_makes_no_sense_is_refused(wrong, words):
+def test_arguments_of_an_estimator_that_do_not_fit_are_refused(wrong, words):
     with pytest.raises(UsageError, match=words):
         Estimator(**{"phi": "gae", "gamma": 0.9, "value": np.zeros(2)} | wrong)
 
 
-def test_the_page_on_policy_gradients_checks_what_it_says():
+def test_the_examples_of_the_page_on_policy_gradients_run():
     page = Path(__file__).parents[2] / "docs" / "policy-gradients.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) > 5

@@ -1,5 +1,5 @@
-"""Every solver of the table against every other of its criterion, on drawn MDPs, and what each promises of
-its answer."""
+"""Every solver compared with every other of its criterion, on random MDPs, and the guarantees of their
+solutions."""
 
 import inspect
 from importlib import import_module
@@ -40,15 +40,15 @@ def answers(mdp, criterion, **options):
 
 
 def agree(solutions, of):
-    """No two differ by more than their error bounds together; 1e-9 is for rounding."""
+    """No two differ by more than the sum of their error bounds; 1e-9 is for rounding."""
     for one, two in combinations(solutions, 2):
         apart = np.abs(np.subtract(of(one), of(two))).max()
         assert apart <= one.error_bound + two.error_bound + 1e-9, (one.method, two.method)
 
 
 def keeps_its_promises(mdp, solution, gamma):
-    """What it says about itself, and its policy: rows are distributions on legal actions, worth as much as
-    the value."""
+    """The solution's residual, bound and policy: its rows are distributions over legal actions, and its value
+    is that of the solution."""
     assert solution.converged
     assert solution.error_bound <= TOLERANCE
     assert solution.residual == pytest.approx(
@@ -76,7 +76,7 @@ def test_all_agree_on_every_kind_of_mdp(kind, illegal, gamma):
 
 @settings(max_examples=50, deadline=None)
 @given(mdps(max_states=4), st.sampled_from([0.0, 0.5, 0.9, 0.99]))
-def test_every_bound_holds_against_every_deterministic_policy(mdp, gamma):
+def test_every_bound_holds_by_comparison_with_every_deterministic_policy(mdp, gamma):
     exact = np.max([value_of(mdp, policy, gamma) for policy in deterministic_policies(mdp)], axis=0)
     for solution in answers(mdp, "discounted", gamma=gamma):
         assert np.abs(solution.value - exact).max() <= solution.error_bound + 1e-9, solution.method
@@ -122,11 +122,12 @@ def test_all_agree_on_the_gain_or_all_refuse(mdp):
                 solve(mdp, method, progress="off")
 
 
-# ------------------------------------------------------------------------------------ known traps of planners
+# --------------------------------------------------------------------------------- common mistakes of
+# planners
 @pytest.mark.parametrize("method", DISCOUNTED)
 def test_value_iteration_stops_early_by_the_span_but_corrects_the_value(method):
-    """One state and reward 1: the first sweep changes all values alike, so that the span is 0 while the value
-    is 99 off."""
+    """One state and reward 1: the first sweep changes all values by the same amount, so that the span is 0
+    while the value is wrong by 99."""
     mdp = FiniteMDP.from_arrays(np.ones((1, 1, 1)), np.ones(1))
     solution = solve(mdp, method, gamma=0.99, progress="off")
     assert abs(solution.value[0] - 100) <= solution.error_bound + 1e-9

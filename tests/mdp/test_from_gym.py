@@ -39,11 +39,11 @@ def test_a_frozen_lake_has_the_known_values():
     mdp = FiniteMDP.from_gymnasium("FrozenLake-v1")
     for gamma, value in ((0.99, 0.542026), (0.95, 0.180472), (0.9, 0.068891)):
         assert optimal_q(mdp, gamma, sweeps=2000)[0].max() == pytest.approx(value, abs=1e-6)
-    # The best chance of success within the time limit of 100 steps.
+    # The best probability of success within the time limit of 100 steps.
     assert optimal_q(mdp, 1.0, sweeps=mdp.max_episode_steps)[0].max() == pytest.approx(0.7442, abs=5e-5)
 
 
-def test_names_grid_and_time_limit_come_along():
+def test_names_grid_and_time_limit_are_kept():
     lake = FiniteMDP.from_gymnasium("FrozenLake-v1", map_name="8x8", max_episode_steps=50)
     assert (lake.grid, lake.max_episode_steps, lake.state_names[0]) == ((8, 8), 50, "S")
     assert lake.action_names == ("left", "down", "right", "up")
@@ -54,21 +54,21 @@ def test_names_grid_and_time_limit_come_along():
 
 
 def test_gymnasiums_cliff_is_the_books():
-    # All but the goal: Gymnasium lets the agent walk on from it, after the end.
+    # All except the goal: Gymnasium defines steps from it, after the end.
     ours, theirs = cliff_walking(), FiniteMDP.from_gymnasium("CliffWalking-v1")
     for state, action in itertools.product(range(47), range(4)):
         assert outcomes(ours, state, action) == outcomes(theirs, state, action)
     np.testing.assert_array_equal(ours.initial, theirs.initial)
 
 
-def test_an_environment_a_class_or_an_id_will_do():
+def test_an_environment_a_class_or_an_id_is_accepted():
     env = gymnasium.make("FrozenLake-v1")
     assert FiniteMDP.from_gymnasium(env).max_episode_steps == 100
     assert FiniteMDP.from_gymnasium(type(env.unwrapped), map_name="8x8").num_states == 64
 
 
 class Shown(gymnasium.Env):
-    """Shows whatever `P` it is given."""
+    """An environment with any given `P`."""
 
     def __init__(self, P, states=2, actions=1):
         self.P = P
@@ -87,7 +87,7 @@ STAY = [(1.0, 0, 0.0, False)]
         (
             "Taxi-v4",
             {"fickle_passenger": True},
-            "Taxi-v4: a fickle passenger remembers the last step.*use fickle_passenger=False",
+            "Taxi-v4: a fickle passenger depends on the last step.*use fickle_passenger=False",
         ),
         (
             "FrozenLak-v1",
@@ -103,7 +103,7 @@ STAY = [(1.0, 0, 0.0, False)]
             {},
             "state 1, action 0: with 2 states, an outcome leads to state 7",
         ),
-        (Shown([[STAY], [STAY]]), {"size": 4}, "an environment that is made takes no arguments, got size"),
+        (Shown([[STAY], [STAY]]), {"size": 4}, "an environment object takes no arguments, got size"),
         (
             gymnasium.wrappers.TransformReward(Shown([[STAY], [STAY]]), abs),
             {},
@@ -111,12 +111,12 @@ STAY = [(1.0, 0, 0.0, False)]
         ),
     ],
 )
-def test_what_shows_no_dynamics_is_refused(env, kwargs, words):
+def test_an_environment_without_known_dynamics_is_refused(env, kwargs, words):
     with pytest.raises(UsageError, match=words):
         FiniteMDP.from_gymnasium(env, **kwargs)
 
 
-CHANCE = {card: deck.count(card) / len(deck) for card in deck}
+CARD_PROBABILITY = {card: deck.count(card) / len(deck) for card in deck}
 
 
 class OutOfCards(Exception):
@@ -124,33 +124,33 @@ class OutOfCards(Exception):
 
 
 class Script:
-    """Stands for an environment's random generator: deals the cards that it is given, then runs out."""
+    """Replaces an environment's random generator: deals the given cards, then runs out."""
 
     def __init__(self, cards):
         self.cards = list(cards)
 
     def choice(self, options):
-        if options is not deck:  # the picture of the dealer's card
+        if options is not deck:  # for the picture of the dealer's card
             return options[0]
         if not self.cards:
             raise OutOfCards
         return self.cards.pop(0)
 
 
-def every_deal(play, dealt=(), chance=1.0):
-    """The chance and the result of `play(cards)` for every sequence of cards that it can ask for."""
+def every_deal(play, dealt=(), probability=1.0):
+    """The probability and the result of `play(cards)` for every sequence of cards that it can ask for."""
     try:
-        yield chance, play(dealt)
+        yield probability, play(dealt)
     except OutOfCards:
         for card in range(1, 11):
-            yield from every_deal(play, (*dealt, card), chance * CHANCE[card])
+            yield from every_deal(play, (*dealt, card), probability * CARD_PROBABILITY[card])
 
 
 def summed(weighted):
     total = {}
-    for chance, result in weighted:
-        total[result] = total.get(result, 0.0) + chance
-    return {result: pytest.approx(chance, abs=1e-12) for result, chance in total.items()}
+    for probability, result in weighted:
+        total[result] = total.get(result, 0.0) + probability
+    return {result: pytest.approx(probability, abs=1e-12) for result, probability in total.items()}
 
 
 def number(obs, natural=False):
@@ -165,7 +165,7 @@ RULES = [{"natural": False, "sab": True}, {"natural": True, "sab": False}, {"nat
 @pytest.mark.parametrize(
     "player", [[1, 10], [4, 10, 7], [1, 7], [7, 10]], ids=["natural", "21", "soft 18", "17"]
 )
-def test_blackjack_is_what_the_environment_does_with_every_sequence_of_cards(rules, player):
+def test_blackjack_agrees_with_the_environment_for_every_sequence_of_cards(rules, player):
     env, mdp = BlackjackEnv(**rules), blackjack(**rules)
     for dealer, action in itertools.product((1, 10), (STICK, HIT)):
 
@@ -186,7 +186,7 @@ def test_blackjack_is_what_the_environment_does_with_every_sequence_of_cards(rul
 
 
 @pytest.mark.parametrize("rules", RULES[1:], ids=["natural", "plain"])
-def test_blackjack_starts_as_the_environment_does(rules):
+def test_blackjack_starts_like_the_environment(rules):
     env, mdp = BlackjackEnv(**rules), blackjack(**rules)
 
     def play(cards):
@@ -205,14 +205,14 @@ def test_blackjack_s_options_are_the_environments():
         np.testing.assert_array_equal(made.probability, expected.probability)
 
 
-def test_states_that_no_hand_has_end_at_nothing():
+def test_states_that_no_hand_has_end_at_reward_0():
     mdp = blackjack(sab=True)
     for obs in ((3, 5, 0), (11, 5, 1), (15, 0, 0), (22, 5, 0), (31, 10, 1)):
         for action in (STICK, HIT):
             assert outcomes(mdp, number(obs), action) == [(1.0, number(obs), 0.0, True)]
 
 
-def test_sticking_on_20_only_is_worth_what_the_book_says():
+def test_the_value_of_sticking_on_20_is_that_of_the_book():
     # Sutton and Barto 2018, example 5.4: dealer's deuce, 13 with a usable ace, the policy that sticks on 20
     # and 21: -0.27726, the mean of 10^8 simulated returns, each -1, 0 or 1: its standard deviation is below
     # 0.0001.
@@ -226,8 +226,8 @@ def test_sticking_on_20_only_is_worth_what_the_book_says():
 
 
 def test_the_best_policy_of_blackjack_is_the_books():
-    # Sutton and Barto 2018, figure 5.2: the least sum to stick on, against an ace, 2, ..., 10; with the notch
-    # at the ace.
+    # Sutton and Barto 2018, figure 5.2: the lowest sum to stick on, against an ace, 2, ..., 10, including the
+    # exception at the ace.
     best = optimal_q(blackjack(sab=True), 1.0, sweeps=20).argmax(axis=1)
 
     def least_to_stick(dealer, ace):

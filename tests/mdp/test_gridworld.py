@@ -1,4 +1,4 @@
-"""Grids from text: where each step leads, what it earns, and what is refused."""
+"""Grids from text: next cells, rewards, and refused maps."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ UP, RIGHT, DOWN, LEFT = range(4)
 
 
 def as_dictionary(entry):
-    """`{(next state, reward, terminated): probability}`, whatever the order and the number of equal
+    """`{(next state, reward, terminated): probability}`, for any order and number of equal
     outcomes."""
     found = {}
     for probability, *rest in entry:
@@ -36,13 +36,13 @@ def test_cells_are_states_row_by_row_and_actions_go_clockwise_from_up():
     assert [outcomes(king, 4, action)[0][1] for action in range(8)] == [1, 2, 5, 8, 7, 6, 3, 0]
 
 
-def test_the_edge_and_walls_hold_the_agent_where_it_is():
+def test_edges_and_walls_stop_the_agent():
     mdp = gridworld("S#G")
     for action in (UP, DOWN, LEFT, RIGHT):
         assert outcomes(mdp, 0, action) == [(1.0, 0, 0.0, False)]
 
 
-def test_a_terminal_cell_pays_when_it_is_entered_and_walls_and_terminals_end_at_nothing():
+def test_a_terminal_cell_pays_on_entry_and_steps_from_walls_and_terminals_end_at_reward_0():
     mdp = gridworld("S.G#", step_reward=-0.5, rewards={"G": 3})
     assert outcomes(mdp, 0, RIGHT) == [(1.0, 1, -0.5, False)]
     assert outcomes(mdp, 1, RIGHT) == [(1.0, 2, 3.0, True)]
@@ -50,7 +50,7 @@ def test_a_terminal_cell_pays_when_it_is_entered_and_walls_and_terminals_end_at_
         assert [outcomes(mdp, cell, action) for action in range(4)] == [[(1.0, cell, 0.0, True)]] * 4
 
 
-def test_slipping_turns_right_or_left_of_the_chosen_direction_with_half_the_chance_each():
+def test_a_slip_turns_right_or_left_with_half_the_probability_each():
     mdp = gridworld(["...", ".S.", "..."], slip=0.25)
     assert outcomes(mdp, 4, UP) == [(0.75, 1, 0, False), (0.125, 5, 0, False), (0.125, 3, 0, False)]
     assert outcomes(mdp, 4, LEFT) == [(0.75, 3, 0, False), (0.125, 1, 0, False), (0.125, 7, 0, False)]
@@ -58,20 +58,20 @@ def test_slipping_turns_right_or_left_of_the_chosen_direction_with_half_the_chan
     assert outcomes(king, 4, 1) == [(0.75, 2, 0, False), (0.125, 8, 0, False), (0.125, 0, 0, False)]
 
 
-def test_a_slip_that_is_sure_leaves_no_straight_step():
+def test_with_slip_1_no_step_is_straight():
     assert [outcome[1] for outcome in outcomes(gridworld(["...", ".S.", "..."], slip=1), 4, UP)] == [5, 3]
 
 
-def test_the_wind_of_the_column_that_is_left_blows_upwards():
+def test_a_step_is_moved_upwards_by_the_wind_of_its_first_column():
     mdp = windy_gridworld()
     # Row 3 of 10 columns: column 6 has wind 2, column 2 none, column 3 has 1.
     assert outcomes(mdp, 36, RIGHT) == [(1.0, 17, -1.0, False)]
     assert outcomes(mdp, 32, RIGHT) == [(1.0, 33, -1.0, False)]
     assert outcomes(mdp, 33, DOWN) == [(1.0, 33, -1.0, False)]
-    assert outcomes(mdp, 6, LEFT) == [(1.0, 5, -1.0, False)]  # held inside the grid
+    assert outcomes(mdp, 6, LEFT) == [(1.0, 5, -1.0, False)]  # clipped to the grid
 
 
-def test_a_stochastic_wind_is_one_stronger_or_weaker_where_it_blows():
+def test_a_stochastic_wind_is_stronger_or_weaker_by_one():
     # Sutton and Barto 2018, exercise 6.10: one cell to the left of the goal, in wind 2.
     mdp = windy_gridworld(stochastic_wind=True, moves="king")
     third = pytest.approx(1 / 3)
@@ -79,7 +79,7 @@ def test_a_stochastic_wind_is_one_stronger_or_weaker_where_it_blows():
     assert len(outcomes(mdp, 32, 6)) == 1
 
 
-def test_a_restart_pays_and_sends_back_to_the_start():
+def test_a_restart_pays_and_leads_back_to_the_start():
     mdp = gridworld(["..G", "SXX"], step_reward=-1, rewards={"X": -100})
     assert outcomes(mdp, 3, RIGHT) == [(1.0, 3, -100.0, False)]
     assert outcomes(mdp, 1, DOWN) == [(1.0, 3, -100.0, False)]
@@ -113,13 +113,13 @@ def test_a_frozen_lake_is_a_grid_that_slips():
         ("##", {}, "the map has no cell to start in"),
         ("SXS", {}, r"a map with restarts \(X\) needs one start \(S\); this one has 2"),
         ("S.G", {"slip": 1.1}, r"slip = 1.1 is out of range \[0, 1\]"),
-        ("S.G", {"wind": [1, 0]}, "wind must be one whole number for each of 3 columns"),
-        ("S.G", {"wind": [0.5, 0, 0]}, "wind must be one whole number for each of 3 columns"),
+        ("S.G", {"wind": [1, 0]}, "wind must be one integer for each of 3 columns"),
+        ("S.G", {"wind": [0.5, 0, 0]}, "wind must be one integer for each of 3 columns"),
         ("S.G", {"stochastic_wind": True}, "stochastic_wind needs a wind"),
         ("S.G", {"moves": "kings"}, "unknown set of moves 'kings'; did you mean king"),
         ("S.G", {"rewards": {"G": np.nan}}, r"state 1 \(\.\), action 1 \(right\): an outcome has reward nan"),
     ],
 )
-def test_a_map_that_makes_no_grid_is_refused_with_the_place(drawn, options, words):
+def test_a_map_that_is_not_a_grid_is_refused_with_the_cell(drawn, options, words):
     with pytest.raises(UsageError, match=words):
         gridworld(drawn, **options)

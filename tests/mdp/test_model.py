@@ -26,7 +26,7 @@ def mdp() -> FiniteMDP:
     )
 
 
-def test_expected_rewards_count_every_outcome_and_transitions_only_those_that_go_on(mdp):
+def test_expected_rewards_count_every_outcome_and_transitions_only_those_that_continue(mdp):
     np.testing.assert_array_equal(mdp.expected_reward, [[0.75 * 1 + 0.25 * 5, 2], [-1, 0]])
     np.testing.assert_array_equal(mdp.transition.toarray(), [[0.75, 0], [0, 1], [1, 0], [0, 0]])
     np.testing.assert_array_equal(mdp.ending, [[0.25, 0], [0, 0]])
@@ -42,7 +42,7 @@ def test_an_mdp_cannot_be_changed(mdp):
             getattr(mdp, name)[0] = 0
 
 
-def test_where_no_outcome_ends_the_transitions_are_the_probabilities_themselves(mdp):
+def test_if_no_outcome_ends_the_transitions_share_the_array_of_probabilities(mdp):
     endless = replace(mdp, terminated=np.zeros(4, bool))
     assert np.shares_memory(endless.transition.data, endless.probability)
 
@@ -73,7 +73,7 @@ def test_where_no_outcome_ends_the_transitions_are_the_probabilities_themselves(
         ("offset", 1, 4, "offset must rise from 0"),
     ],
 )
-def test_a_wrong_number_is_refused_with_its_place(mdp, field, index, value, words):
+def test_a_wrong_number_is_refused_with_state_and_action(mdp, field, index, value, words):
     wrong = getattr(mdp, field).copy()
     wrong[index] = value
     with pytest.raises(UsageError, match=words):
@@ -92,11 +92,11 @@ def test_a_wrong_number_is_refused_with_its_place(mdp, field, index, value, word
         ({"initial": [1.0, 0.0]}, "initial must be an array of float64, got list"),
         (
             {"next_state": np.zeros(4, np.int64)},
-            "next_state is int64 and offset int32; they must be of one type",
+            "next_state is int64 and offset int32; they must have the same dtype",
         ),
-        ({"state_names": ("here",)}, "state_names are 1; expected 2"),
+        ({"state_names": ("here",)}, "state_names has 1 entries; expected 2"),
         ({"grid": (3, 1)}, "a grid of 3 x 1 cells does not have 2 states"),
-        ({"initial": np.zeros(0)}, "an MDP needs a state and an action; these are 0 and 2"),
+        ({"initial": np.zeros(0)}, "an MDP needs at least one state and one action, got 0 and 2"),
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(mdp, change, words):

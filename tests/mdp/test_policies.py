@@ -1,5 +1,5 @@
-"""Policies on tables: who is greedy, where a policy goes, what it is worth, how that changes, and how
-probable its ways are."""
+"""Tabular policies: greedy policies, state distributions, expected returns and their gradients, and the
+probabilities of trajectories."""
 
 import math
 
@@ -52,12 +52,12 @@ def test_greedy_keeps_ties():
     assert greedy_policy(q).tolist() == [[0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]
 
 
-def test_greedy_sees_through_rounding_and_never_takes_an_illegal_action():
+def test_greedy_ignores_rounding_and_never_takes_an_illegal_action():
     assert greedy_policy(np.array([0.1 + 0.2, 0.3, -np.inf])).tolist() == [0.5, 0.5, 0]
     assert greedy_policy(np.array([-1e6, -np.inf])).tolist() == [1, 0]
 
 
-def test_actions_within_the_tie_that_is_asked_for_are_as_good():
+def test_actions_within_the_given_tie_count_as_best():
     q = np.array([[1.0, 0.9, 0.5], [1.0, 0.9, 0.5]])
     assert greedy_policy(q, tie=0.2).tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0]]
     assert greedy_policy(q, tie=np.array([0.0, 1.0])).tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
@@ -71,7 +71,7 @@ def test_epsilon_greedy_explores_legal_actions_only():
         epsilon_greedy_policy(q, 2)
 
 
-def test_the_uniform_policy_spreads_over_legal_actions():
+def test_the_uniform_policy_chooses_among_legal_actions():
     mdp = random_mdp("dense", 5, 3, seed=1, illegal=True)
     policy = uniform_policy(mdp)
     assert not mdp.legal.all()
@@ -81,7 +81,7 @@ def test_the_uniform_policy_spreads_over_legal_actions():
 
 
 def lookahead(mdp, state, value, depth, gamma):
-    """The best return over `depth` steps from a state, one outcome after the other."""
+    """The best return over `depth` steps from a state, by recursion over all outcomes."""
     if depth == 0:
         return value[state]
     returns = []
@@ -114,9 +114,9 @@ def test_k_step_lookahead_is_exact(mdp, depth, seed):
     np.testing.assert_allclose(value_from_q(q, policy), best, atol=1e-12)
 
 
-def test_looking_further_ahead_finds_what_one_step_misses():
-    """In the corridor's third state one step prefers L, at cost 1, to R, at cost 10; twelve steps ahead it is
-    the other way."""
+def test_a_longer_lookahead_finds_what_one_step_misses():
+    """In the corridor's third state one step of lookahead prefers L, at cost 1, to R, at cost 10; twelve
+    steps prefer R."""
     mdp, nothing = corridor(), np.zeros(5)
     assert greedy(mdp, nothing, 1, gamma=1.0)[2].tolist() == [1, 0]
     assert greedy(mdp, nothing, 12, gamma=1.0)[2].tolist() == [0, 1]
@@ -124,7 +124,7 @@ def test_looking_further_ahead_finds_what_one_step_misses():
         greedy(mdp, nothing, 0, gamma=1.0)
 
 
-# ------------------------------------------------------------------------------------------------------ links
+# ---------------------------------------------------------------------- values, action values and policies
 def test_the_corridor_of_always_right():
     """The lecture's tables: Q of `always R` is Q*, and the advantage of R is 0 everywhere."""
     mdp, right = corridor(), as_policy(corridor(), np.ones(5, int))
@@ -153,12 +153,12 @@ def test_v_is_the_mean_of_q_and_the_mean_advantage_is_zero(mdp, seed):
     [
         ([0, 0, 0, 0, 2], r"state 4 \(5\): the policy's action is 2"),
         (np.ones(5), r"a policy has shape \(5, 2\)"),
-        (np.ones((5, 2)), r"state 0 \(1\): the policy's row \[1. 1.\] is no distribution"),
-        (np.full((5, 2), np.nan), "no distribution"),
-        (np.tile([1.5, -0.5], (5, 1)), "no distribution"),
+        (np.ones((5, 2)), r"state 0 \(1\): the policy's row \[1. 1.\] is not a distribution"),
+        (np.full((5, 2), np.nan), "not a distribution"),
+        (np.tile([1.5, -0.5], (5, 1)), "not a distribution"),
     ],
 )
-def test_what_is_no_policy_is_refused(policy, words):
+def test_an_array_that_is_not_a_policy_is_refused(policy, words):
     with pytest.raises(UsageError, match=words):
         as_policy(corridor(), policy)
 
@@ -171,7 +171,7 @@ def test_a_policy_that_takes_an_illegal_action_is_refused():
         as_policy(mdp, [[0.5, 0.5]])
 
 
-# ----------------------------------------------------------------------------- where a policy goes, and its J
+# ----------------------------------------------------------------- state distribution and expected return
 @settings(max_examples=30, deadline=None)
 @given(mdps(), SEEDS, st.sampled_from([0.0, 0.5, 0.9]))
 def test_the_state_distribution_is_the_discounted_sum_over_time(mdp, seed, gamma):
@@ -187,10 +187,10 @@ def test_the_state_distribution_is_the_discounted_sum_over_time(mdp, seed, gamma
     assert expected_return(mdp, policy, gamma) == pytest.approx(visits @ reward, abs=1e-11)
 
 
-def test_the_state_distribution_sums_to_one_where_no_episode_ends_and_lacks_the_endings_elsewhere():
+def test_the_state_distribution_sums_to_one_if_no_episode_ends_and_to_less_otherwise():
     endless = random_mdp("dense", 4, 2, seed=3)
     assert state_distribution(endless, uniform_policy(endless), 0.9).sum() == pytest.approx(1)
-    walk = random_walk(1)  # it ends with its first step, so that only time 0 is counted
+    walk = random_walk(1)  # it ends with its first step, so that only time 0 counts
     assert state_distribution(walk, uniform_policy(walk), 0.9).sum() == pytest.approx(0.1)
 
 
@@ -206,7 +206,7 @@ def test_without_a_discount_visits_are_those_of_the_random_walk():
 def test_a_policy_that_never_ends_is_refused_without_a_discount():
     with pytest.raises(UsageError, match=r"from state 0 \(1\) the policy never ends the episode"):
         expected_return(corridor(), np.zeros(5, int), 1.0)
-    with pytest.raises(UsageError, match="gamma = 1 leaves nothing to normalize"):
+    with pytest.raises(UsageError, match="gamma = 1 cannot be normalized"):
         state_distribution(corridor(), np.ones(5, int), 1.0)
     with pytest.raises(UsageError, match=r"gamma = 1.5 is out of range"):
         expected_return(corridor(), np.ones(5, int), 1.5)
@@ -241,7 +241,7 @@ def test_the_softmax_gradient_equals_autograd_through_the_linear_solve(mdp, seed
 
 
 def test_the_gradient_of_any_policy_follows_from_its_jacobian():
-    """One parameter x that three states share: action 0 with probability 1 / (1 + exp(-x s)) in state s."""
+    """One parameter x for three states: action 0 with probability 1 / (1 + exp(-x s)) in state s."""
     mdp = random_mdp("absorbing", 4, 2, seed=7)
 
     def policy(x):
@@ -280,19 +280,19 @@ def test_following_the_gradient_finds_the_best_policy_of_the_corridor():
 @given(mdps(max_states=3), SEEDS, st.integers(1, 3))
 def test_j_solved_backwards_equals_j_by_enumeration(mdp, seed, horizon):
     policy = random_policy(mdp, seed)
-    ways = list(enumerate_trajectories(mdp, policy, horizon))
-    assert sum(chance for _, chance in ways) == pytest.approx(1)
-    assert len({way for way, _ in ways}) == len(ways)
-    for way, chance in ways:
-        assert probability(mdp, policy, way) == pytest.approx(chance)
+    trajectories = list(enumerate_trajectories(mdp, policy, horizon))
+    assert sum(p for _, p in trajectories) == pytest.approx(1)
+    assert len({trajectory for trajectory, _ in trajectories}) == len(trajectories)
+    for trajectory, p in trajectories:
+        assert probability(mdp, policy, trajectory) == pytest.approx(p)
     exact = mdp.initial @ finite_horizon_evaluation(mdp, policy, horizon, gamma=0.9)[0]
     assert return_by_enumeration(mdp, policy, horizon, gamma=0.9) == pytest.approx(exact, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "absorbing", "periodic"])
 def test_j_by_sampling_agrees_within_five_standard_errors(kind):
-    """Five errors of a normal mean are missed by chance 6 times in ten million: two seeds in a million fail
-    one of the four."""
+    """A normal mean is off by five standard errors with probability 6e-7: two seeds in a million fail one of
+    the four cases."""
     mdp = random_mdp(kind, 5, 3, seed=11, illegal=True)
     policy = random_policy(mdp, 0)
     exact = return_by_enumeration(mdp, policy, 4, gamma=0.9)
@@ -319,26 +319,28 @@ def test_a_policy_may_change_with_the_step():
         return_by_enumeration(mdp, policy, 4)
 
 
-def test_the_probability_of_the_corridors_way_right():
+def test_the_probability_of_going_right_through_the_corridor():
     mdp = corridor()
-    way = Trajectory((0, 1, 2, 3, 4, 4), (1, 1, 1, 1, 0), (-1.0, -1.0, -10.0, -1.0, 0.0), True)
-    assert log_probability(mdp, uniform_policy(mdp), way) == pytest.approx(5 * math.log(0.5))
-    assert probability(mdp, np.ones(5, int), way) == 0  # it goes right in the last state too
-    assert discounted_return(way, 1.0) == -13
-    assert discounted_return(way, 0.5) == pytest.approx(-1 - 0.5 - 2.5 - 0.125)
+    trajectory = Trajectory((0, 1, 2, 3, 4, 4), (1, 1, 1, 1, 0), (-1.0, -1.0, -10.0, -1.0, 0.0), True)
+    assert log_probability(mdp, uniform_policy(mdp), trajectory) == pytest.approx(5 * math.log(0.5))
+    assert probability(mdp, np.ones(5, int), trajectory) == 0  # the policy goes right in the last state too
+    assert discounted_return(trajectory, 1.0) == -13
+    assert discounted_return(trajectory, 0.5) == pytest.approx(-1 - 0.5 - 2.5 - 0.125)
 
 
-def test_outcomes_that_look_the_same_are_one_and_a_wrong_reward_is_impossible():
-    """FrozenLake's corner lists the same outcome twice: to slip against either wall."""
+def test_equal_outcomes_are_joined_and_a_wrong_reward_is_impossible():
+    """FrozenLake's corner lists the same outcome twice: a slip against either wall."""
     lake = FiniteMDP.from_gymnasium("FrozenLake-v1")
     left = np.zeros(16, int)
     assert probability(lake, left, Trajectory((0, 0), (0,), (0.0,), False)) == pytest.approx(2 / 3)
     assert log_probability(lake, left, Trajectory((0, 0), (0,), (1.0,), False)) == -math.inf
-    assert log_probability(lake, left, Trajectory((1,), (), (), False)) == -math.inf  # it begins in 0
+    assert (
+        log_probability(lake, left, Trajectory((1,), (), (), False)) == -math.inf
+    )  # the lake begins in state 0
 
 
-def test_what_is_no_trajectory_is_refused():
-    with pytest.raises(UsageError, match="1 actions, 1 states and 1 rewards are no trajectory"):
+def test_lengths_that_are_not_a_trajectory_are_refused():
+    with pytest.raises(UsageError, match="1 actions, 1 states and 1 rewards are not a trajectory"):
         log_probability(corridor(), np.ones(5, int), Trajectory((0,), (1,), (-1.0,), False))
     with pytest.raises(UsageError, match="episodes = 1"):
         return_by_sampling(corridor(), np.ones(5, int), 5, episodes=1, seed=0)

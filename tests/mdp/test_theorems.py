@@ -1,5 +1,4 @@
-"""What the lectures prove about MDPs, as properties of drawn ones. Values of policies come from a dense solve
-of their own."""
+"""Theorems about MDPs as properties of random ones. Values of policies come from a separate dense solve."""
 
 import numpy as np
 import pytest
@@ -24,8 +23,8 @@ drawn = settings(max_examples=40, deadline=None)
 @drawn
 @given(mdps(), SEEDS, GAMMAS, st.integers(1, 3))
 def test_greedy_is_never_worse_and_strictly_better_unless_optimal(mdp, seed, gamma, depth):
-    """By at least what looking ahead promises: `V' >= T^k V >= V`, so that V' = V only where V = T V, the
-    optimum's equation."""
+    """Better by at least what lookahead predicts: `V' >= T^k V >= V`, so that V' = V only if V = T V, the
+    optimality equation."""
     value = value_of(mdp, random_policy(mdp, seed), gamma)
     promised = value
     for _ in range(depth):
@@ -48,7 +47,7 @@ def test_greedy_on_the_optimum_is_the_optimum(mdp, gamma):
 
 
 def test_some_policies_cannot_be_compared():
-    """Two states, each with its own good action: each policy is right in one of them. Yet one is right in
+    """Two states with different best actions: each policy is right in one of them. But one policy is right in
     both."""
     mdp = FiniteMDP.from_arrays(np.repeat(np.eye(2)[:, None], 2, axis=1), np.array([[1.0, 0.0], [0.0, 1.0]]))
     values = {
@@ -59,7 +58,7 @@ def test_some_policies_cannot_be_compared():
 
 @drawn
 @given(mdps(max_states=4), GAMMAS, SEEDS)
-def test_yet_one_deterministic_policy_is_as_good_as_any_in_every_state(mdp, gamma, seed):
+def test_one_deterministic_policy_is_at_least_as_good_as_any_in_every_state(mdp, gamma, seed):
     values = np.array([value_of(mdp, policy, gamma) for policy in deterministic_policies(mdp)])
     best = values[values.sum(axis=1).argmax()]
     assert (best >= values - 1e-9).all()
@@ -88,7 +87,7 @@ def test_the_bellman_operators_are_monotone(mdp, seed, gamma, of_policy):
 
 @drawn
 @given(mdps(kinds=["dense", "sparse", "periodic"]), SEEDS, GAMMAS)
-def test_a_constant_passes_through_discounted_where_no_episode_ends(mdp, seed, gamma):
+def test_the_operators_discount_an_added_constant_if_no_episode_ends(mdp, seed, gamma):
     value = np.random.default_rng(seed).normal(size=mdp.num_states)
     np.testing.assert_allclose(
         bellman(mdp, value + 5, gamma), bellman(mdp, value, gamma) + gamma * 5, atol=1e-12
@@ -112,11 +111,12 @@ def test_the_residual_bounds_the_error(mdp, seed, gamma):
     assert np.abs(linear_programming(mdp, gamma).value - value).max() <= residual / (1 - gamma) + 1e-7
 
 
-# ------------------------------------------------------------------------------------ criteria and each other
+# ------------------------------------------------------------------------------ relations between criteria
 @drawn
 @given(mdps(), st.sampled_from([0.5, 0.9]), SEEDS)
-def test_a_discount_is_a_chance_to_survive(mdp, gamma, seed):
-    """Total reward with an end by chance equals discounted reward, for the best policy and for any."""
+def test_a_discount_is_a_probability_of_survival(mdp, gamma, seed):
+    """The total reward with a random end equals the discounted reward, for the best policy and for any
+    other."""
     mortal = discount_as_survival(mdp, gamma)
     total = stochastic_shortest_path(mortal, tolerance=1e-8)
     np.testing.assert_allclose(total.value, linear_programming(mdp, gamma).value, atol=1e-7)
@@ -130,8 +130,8 @@ def test_a_discount_is_a_chance_to_survive(mdp, gamma, seed):
 
 @drawn
 @given(mdps(kinds=["dense"]), st.floats(-5, 5), st.floats(0.1, 5))
-def test_an_affine_change_of_rewards_changes_no_best_policy(mdp, shift, scale):
-    """The gain moves with the rewards; the discounted value by `shift / (1 - gamma)`."""
+def test_an_affine_change_of_rewards_does_not_change_the_best_policies(mdp, shift, scale):
+    """The gain changes by `shift`, the discounted value by `shift / (1 - gamma)`."""
     changed = FiniteMDP(
         mdp.num_actions,
         mdp.offset,
@@ -171,4 +171,4 @@ def test_a_small_step_up_the_gradient_improves_by_its_squared_length(mdp, seed, 
     assert rise / step == pytest.approx((gradient**2).sum(), rel=1e-2, abs=1e-5)
     np.testing.assert_allclose(
         gradient.sum(axis=1), 0, atol=1e-9
-    )  # to add a constant to a row changes nothing
+    )  # adding a constant to a row changes nothing

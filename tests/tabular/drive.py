@@ -7,7 +7,7 @@ import torch
 
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.runs.settings import Settings
-from bellgrad.tabular.common import Noise
+from bellgrad.tabular.common import UniformNumbers
 from bellgrad.training.assembly import make_run_env
 from bellgrad.training.engine import Engine
 from bellgrad.training.sampling import as_python
@@ -24,7 +24,7 @@ def driver(algorithm, mdp, steps, seed=0, engine="compiled"):
 
 
 def trained(algorithm, mdp, steps, seed=0, engine="compiled"):
-    """The learner, its state after all steps, and the returns of its episodes in order."""
+    """The learner, its state after all steps, and the returns of its episodes, in order."""
     made, returns = driver(algorithm, mdp, steps, seed, engine), []
     while made.steps < steps:
         returns.append(made.advance().ended.return_)
@@ -32,23 +32,23 @@ def trained(algorithm, mdp, steps, seed=0, engine="compiled"):
 
 
 class Lesson:
-    """A learner in plain Python, its tables, and the uniform numbers that it will draw; after those,
+    """A learner in plain Python, its tables, and the uniform numbers that it draws: `numbers`, then
     zeros."""
 
     def __init__(self, algorithm, spec, numbers=()):
         self.learner = algorithm.build(spec, 1)
         self.table = as_arrays(self.learner.init(torch.Generator()))
-        self.noise = Noise(np.array([*numbers, *[0.0] * 1_000]), np.array([0]))
+        self.noise = UniformNumbers(np.array([*numbers, *[0.0] * 1_000]), np.array([0]))
         self._begins = True
 
     def show(self, *steps):
-        """Learn from `(obs, action, reward, next_obs, terminated, truncated)` one after another; returns the
+        """Learn from steps `(obs, action, reward, next_obs, terminated, truncated)` in order; returns the
         table."""
         for step in steps:
             if self._begins:
-                as_python(self.learner.begin)(self.learner.numbers, self.table, step[0], self.noise)
+                as_python(self.learner.begin)(self.learner.config_record, self.table, step[0], self.noise)
             self.table.steps[()] += 1
-            as_python(self.learner.learn)(self.learner.numbers, self.table, *step, self.noise)
+            as_python(self.learner.learn)(self.learner.config_record, self.table, *step, self.noise)
             self._begins = step[4] or step[5]
         return self.table
 

@@ -1,5 +1,5 @@
-"""What holds for every tabular learner: the compiled functions are the plain ones, and a run goes on where it
-stopped."""
+"""What holds for every tabular learner: compiled and plain functions give the same bits, and so does a
+resumed run."""
 
 import shutil
 
@@ -30,7 +30,7 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_compiled_and_plain_learners_give_the_same_finite_bits(name, tmp_path):
+def test_compiled_and_plain_learners_give_the_same_finite_tables(name, tmp_path):
     compiled, plain = (
         tables(train(tmp_path / engine, name, engine=engine)) for engine in ("compiled", "eager")
     )
@@ -46,7 +46,7 @@ def test_compiled_and_plain_learners_give_the_same_finite_bits(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_learner_that_stops_in_an_episode_goes_on_with_the_same_bits(name, tmp_path):
+def test_a_run_that_is_resumed_within_an_episode_gives_the_same_bits(name, tmp_path):
     whole = train(tmp_path / "whole", name)
     part = train(tmp_path / "part", name)
     for step in part.folder.glob("checkpoints/step-*"):
@@ -57,6 +57,6 @@ def test_a_learner_that_stops_in_an_episode_goes_on_with_the_same_bits(name, tmp
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_learner_is_evaluated_through_the_same_door(name, tmp_path):
+def test_every_learner_can_be_evaluated(name, tmp_path):
     result = bg.evaluate(train(tmp_path / "run", name), episodes=3)
     assert result.episodes == 3 and 0 <= result.return_mean <= 1

@@ -1,5 +1,4 @@
-"""Learners of a model: Dyna-Q, certainty equivalence and R-max, against the planner and against
-Q-learning."""
+"""Learners of a model (Dyna-Q, certainty equivalence, R-max) compared with the planner and Q-learning."""
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from bellgrad.mdp.examples import chain
 from bellgrad.mdp.gridworld import gridworld
 from bellgrad.mdp.policies import greedy_policy
 
-MAZE = [  # Sutton and Barto, figure 8.2; the shortest way takes 14 steps
+MAZE = [  # Sutton and Barto, figure 8.2; the shortest path takes 14 steps
     ".......#G",
     "..#....#.",
     "S.#....#.",
@@ -27,8 +26,15 @@ BLOCKED = [
     ".########",
     ".........",
     "...S.....",
-]  # figure 8.5: the way round takes 16 steps
-OPENED = ["........G", ".........", ".........", ".#######.", ".........", "...S....."]  # and the new one 10
+]  # figure 8.5: the path around the wall takes 16 steps
+OPENED = [
+    "........G",
+    ".........",
+    ".........",
+    ".#######.",
+    ".........",
+    "...S.....",
+]  # the new path takes 10
 GAMMA = 0.95
 
 
@@ -40,8 +46,8 @@ def learned(folder, algorithm, env, steps, **options):
 
 
 def walk(mdp, q):
-    """Steps of a greedy walk from the start to the end, where nothing is random; more than there are states
-    if it never ends."""
+    """Steps of the greedy policy from the start to the end of a deterministic MDP; S + 1 if it never
+    ends."""
     state = int(mdp.initial.argmax())
     for steps in range(1, mdp.num_states + 1):
         outcome = mdp.offset[state * mdp.num_actions + int(q[state].argmax())]
@@ -57,10 +63,10 @@ def maze():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_model_saves_most_of_the_steps(maze, seed, tmp_path):
+def test_a_model_needs_far_fewer_steps(maze, seed, tmp_path):
     """Sutton and Barto, figure 8.2, with its alpha and epsilon: with 50 planning steps the third episode is
-    nearly the shortest, without any the 25th. So Dyna-Q is through the maze several times as often. R-max
-    asks for each of 184 pairs once."""
+    nearly the shortest possible, without planning the 25th. So Dyna-Q reaches the goal several times as
+    often. R-max tries each of the 184 pairs once."""
     usual = {"gamma": GAMMA, "alpha": 0.1, "epsilon_initial": 0.1, "epsilon_final": 0.1}
     dyna = learned(tmp_path / "dyna", bg.DynaQ(planning_steps=50, **usual), maze, 3_000, seed=seed)
     plain = learned(tmp_path / "plain", bg.QLearning(**usual), maze, 3_000, seed=seed)
@@ -70,16 +76,16 @@ def test_a_model_saves_most_of_the_steps(maze, seed, tmp_path):
     assert walk(maze, dyna.q) <= 16 and walk(maze, r_max.q) == 14
 
 
-def test_dyna_learns_the_values_of_a_world_without_chance(maze, tmp_path):
+def test_dyna_learns_the_exact_values_of_a_deterministic_mdp(maze, tmp_path):
     best = bg.solve(maze, gamma=GAMMA, tolerance=1e-9).q
     table = learned(tmp_path / "run", bg.DynaQ(gamma=GAMMA, alpha=1.0, epsilon_final=1.0), maze, 30_000)
-    assert (table.visits > 0).sum() == 46 * 4  # every pair but those of the goal and of the walls
+    assert (table.visits > 0).sum() == 46 * 4  # every pair except those of the goal and of the walls
     np.testing.assert_allclose(table.q[table.visits > 0], best[table.visits > 0], atol=1e-6)
 
 
-def test_dyna_remembers_as_much_as_it_is_told_to(tmp_path):
-    # What is remembered 200 times of a slippery pair has frequencies with a standard error of 0.033, and
-    # values are below 0.7.
+def test_dyna_with_more_memory_learns_random_outcomes_better(tmp_path):
+    # The frequencies of 200 remembered outcomes have a standard error of at most 0.033, and values are below
+    # 0.7.
     best = bg.solve(bg.FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma=GAMMA).q
     slow = {"gamma": GAMMA, "alpha": 1.0, "alpha_power": 0.6, "epsilon_final": 1.0}
     errors = []
@@ -90,22 +96,22 @@ def test_dyna_remembers_as_much_as_it_is_told_to(tmp_path):
 
 
 class OpensUp(FiniteMDPEnv):
-    """A maze with a new way from its step 3,000 on."""
+    """A maze in which a shorter path opens after 3,000 steps."""
 
     def __init__(self):
         super().__init__(gridworld(BLOCKED))
-        self.left = 3_000
+        self.steps_left = 3_000
 
     def step(self, action):
-        if self.left == 0:
+        if self.steps_left == 0:
             self.mdp = gridworld(OPENED)
-        self.left -= 1
+        self.steps_left -= 1
         return super().step(action)
 
 
-def test_only_a_bonus_for_what_was_long_untried_finds_a_way_that_opens(tmp_path):
-    """Sutton and Barto, figure 8.5 (the shortcut maze): Dyna-Q+ goes through the new gap again and again,
-    Dyna-Q by accident."""
+def test_only_dyna_q_plus_finds_a_path_that_opens_later(tmp_path):
+    """Sutton and Barto, figure 8.5 (the shortcut maze): Dyna-Q+ uses the new gap again and again,
+    Dyna-Q only by accident."""
     usual = {"gamma": GAMMA, "alpha": 0.5, "epsilon_initial": 0.1, "epsilon_final": 0.1, "planning_steps": 50}
     in_gap = []
     for kappa in (0.0, 1e-3):
@@ -116,7 +122,7 @@ def test_only_a_bonus_for_what_was_long_untried_finds_a_way_that_opens(tmp_path)
     assert in_gap[0] < 20 and in_gap[1] > 100
 
 
-def test_certainty_equivalence_plans_on_what_it_counted(tmp_path):
+def test_certainty_equivalence_plans_with_its_counts(tmp_path):
     table = learned(
         tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, plan_period=5_000), "FrozenLake-v1", 5_000
     )
@@ -130,7 +136,7 @@ def test_certainty_equivalence_plans_on_what_it_counted(tmp_path):
     assert counts.visits.sum() == 5_000 and value[0] > 0
 
 
-def test_certainty_equivalence_comes_to_know_the_world(tmp_path):
+def test_certainty_equivalence_converges_to_the_optimal_values(tmp_path):
     best = bg.solve(bg.FiniteMDP.from_gymnasium("FrozenLake-v1"), gamma=GAMMA).q
     table = learned(
         tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, epsilon_final=0.5), "FrozenLake-v1", 200_000
@@ -138,14 +144,14 @@ def test_certainty_equivalence_comes_to_know_the_world(tmp_path):
     assert table.counts.visits.sum() == 200_000
     np.testing.assert_allclose(
         table.q, best, atol=0.05
-    )  # the rarest pairs have 900 visits, a standard error of 0.016 each
+    )  # the rarest pairs have 900 visits: a standard error of 0.016
 
 
 def test_r_max_of_a_grid_stays_within_the_bound(maze, tmp_path):
-    """Nothing is random, so that a pair is known once it is tried (m = 1). Until all that may be worth it is
-    known, the agent goes to an unknown pair by a way without a loop: at most S steps for each of S A pairs,
-    S^2 A in all. Then it is optimal."""
-    s, a = 47, 4  # cells that are no wall
+    """The MDP is deterministic, so that a pair is known after one visit (m = 1). As long as an unknown pair
+    may be better, the agent goes to one by a path without a loop: at most S steps for each of S A pairs, S^2
+    A in total. Then it is optimal."""
+    s, a = 47, 4  # cells that are not walls
     table = learned(tmp_path / "run", bg.RMax(gamma=GAMMA, known_visits=1), maze, s * s * a)
     best = bg.solve(maze, gamma=GAMMA, tolerance=1e-9)
     known = table.known_at.numpy() >= 0
@@ -156,10 +162,10 @@ def test_r_max_of_a_grid_stays_within_the_bound(maze, tmp_path):
 
 
 def test_r_max_of_a_chain_stays_within_the_bound(tmp_path):
-    """A pair counts as known after m = 100 visits. From the first state to the last takes `(0.8^-4 - 1) / 0.2
-    = 7.2` steps in the mean, so that a visit of an unknown pair costs at most T = 8.2 of them, and all pairs
-    cost m S A T = 8,200; twice as many are given. Then the policy is within 5% of the best from every state.
-    With m = 100 the chance of a slip is known to 0.04."""
+    """A pair is known after m = 100 visits. From the first state to the last it takes `(0.8^-4 - 1) / 0.2 =
+    7.2` steps on average, so that a visit to an unknown pair costs at most T = 8.2 steps, and all pairs cost
+    m S A T = 8,200; twice as many are given. Then the policy is within 5% of the optimum from every state.
+    With m = 100 the standard error of the probability of a slip is 0.04."""
     s, a, m, t = 5, 2, 100, 8.2
     mdp = chain(s)
     table = learned(
@@ -174,14 +180,14 @@ def test_r_max_of_a_chain_stays_within_the_bound(tmp_path):
     )
     assert (
         evaluate_policy(mdp, greedy_policy(easy.q.numpy()), GAMMA).value < 0.95 * best
-    ).all()  # it is content with going back
+    ).all()  # it settles for the small reward
 
 
-def test_what_r_max_does_not_know_is_worth_utopia(tmp_path):
+def test_r_max_gives_unknown_pairs_the_highest_possible_value(tmp_path):
     first = learned(tmp_path / "first", bg.RMax(gamma=0.5, r_max=3.0, known_visits=2), "FrozenLake-v1", 1)
     assert (first.q == 6.0).all() and (first.known_at == -1).all()
     costs = learned(tmp_path / "costs", bg.RMax(gamma=0.5, r_max=-1.0, known_visits=1), "CliffWalking-v1", 40)
-    assert (costs.q[costs.known_at < 0] == -1.0).all()  # to pay once and be done with it
+    assert (costs.q[costs.known_at < 0] == -1.0).all()  # one step, then the end
     surprise = learned(tmp_path / "surprise", bg.RMax(gamma=0.5, r_max=1.0, known_visits=1), chain(2), 50)
     assert surprise.r_max == 10.0
 
@@ -191,7 +197,7 @@ def test_what_r_max_does_not_know_is_worth_utopia(tmp_path):
     [bg.RMax(max_successors=1), bg.CertaintyEquivalence(max_successors=1)],
     ids=lambda a: type(a).__name__,
 )
-def test_a_pair_that_leads_to_too_many_states_is_said_in_words(algorithm, tmp_path):
+def test_a_pair_with_too_many_successors_gives_a_usage_error(algorithm, tmp_path):
     with pytest.raises(
         UsageError, match="an action of FrozenLake-v1 leads to more than 1 states: raise max_successors"
     ):

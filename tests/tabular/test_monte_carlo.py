@@ -1,5 +1,5 @@
-"""Monte Carlo on and off policy: returns counted by hand, exact values, and the Blackjack of Sutton and
-Barto's chapter 5."""
+"""On-policy and off-policy Monte Carlo: returns computed by hand, exact values, and the Blackjack examples of
+Sutton and Barto's chapter 5."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from bellgrad.mdp.examples import random_walk
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation
 from bellgrad.mdp.gridworld import gridworld
 
-CARDS = 22  # no hand takes more: with so many steps to go, the horizon makes no difference
+CARDS = 22  # steps; no hand takes more, so that this horizon changes nothing
 ON_POLICY = (bg.MonteCarlo, bg.MonteCarloControl)
 OFF_POLICY = (bg.OffPolicyMonteCarlo, bg.OffPolicyMonteCarloControl)
 
@@ -25,7 +25,7 @@ def learned(folder, algorithm, env, steps, **options):
     return bg.load(bg.train(algorithm, env, steps, out=folder, **options)).state
 
 
-class Story(gymnasium.Env):
+class ThreeSteps(gymnasium.Env):
     """The same three steps in every episode: state 0 for 1, state 0 again for 2, state 1 for 4."""
 
     observation_space, action_space = Discrete(3), Discrete(1)
@@ -52,41 +52,41 @@ class Story(gymnasium.Env):
 )
 def test_returns_of_first_and_of_every_visit(algorithm, visit, value, visits, tmp_path):
     # Discount 0.5: the returns are 1 + 0.5 * 4 = 3, 2 + 0.5 * 4 = 4, and 4.
-    table = learned(tmp_path / "run", algorithm(gamma=0.5, visit=visit), Story, 6, engine="eager")
+    table = learned(tmp_path / "run", algorithm(gamma=0.5, visit=visit), ThreeSteps, 6, engine="eager")
     estimate = table.v if hasattr(table, "v") else table.q[:, 0]
     assert estimate.tolist() == value and table.visits.flatten().tolist() == visits
 
 
 @pytest.mark.parametrize("algorithm", ON_POLICY + OFF_POLICY, ids=lambda a: a.__name__)
-def test_an_episode_that_is_cut_off_is_gone_on_with_by_the_estimate_or_left_out(algorithm, tmp_path):
-    # The state in which it is cut off is estimated as 8: returns are 4 + 4 = 8, 2 + 4 = 6 and 1 + 3 = 4.
+def test_a_truncated_episode_is_bootstrapped_or_excluded(algorithm, tmp_path):
+    # The estimate of the last state is 8: the returns are 4 + 4 = 8, 2 + 4 = 6 and 1 + 3 = 4.
     options = {"engine": "eager", "env_kwargs": {"terminates": False}}
-    kept = learned(tmp_path / "kept", algorithm(gamma=0.5, initial_value=8.0), Story, 3, **options)
-    left_out = learned(
-        tmp_path / "out", algorithm(gamma=0.5, truncated_episodes="exclude"), Story, 3, **options
+    kept = learned(tmp_path / "kept", algorithm(gamma=0.5, initial_value=8.0), ThreeSteps, 3, **options)
+    excluded = learned(
+        tmp_path / "out", algorithm(gamma=0.5, truncated_episodes="exclude"), ThreeSteps, 3, **options
     )
     first = (
         5.0 if algorithm is bg.OffPolicyMonteCarloControl else 4.0
     )  # it counts every visit: the mean of 6 and 4
     assert (kept.v if hasattr(kept, "v") else kept.q[:, 0]).tolist() == [first, 8.0, 8.0]
-    assert left_out.visits.sum() == 0
+    assert excluded.visits.sum() == 0
 
 
-ROOMS = [(algorithm, {}) for algorithm in ON_POLICY + OFF_POLICY] + [
+BUFFERED = [(algorithm, {}) for algorithm in ON_POLICY + OFF_POLICY] + [
     (bg.MonteCarlo, {"backend": "gymnasium", "engine": "eager"})
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "options"), ROOMS)
-def test_an_episode_that_outgrows_its_room_is_said_in_words(algorithm, options, tmp_path):
+@pytest.mark.parametrize(("algorithm", "options"), BUFFERED)
+def test_an_episode_longer_than_the_buffer_gives_a_usage_error(algorithm, options, tmp_path):
     with pytest.raises(
         UsageError, match="CliffWalking-v1 takes more than 20 steps: raise max_episode_length"
     ):
         learned(tmp_path / "run", algorithm(max_episode_length=20), "CliffWalking-v1", 500, **options)
 
 
-def test_an_episode_may_be_as_long_as_its_room_and_room_follows_the_time_limit(tmp_path):
-    learned(tmp_path / "fits", bg.MonteCarlo(max_episode_length=3), Story, 9, engine="eager")
+def test_an_episode_may_fill_the_buffer_and_the_time_limit_bounds_its_size(tmp_path):
+    learned(tmp_path / "fits", bg.MonteCarlo(max_episode_length=3), ThreeSteps, 9, engine="eager")
     table = learned(
         tmp_path / "cut", bg.MonteCarlo(), "FrozenLake-v1", 300, engine="eager", max_episode_steps=7
     )
@@ -97,10 +97,10 @@ def test_an_episode_may_be_as_long_as_its_room_and_room_follows_the_time_limit(t
     ("algorithm", "said"),
     [
         (bg.MonteCarlo(policy=[[1.0]]), r"has shape \(1, 1\); FrozenLake-v1 needs \(16, 4\)"),
-        (bg.MonteCarlo(policy=[[0.5, 0.5, 0.5, 0.5]] * 16), "the row of state 0, .* is no distribution"),
+        (bg.MonteCarlo(policy=[[0.5, 0.5, 0.5, 0.5]] * 16), "the row of state 0, .* is not a distribution"),
         (
             bg.OffPolicyMonteCarlo(behavior=[[1.0, 0.0, 0.0, 0.0]] * 16),
-            "may take action 1 in state 0, the behavior never does",
+            "may take action 1 in state 0, but the behavior never does",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_policy_that_does_not_fit_is_refused(algorithm, said, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["greedy", 3, [1.0, 2.0], [[1.0], [0.5, 0.5]]])
-def test_what_is_no_policy_is_refused_at_once(policy):
+def test_a_field_that_is_not_a_policy_is_refused_at_once(policy):
     with pytest.raises(UsageError, match="policy"):
         bg.MonteCarlo(policy=policy)
 
@@ -130,7 +130,7 @@ def test_exploring_starts_need_known_dynamics(tmp_path):
 
 @pytest.mark.parametrize("visit", ["first", "every"])
 def test_prediction_finds_the_values_of_the_random_walk(visit, tmp_path):
-    # 200,000 steps are 22,000 episodes; a return is 0 or 1, so that the standard error of a state's mean is
+    # 200,000 steps are 22,000 episodes. A return is 0 or 1, so that the standard error of a state's mean is
     # below 0.005.
     table = learned(tmp_path / "run", bg.MonteCarlo(gamma=1.0, visit=visit), random_walk(), 200_000)
     np.testing.assert_allclose(table.v, np.arange(1, 6) / 6, atol=0.02)
@@ -148,7 +148,7 @@ def cautious(cards):
     return np.eye(2)[(total < 20).astype(int)]
 
 
-def test_blackjack_is_evaluated_as_it_is(cards, cautious, tmp_path):
+def test_prediction_finds_the_values_of_blackjack(cards, cautious, tmp_path):
     """Sutton and Barto, example 5.1. Returns are between -1 and 1, so that 5,000 of them have a standard
     error below 0.0142."""
     exact = finite_horizon_evaluation(cards, cautious, CARDS)[0]
@@ -158,7 +158,7 @@ def test_blackjack_is_evaluated_as_it_is(cards, cautious, tmp_path):
     assert np.abs(table.v.numpy() - exact)[often].max() < 0.05
 
 
-def test_blackjack_is_evaluated_while_a_coin_is_tossed(cards, cautious, tmp_path):
+def test_off_policy_prediction_finds_a_value_of_blackjack_from_random_play(cards, cautious, tmp_path):
     """Sutton and Barto, example 5.4: dealer's deuce, sum 13 with a usable ace. The book's own estimate is
     -0.27726. After 400,000 steps the standard error is 0.008, by the spread of 12 seeds at half as many
     steps: 0.03 is nearly four of them."""
@@ -172,10 +172,10 @@ def test_blackjack_is_evaluated_while_a_coin_is_tossed(cards, cautious, tmp_path
         assert table.v[start] == pytest.approx(exact, abs=0.03)
 
 
-def test_exploring_starts_find_how_to_play_blackjack(cards, tmp_path):
-    """Sutton and Barto, figure 5.2. Every hand is played right whose better action is better by 0.05, nearly
-    all of the others, and Q is within 0.1. A pair that looks bad at first is seldom tried again: 3,400
-    visits, at a standard error of 0.017."""
+def test_exploring_starts_find_the_best_policy_of_blackjack(cards, tmp_path):
+    """Sutton and Barto, figure 5.2. Every hand whose better action is better by 0.05 is played right, and
+    nearly all of the others; Q is within 0.1. A pair that looks bad at first is rarely tried again: 3,400
+    visits, with a standard error of 0.017."""
     q = bg.solve(cards, horizon=CARDS, progress="off").q[0]
     table = learned(
         tmp_path / "run", bg.MonteCarloControl(gamma=1.0, exploring_starts=True), "Blackjack-v1", 3_000_000
@@ -189,10 +189,10 @@ def test_exploring_starts_find_how_to_play_blackjack(cards, tmp_path):
     assert np.abs(table.q.numpy() - q)[hands].max() < 0.1
 
 
-ROOM = ["S...", ".#..", "...G"]  # five steps to the goal
+ROOM = ["S...", ".#..", "...G"]  # the goal is five steps away
 
 
-def test_control_finds_the_shortest_way(tmp_path):
+def test_control_finds_the_shortest_path(tmp_path):
     mdp = gridworld(ROOM, step_reward=-1.0, rewards={})
     algorithm = bg.MonteCarloControl(
         gamma=1.0, alpha=0.1, alpha_power=0.0, epsilon_final=0.0, epsilon_fraction=1.0
@@ -203,7 +203,7 @@ def test_control_finds_the_shortest_way(tmp_path):
     assert bg.evaluate(run, episodes=1).return_mean == -5
 
 
-def test_off_policy_control_learns_the_best_policy_from_any_behavior(tmp_path):
+def test_off_policy_control_finds_the_optimal_values(tmp_path):
     mdp = gridworld(ROOM, slip=0.2)
     best = bg.solve(mdp, gamma=0.9).q
     algorithm = bg.OffPolicyMonteCarloControl(gamma=0.9, epsilon_initial=0.5, epsilon_final=0.5)

@@ -1,5 +1,5 @@
-"""Temporal-difference prediction: what becomes what, Monte Carlo and the online lambda-return by brute force,
-random walks."""
+"""Temporal-difference prediction: special cases that equal each other, Monte Carlo and the online
+lambda-return by brute force, and random walks."""
 
 from dataclasses import replace
 from functools import cache
@@ -21,7 +21,7 @@ GAMMA = 0.8
 
 
 def episode(seed, length=12, ends="terminated"):
-    """Random states and rewards: an episode in which states come back."""
+    """Random states and rewards: an episode that visits states more than once."""
     rng = np.random.default_rng(seed)
     states, rewards = rng.integers(4, size=length + 1).tolist(), rng.normal(size=length).tolist()
     over = [False] * (length - 1) + [True]
@@ -37,7 +37,7 @@ def value_after(algorithm):
 
 
 def returns(steps, v):
-    """The discounted return from each step on, with the value of the state where the episode was cut off."""
+    """The discounted return from each step on; after a truncation with the value of the last state."""
     total, found = 0.0 if steps[-1][4] else v[steps[-1][3]], []
     for _, _, reward, *_ in reversed(steps):
         total = reward + GAMMA * total
@@ -48,7 +48,7 @@ def returns(steps, v):
 # ------------------------------------------------------------------------------------------ what becomes what
 @pytest.mark.parametrize("falling", [False, True])
 def test_td_1_offline_is_every_visit_monte_carlo(falling):
-    # Over an episode the values stand still; each visit has the step size of its number.
+    # The values do not change during an episode; the n-th visit has the n-th step size.
     alpha = {"alpha": 0.9, "alpha_power": 0.6} if falling else {"alpha": 0.1}
     v, visits = np.zeros(4), np.zeros(4)
     for steps in EPISODES:
@@ -92,8 +92,8 @@ def test_one_step_is_td_0():
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
-def test_n_steps_by_brute_force_also_where_episodes_end(n):
-    # The target of step t is known after step t + n or at the end, whichever comes first, and is taken in
+def test_n_step_returns_equal_brute_force_also_at_the_ends_of_episodes(n):
+    # The target of step t is known after step t + n or at the end, whichever comes first. Updates are made in
     # that order.
     v = np.zeros(4)
     for steps in EPISODES:
@@ -108,8 +108,8 @@ def test_n_steps_by_brute_force_also_where_episodes_end(n):
 
 
 def test_dutch_traces_give_the_online_lambda_return():
-    # Sutton and Barto (2018), section 12.4: at every horizon h, all updates are made again with the returns
-    # that reach to h.
+    # Sutton and Barto (2018), section 12.4: at every horizon h, all updates are made again with returns
+    # up to h.
     lambda_, alpha = 0.7, 0.3
     v = np.zeros(4)
     for steps in EPISODES:
@@ -137,7 +137,7 @@ def test_dutch_traces_give_the_online_lambda_return():
     )
 
 
-def test_the_three_traces_differ_where_a_state_comes_back():
+def test_the_three_traces_differ_if_a_state_is_visited_again():
     found = {
         traces: tuple(value_after(bg.TDLambda(alpha=0.3, traces=traces)))
         for traces in ("accumulating", "replacing", "dutch")
@@ -145,7 +145,7 @@ def test_the_three_traces_differ_where_a_state_comes_back():
     assert len(set(found.values())) == 3
 
 
-def test_dutch_traces_are_for_changes_at_every_step():
+def test_dutch_traces_need_online_updates():
     with pytest.raises(UsageError, match="online must be True"):
         bg.TDLambda(traces="dutch", online=False)
 
@@ -155,20 +155,20 @@ PREDICTORS = [bg.TD0, bg.NStepTD, bg.TDLambda]
 
 
 @pytest.mark.parametrize("algorithm", PREDICTORS, ids=lambda algorithm: algorithm.__name__)
-def test_on_the_walk_of_five_states_the_values_are_sixths(algorithm):
-    # Example 6.2 (2018, page 125): 1/6 to 5/6. Of 200,000 steps a state has at least 20,000, its standard
-    # error is below 0.005.
+def test_the_values_of_the_random_walk_of_five_states_are_sixths(algorithm):
+    # Example 6.2 (2018, page 125): 1/6 to 5/6. Each state has at least 20,000 of the 200,000 steps: a
+    # standard error below 0.005.
     _, state, returns_ = trained(algorithm(gamma=1.0, alpha=1.0, alpha_power=0.8), random_walk(5), 200_000)
     assert (state.v - torch.arange(1, 6) / 6).abs().max() < 0.03
     assert abs(returns_.mean() - 0.5) < 0.02
 
 
-MDP = replace(garnet(6, 3, 2, seed=3), max_episode_steps=20)  # its truncations must not show
+MDP = replace(garnet(6, 3, 2, seed=3), max_episode_steps=20)  # truncation must not change the values
 POLICY = np.random.default_rng(0).dirichlet(np.ones(3), 6)
 
 
 @pytest.mark.parametrize("algorithm", PREDICTORS, ids=lambda algorithm: algorithm.__name__)
-def test_the_values_of_a_given_policy_go_to_the_planners(algorithm):
+def test_the_values_of_a_given_policy_converge_to_the_planners(algorithm):
     _, state, _ = trained(algorithm(gamma=0.9, alpha=1.0, alpha_power=0.75, policy=POLICY), MDP, 400_000)
     exact = evaluate_policy(MDP, POLICY, gamma=0.9).value
     assert (state.v - torch.tensor(exact)).abs().max() < 0.1
@@ -201,10 +201,10 @@ def error_on_the_walk_of_nineteen(algorithm, runs=100, episodes=10):
     ],
     ids=["n=4", "n=1", "lambda=0.8"],
 )
-def test_on_the_walk_of_nineteen_states_the_error_is_the_books(algorithm, low, high):
+def test_on_the_walk_of_nineteen_states_the_error_is_that_of_the_book(algorithm, low, high):
     # Figures 7.2 (2018, page 145) and 12.8 (page 301): average RMS errors over the first ten episodes and 100
-    # runs. The curves have their lowest points a little above 0.25, at n = 4 with alpha about 0.4; n = 1 is
-    # best at about 0.8, where a loop of ten lines of NumPy gave 0.347.
+    # runs. The curves are lowest a little above 0.25, at n = 4 with alpha about 0.4. n = 1 is best at alpha
+    # about 0.8; ten lines of NumPy gave 0.347 there.
     assert low < error_on_the_walk_of_nineteen(algorithm) < high
 
 

@@ -1,5 +1,5 @@
-"""Tile coding: exact tiles as Sutton and Barto lay them, one code for a batch and for a single step, and a
-car up its hill."""
+"""Tile coding: the tiles of Sutton and Barto, the same code for a batch and for a single step, and the
+mountain car."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def tiles(point, tilings=4, bins=(2,)):
     return coded.observe((), torch.tensor([point], dtype=torch.float64))[0].tolist()
 
 
-def test_each_tiling_has_tiles_of_its_own_and_one_more_in_each_dimension_than_bins():
+def test_each_tiling_has_its_own_tiles_one_more_per_dimension_than_bins():
     coded = DiscreteStates((2,), tilings=4).bind(UNIT_SQUARE)
     assert coded.spec.observation_space == MultiDiscrete([4 * 3 * 3] * 4)
     assert [number // 9 for number in tiles([0.3, 0.9])] == [0, 1, 2, 3]
@@ -27,9 +27,9 @@ def test_each_tiling_has_tiles_of_its_own_and_one_more_in_each_dimension_than_bi
 
 
 def test_tilings_are_shifted_by_the_first_odd_numbers():
-    # Section 9.5.4 (2018, page 219): displacement (1, 3) in units of a tile's width over the number of
-    # tilings. With tiles of width 1/2 and four tilings, tiling 1 has its next border in the first dimension
-    # at 3/8 and in the second at 1/8.
+    # Section 9.5.4 (2018, page 219): displacement (1, 3), in units of the tile width divided by the
+    # number of tilings. With tiles of width 1/2 and four tilings, the next border of tiling 1 is at 3/8 in
+    # the first dimension and at 1/8 in the second.
     def border(dimension, point, to):
         moved = list(point)
         moved[dimension] = to
@@ -52,7 +52,7 @@ def test_one_observation_and_a_batch_are_coded_alike(tilings):
     coded = DiscreteStates((5, 7), tilings=tilings).bind(UNIT_SQUARE)
     points = np.random.default_rng(0).uniform(
         -0.2, 1.2, (500, 2)
-    )  # also outside, where the outermost tile counts
+    )  # also outside, which counts as the outermost tile
     batch = coded.observe((), torch.from_numpy(points)).numpy()
     single = np.array([coded.observe_one((point[None],)) for point in points])
     assert np.array_equal(batch, single) and batch.min() >= 0
@@ -73,15 +73,15 @@ def test_one_observation_and_a_batch_are_coded_alike(tilings):
         (bg.DQN(), "CartPole-v1", {"tilings": 8}, "tilings are for tabular algorithms"),
     ],
 )
-def test_what_tiles_cannot_do_is_said_in_words(algorithm, env, options, said, tmp_path):
+def test_tile_coding_that_does_not_fit_gives_a_usage_error(algorithm, env, options, said, tmp_path):
     with pytest.raises(UsageError, match=said):
         bg.train(algorithm, env, 100, out=tmp_path / "run", progress="off", **options)
 
 
 def test_sarsa_with_tiles_drives_the_car_up_the_hill(tmp_path):
-    # Example 10.1 (2018, page 245): 8 tilings of 8 x 8 tiles, alpha 0.5 shared among the tilings, epsilon 0,
-    # first values of 0, which are above the truth. Its curves come to rest between 100 and 200 steps an
-    # episode.
+    # Example 10.1 (2018, page 245): 8 tilings of 8 x 8 tiles, alpha 0.5 divided by the number of tilings,
+    # epsilon 0, and initial values of 0, which are above the true ones. Its curves converge to between 100
+    # and 200 steps per episode.
     sarsa = bg.GradientSARSA(alpha=0.5, gamma=1.0, epsilon_initial=0.0, epsilon_final=0.0)
     run = bg.train(
         sarsa,
@@ -95,4 +95,4 @@ def test_sarsa_with_tiles_drives_the_car_up_the_hill(tmp_path):
     )
     assert bg.evaluate(run, episodes=20).return_mean > -160
     agent = bg.load(run)
-    assert agent.act(np.array([-0.5, 0.03], np.float32)) == 2  # on the way up, push on
+    assert agent.act(np.array([-0.5, 0.03], np.float32)) == 2  # moving right: accelerate to the right

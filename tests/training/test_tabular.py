@@ -86,8 +86,8 @@ def test_machine_code_is_kept_on_disk_for_the_next_process(tmp_path):
 import bellgrad as bg
 from bellgrad.training import tabular
 
-loops, make = [], tabular.compiled
-tabular.compiled = lambda *functions: loops.append(make(*functions)) or loops[0]
+loops, make = [], tabular.build_compiled
+tabular.build_compiled = lambda *functions: loops.append(make(*functions)) or loops[0]
 bg.train(bg.QLearning(), "FrozenLake-v1", 100, out=OUT, progress="off", eval_episodes=0)
 print("hits", sum(loops[0].stats.cache_hits.values()))
 """
@@ -105,7 +105,7 @@ print("hits", sum(loops[0].stats.cache_hits.values()))
 
 
 def test_the_key_of_the_kept_code_follows_every_file_that_it_is_made_of(tmp_path, monkeypatch):
-    before = sampling.sources(q_learning.learn)
+    before = sampling.source_digest(q_learning.learn)
     changed = tmp_path / "common.py"
     changed.write_text("# another common.py")
     real = sampling.inspect.getsourcefile
@@ -114,7 +114,7 @@ def test_the_key_of_the_kept_code_follows_every_file_that_it_is_made_of(tmp_path
         "getsourcefile",
         lambda f: str(changed) if real(f).endswith("common.py") else real(f),
     )
-    assert sampling.sources(q_learning.learn) != before
+    assert sampling.source_digest(q_learning.learn) != before
 
 
 class Unseeded(gymnasium.Env):

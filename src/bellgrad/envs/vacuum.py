@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.envs.sampled import SampledMDP
-from bellgrad.mdp.examples import VACUUM_LOOKS, vacuum_world
+from bellgrad.mdp.examples import VACUUM_OBSERVATIONS, vacuum_world
 
 CELL = 64  # pixels
 FLOOR, WALL = (235, 232, 224), (60, 60, 70)
@@ -14,7 +14,7 @@ ROBOT, DUST, HAMSTER = (50, 100, 200), (130, 120, 110), (215, 140, 60)
 def vacuum_dynamics() -> SampledMDP:
     """`bellgrad.mdp.examples.vacuum_world`, seen by the walls around the robot."""
     mdp = vacuum_world()
-    return SampledMDP(mdp, VACUUM_LOOKS, "bellgrad/VacuumWorld-v0", mdp.max_episode_steps)
+    return SampledMDP(mdp, VACUUM_OBSERVATIONS, "bellgrad/VacuumWorld-v0", mdp.max_episode_steps)
 
 
 def picture(physics: NDArray) -> NDArray[np.uint8]:

@@ -1,19 +1,19 @@
-"""The average reward a step of tasks that go on for ever.
+"""The average reward per step of tasks that go on forever.
 
     g + h(s) = max_a r(s, a) + E[h(s')]
 
-`g` is the gain, what every step brings in the long run; `h` is the bias, what a start in `s` brings beyond
-that, up to a constant that is chosen so that `h(0) = 0`.
+`g` is the gain, the average reward per step in the long run. `h` is the bias, the additional reward of a
+start in `s`, up to a constant that is chosen so that `h(0) = 0`.
 
-Both solvers ask for one thing: there is exactly one set of states within which a policy can stay for ever
-(one maximal end component). Then all else is left behind sooner or later under every policy, and within the
-set every state can be reached from every other, so that the best gain is the same from every start (the MDP
-is weakly communicating). With two such sets it may not be, and the solvers refuse. Outcomes that end an
-episode are refused as well.
+Both solvers require that there is exactly one set of states in which a policy can stay forever (one maximal
+end component). Then every policy sooner or later leaves all other states, and within the set every state can
+be reached from every other, so that the best gain is the same from every start (the MDP is weakly
+communicating). With two such sets the gain may depend on the start, and the solvers refuse. They also refuse
+outcomes that end an episode.
 
-Both report the same guarantee, which holds for any `h`: the best gain lies between `min (T h - h)` and `max
-(T h - h)`, and a greedy policy's gain is at least the former. `gain` is the middle and `error_bound` half the
-span, for the gain; none is given for `h`.
+Both give the same guarantee, which holds for any `h`: the best gain is between `min (T h - h)` and `max (T h
+- h)`, and the gain of a greedy policy is at least the former. `gain` is the middle of this interval and
+`error_bound` half its length. There is no error bound for `h`.
 
 Source: Puterman 1994, chapters 8 and 9: value iteration 8.5.1, bounds theorem 8.5.5, transformation 8.5.4,
 policy iteration 8.6.1.
@@ -28,16 +28,16 @@ from scipy.sparse.linalg import spsolve
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp import kernels
-from bellgrad.mdp.components import edges, end_components, way_to
+from bellgrad.mdp.components import edges, end_components, next_towards
 from bellgrad.mdp.convergence import warn_unless_converged
-from bellgrad.mdp.discounted import threads
+from bellgrad.mdp.discounted import limited_threads
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
-from bellgrad.mdp.policies import TIE, as_policy, greedy_policy, induced_chain, q_from_value
+from bellgrad.mdp.policies import TIE_TOLERANCE, as_policy, greedy_policy, induced_chain, q_from_value
 from bellgrad.mdp.solution import Solution
 
-# Of a change of value: as if each step were a wait with probability a quarter, so that periodic chains
-# settle too.
-STEP = 0.75
+# Factor of a change of value, as if every step were a wait with probability 1/4: so periodic chains converge
+# too.
+DAMPING = 0.75
 
 
 def relative_value_iteration(
@@ -47,13 +47,13 @@ def relative_value_iteration(
     max_iterations: int = 1_000_000,
     on_sweep: Callable[[int, Floats], None] | None = None,
 ) -> Solution:
-    """The best gain by value iteration: `h <- h + 3/4 (T h - h)`, less its first entry. Stops by
-    `error_bound`.
+    """The best gain by value iteration: `h <- h + 3/4 (T h - h)`, minus its first entry. Stops when
+    `error_bound` is within the tolerance.
 
     Args:
         mdp: the problem.
         tolerance: greatest error of the gain, above 0.
-        max_iterations: sweeps.
+        max_iterations: most sweeps.
         on_sweep: called with the number of the sweep and the bias `[S]`.
 
     Returns:
@@ -70,12 +70,12 @@ def relative_value_iteration(
         np.zeros(mdp.num_states, np.int32),
         0,
     )
-    with threads(mdp):
+    with limited_threads(mdp):
         while True:
             low, high, _ = kernels.sweep(*arrays, bias, action, True, after)
             if high - low <= 2 * tolerance or iteration == max_iterations:
                 break
-            bias = bias + STEP * (after - bias)
+            bias = bias + DAMPING * (after - bias)
             bias -= bias[0]
             iteration += 1
             if on_sweep is not None:
@@ -91,14 +91,15 @@ def average_policy_iteration(
     """The best gain by Howard's policy iteration: gain and bias of a policy by one sparse solve, then the
     greedy actions.
 
-    A policy under which the chain has several closed classes is sent to the one with the greatest gain. An
-    action is kept where no other is better, so gain, then bias rise with every policy and none comes twice:
-    exact after finitely many, rounding aside.
+    If the chain of a policy has several closed classes, the policy is changed to lead to the one with the
+    greatest gain. An action is kept if no other is better. So the gain, then the bias rises with every
+    policy, and no policy occurs twice: the result is exact, except for rounding, after finitely many
+    policies.
 
     Args:
         mdp: the problem.
         tolerance: greatest error of the gain; only for `converged`.
-        max_iterations: policies.
+        max_iterations: most policies.
 
     Returns:
         As `relative_value_iteration`.
@@ -114,8 +115,8 @@ def average_policy_iteration(
         bias, action = _evaluate(mdp, action)
         iteration += 1
         q = q_from_value(mdp, bias, 1.0)
-        held = q[states, action]
-        better = q.max(axis=1) > held + TIE * np.maximum(1, np.abs(held))
+        own = q[states, action]
+        better = q.max(axis=1) > own + TIE_TOLERANCE * np.maximum(1, np.abs(own))
         if not better.any() or iteration == max_iterations:
             break
         action = np.where(better, q.argmax(axis=1), action)
@@ -128,17 +129,17 @@ def _check(mdp: FiniteMDP) -> None:
     ending = mdp.ending > 0
     if ending.any():
         raise UsageError(
-            f"{mdp.place(ending.argmax())}: an episode may end here, and an average over steps is for tasks"
-            " that go on for ever; take the total or the discounted reward"
+            f"{mdp.place(ending.argmax())}: an episode may end here, but the average reward is for tasks"
+            " that go on forever; use the total or the discounted reward"
         )
     component, _ = end_components(mdp, mdp.legal)
-    first = component.max()  # there is one at least, since every state has a way to go on
+    first = component.max()  # there is at least one, since no episode ends
     other = (component >= 0) & (component != first)
     if other.any():
         one, two = sorted((int((component == first).argmax()), int(other.argmax())))
         raise UsageError(
-            f"a policy can stay for ever around {mdp.state_name(one)} and another around"
-            f" {mdp.state_name(two)}, so the best average reward may depend on the start (multichain); take a"
+            f"one policy can stay forever around {mdp.state_name(one)} and another around"
+            f" {mdp.state_name(two)}, so the best average reward may depend on the start (multichain); use a"
             " discount below 1"
         )
 
@@ -164,20 +165,20 @@ def _solution(mdp: FiniteMDP, bias: Floats, method: str, iterations: int, tolera
 
 
 def _evaluate(mdp: FiniteMDP, action: Ints) -> tuple[Floats, Ints]:
-    """The bias `[S]` of a policy, and the policy itself, led into its best closed class where it has
-    several."""
+    """The bias `[S]` of a policy, and the policy; if it has several closed classes, it is first changed to
+    lead to the best of them."""
     chain, reward = induced_chain(mdp, as_policy(mdp, action))
     classes = _closed_classes(chain)
     if len(classes) > 1:
         gains = [_gain_and_bias(chain[inside][:, inside], reward[inside])[0] for inside in classes]
-        action = _lead_to(mdp, classes[int(np.argmax(gains))], action)
+        action = _redirect_to(mdp, classes[int(np.argmax(gains))], action)
         chain, reward = induced_chain(mdp, as_policy(mdp, action))
     return _gain_and_bias(chain, reward)[1], action
 
 
 def _gain_and_bias(chain: sparse.csr_array, reward: Floats) -> tuple[float, Floats]:
-    """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain takes the place of the
-    unknown `h(0)`."""
+    """Solve `g + h = r + P h`, `h(0) = 0`, for a chain with one closed class; the gain replaces the unknown
+    `h(0)`."""
     states = len(reward)
     equations = (sparse.eye_array(states, format="csc") - chain)[:, 1:]
     gain, *bias = spsolve(sparse.hstack([np.ones((states, 1)), equations], format="csc"), reward)
@@ -193,14 +194,14 @@ def _closed_classes(chain: sparse.csr_array) -> list[Ints]:
     return [np.flatnonzero(component == c) for c in np.flatnonzero(closed)]
 
 
-def _lead_to(mdp: FiniteMDP, inside: Ints, action: Ints) -> Ints:
-    """The policy that everywhere else takes an action that may lead one step nearer to the states
+def _redirect_to(mdp: FiniteMDP, inside: Ints, action: Ints) -> Ints:
+    """The policy that in all other states takes an action that may lead one step nearer to the states
     `inside`."""
     pair, target = edges(mdp)
     source = pair // mdp.num_actions
     goal = np.zeros(mdp.num_states, dtype=bool)
     goal[inside] = True
-    nearer = ~goal[source] & (target == way_to(goal, source, target)[source])
+    nearer = ~goal[source] & (target == next_towards(goal, source, target)[source])
     action = action.copy()
     action[source[nearer]] = pair[nearer] % mdp.num_actions
     return action

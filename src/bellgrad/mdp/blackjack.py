@@ -1,4 +1,4 @@
-"""Blackjack as a finite MDP, from its rules: Gymnasium's environment does not show its dynamics."""
+"""Blackjack as a finite MDP, built from its rules: Gymnasium's environment has no table of its dynamics."""
 
 from functools import cache
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from bellgrad.mdp.model import FiniteMDP
 
-CARDS = range(1, 11)  # the ace is 1; 10 is also jack, queen and king
+CARDS = range(1, 11)  # the ace is 1; jack, queen and king are 10
 ACE, TEN, TWENTY_ONE = 1, 10, 21
 STICK = 0
 
@@ -15,8 +15,8 @@ Outcome = tuple[float, int, float, bool]
 
 
 class Hand(NamedTuple):
-    """The player's sum, the dealer's open card, whether an ace counts 11, and whether the sum is an ace and a
-    ten."""
+    """The player's sum, the dealer's open card, whether an ace counts 11, and whether the hand is a natural:
+    an ace and a ten."""
 
     total: int
     dealer: int
@@ -25,7 +25,7 @@ class Hand(NamedTuple):
 
     @property
     def state(self) -> int:
-        """The number of Gymnasium's observation, but a natural's own."""
+        """The number of Gymnasium's observation; a natural has its own."""
         return _number(0 if self.natural else self.total, self.dealer, self.usable)
 
     def __str__(self) -> str:
@@ -36,14 +36,14 @@ def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: in
     """Blackjack as in Gymnasium: cards are drawn with replacement, and the dealer sticks on 17 or more.
 
     States are Gymnasium's observations, numbered as its `Tuple` of `Discrete` spaces is flattened:
-    `(sum * 11 + dealer's card) * 2 + usable ace`. With `natural` or `sab` a natural pays otherwise than the
-    same observation reached by a hit, so that the naturals need states of their own: those of sum 0 with a
-    usable ace, which no hand has. A state that no hand has ends the episode at reward 0.
+    `(sum * 11 + dealer's card) * 2 + usable ace`. With `natural` or `sab` a natural does not pay the same
+    as an equal sum reached by a hit, so that naturals need their own states: those of sum 0, which no hand
+    has. A state that no hand has ends the episode at reward 0.
 
     Args:
         natural: a win with a natural pays 1.5; ignored with `sab`.
         sab: a natural wins against every hand of the dealer but another natural, as in the book.
-        max_episode_steps: kept in the MDP.
+        max_episode_steps: stored in the MDP.
 
     Source: Sutton and Barto 2018, example 5.1; options of Gymnasium's `Blackjack-v1`, where `sab` is True by
     default.
@@ -60,7 +60,9 @@ def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: in
                 total, usable = _with_ace(first + second, ACE in (first, second))
                 hand = Hand(total, dealer, usable, natural=total == TWENTY_ONE and (natural or sab))
                 hands[hand.state] = hand
-                initial[hand.state] += _chance(first) * _chance(second) * _chance(dealer)
+                initial[hand.state] += (
+                    _card_probability(first) * _card_probability(second) * _card_probability(dealer)
+                )
 
     def outcomes(state: int, action: int) -> list[Outcome]:
         if state not in hands:
@@ -79,52 +81,54 @@ def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: in
 
 
 def _hit(hand: Hand) -> list[Outcome]:
-    """One outcome a card; a bust ends the episode."""
+    """One outcome per card; a bust ends the episode."""
     outcomes = []
     for card in CARDS:
         total, usable = _with_ace(hand.total - 10 * hand.usable + card, hand.usable or card == ACE)
         bust = total > TWENTY_ONE
-        outcomes.append((_chance(card), _number(total, hand.dealer, usable), -1.0 if bust else 0.0, bust))
+        outcomes.append(
+            (_card_probability(card), _number(total, hand.dealer, usable), -1.0 if bust else 0.0, bust)
+        )
     return outcomes
 
 
 def _stick(hand: Hand, sab: bool) -> list[Outcome]:
-    """One outcome a reward, the lowest first."""
-    chances: dict[float, float] = {}
-    for (score, dealer_natural), chance in _dealer_ends(hand.dealer, hand.dealer == ACE, 1).items():
+    """One outcome per reward, the lowest first."""
+    probabilities: dict[float, float] = {}
+    for (score, dealer_natural), probability in _dealer_ends(hand.dealer, hand.dealer == ACE, 1).items():
         reward = float(np.sign(hand.total - score))
         if hand.natural and sab and not dealer_natural:
             reward = 1.0
         elif hand.natural and not sab and reward == 1.0:
             reward = 1.5
-        chances[reward] = chances.get(reward, 0.0) + chance
-    return [(chances[reward], hand.state, reward, True) for reward in sorted(chances)]
+        probabilities[reward] = probabilities.get(reward, 0.0) + probability
+    return [(probabilities[reward], hand.state, reward, True) for reward in sorted(probabilities)]
 
 
 def _number(total: int, dealer: int, usable: bool) -> int:
     return (total * 11 + dealer) * 2 + usable
 
 
-def _chance(card: int) -> float:
+def _card_probability(card: int) -> float:
     return (4 if card == TEN else 1) / 13
 
 
 def _with_ace(hard: int, ace: bool) -> tuple[int, bool]:
-    """The sum of a hand whose aces all count 1, with one of them as 11 where that does not bust; and whether
-    it does."""
+    """The sum of a hand from its sum with all aces as 1: one ace counts 11 if that does not bust; and whether
+    it does count 11."""
     usable = ace and hard + 10 <= TWENTY_ONE
     return hard + 10 * usable, usable
 
 
 @cache
 def _dealer_ends(hard: int, ace: bool, cards: int) -> dict[tuple[int, bool], float]:
-    """The chance of each end of the dealer's hand, `(score, whether it is a natural)`, where a bust scores
+    """The probability of each end of the dealer's hand, `(score, whether it is a natural)`; a bust has score
     0."""
     total, _ = _with_ace(hard, ace)
     if total >= 17:
         return {(total if total <= TWENTY_ONE else 0, cards == 2 and total == TWENTY_ONE): 1.0}
     ends: dict[tuple[int, bool], float] = {}
     for card in CARDS:
-        for end, chance in _dealer_ends(hard + card, ace or card == ACE, cards + 1).items():
-            ends[end] = ends.get(end, 0.0) + _chance(card) * chance
+        for end, probability in _dealer_ends(hard + card, ace or card == ACE, cards + 1).items():
+            ends[end] = ends.get(end, 0.0) + _card_probability(card) * probability
     return ends

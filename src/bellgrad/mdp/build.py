@@ -1,5 +1,5 @@
-"""Outcomes one by one, from arrays, from a function, or counted in data: what the builders of `FiniteMDP` are
-made of."""
+"""The outcomes of a `FiniteMDP` from arrays, from a function, or from counted data; its builders use these
+functions."""
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ UNSEEN = ("absorb", "self_loop", "uniform", "refuse")
 
 
 class Outcomes(NamedTuple):
-    """The fields of a `FiniteMDP` that hold its outcomes."""
+    """The fields of a `FiniteMDP` that describe its outcomes."""
 
     offset: NDArray[np.integer]
     probability: NDArray[np.float64]
@@ -27,12 +27,12 @@ class Outcomes(NamedTuple):
 
 
 def index_type(*largest: int) -> type[np.signedinteger]:
-    """int32 where the largest of these numbers fits, for half the memory of int64, else int64."""
+    """int32 if the largest of these numbers fits, which halves the memory; otherwise int64."""
     return np.int32 if max(largest) <= np.iinfo(np.int32).max else np.int64
 
 
 def offsets(counts: NDArray[np.integer]) -> NDArray[np.integer]:
-    """`[pairs + 1]` where the outcomes of each pair begin, from how many each has."""
+    """`[pairs + 1]` the index of each pair's first outcome, from the number of outcomes per pair."""
     total = int(counts.sum())
     offset = np.zeros(len(counts) + 1, index_type(total, len(counts)))
     np.cumsum(counts, out=offset[1:])
@@ -40,16 +40,16 @@ def offsets(counts: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def start_distribution(initial: int | ArrayLike | None, num_states: int) -> NDArray[np.float64]:
-    """`[S]` from a distribution, from one state, or from None: every state is as likely.
+    """`[S]` from a distribution, from one state, or from None for a uniform distribution.
 
     Raises:
-        UsageError: a wrong shape, or no such state.
+        UsageError: the shape is wrong, or there is no such state.
     """
     if initial is None:
         return np.full(num_states, 1 / num_states)
     if np.ndim(initial) == 0:
         if not 0 <= initial < num_states:
-            raise UsageError(f"initial = {initial} is no state: there are {num_states}")
+            raise UsageError(f"initial = {initial} is not a state: there are {num_states}")
         distribution = np.zeros(num_states)
         distribution[initial] = 1
         return distribution
@@ -67,21 +67,20 @@ def from_arrays(
     terminated: ArrayLike | SparseRows | None,
     legal: ArrayLike | None,
 ) -> tuple[int, Outcomes]:
-    """How many actions there are, and the outcomes; see `FiniteMDP.from_arrays`. The arrays of a CSR matrix
-    are shared."""
-    rows = _rows(transition)
+    """The number of actions, and the outcomes; see `FiniteMDP.from_arrays`. The arrays of a CSR matrix are
+    not copied."""
+    rows = _pair_rows(transition)
     num_states = rows.shape[1]
     shape = (num_states, rows.shape[0] // num_states)
     counts = np.diff(rows.indptr)
-    allowed = np.ones(shape, bool) if legal is None else _flags("legal", np.asarray(legal))
+    allowed = np.ones(shape, bool) if legal is None else _booleans("legal", np.asarray(legal))
     if allowed.shape != shape:
         raise UsageError(f"legal has shape {allowed.shape}; expected [S, A] = {shape}")
     empty = (counts == 0) & allowed.ravel()
     if empty.any():
         state, action = divmod(int(empty.argmax()), shape[1])
         raise UsageError(
-            f"state {state}, action {action} leads nowhere: its row is empty; an illegal action is marked in"
-            " `legal`"
+            f"state {state}, action {action} has an empty row; if it is illegal, mark it in `legal`"
         )
     index = index_type(rows.nnz, rows.shape[0])
     outcomes = Outcomes(
@@ -92,7 +91,7 @@ def from_arrays(
         (
             np.zeros(rows.nnz, bool)
             if terminated is None
-            else _flags("terminated", _per_outcome("terminated", terminated, rows, of_next_state=True))
+            else _booleans("terminated", _per_outcome("terminated", terminated, rows, of_next_state=True))
         ),
     )
     kept = np.where(allowed.ravel(), counts, 0)
@@ -107,7 +106,7 @@ def from_function(
     num_actions: int,
     outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]],
 ) -> Outcomes:
-    """The outcomes that a function names, pair by pair; see `FiniteMDP.from_function`."""
+    """The outcomes that a function returns for each pair; see `FiniteMDP.from_function`."""
     counts, probability, next_state, reward, terminated = (
         array("q"),
         array("d"),
@@ -120,11 +119,11 @@ def from_function(
             before = len(probability)
             given = outcomes(state, action)
             try:
-                for chance, successor, gain, ends in given:
-                    probability.append(chance)
+                for p, successor, r, terminates in given:
+                    probability.append(p)
                     next_state.append(successor)
-                    reward.append(gain)
-                    terminated.append(bool(ends))
+                    reward.append(r)
+                    terminated.append(bool(terminates))
             except (TypeError, ValueError, OverflowError) as error:
                 raise UsageError(
                     f"state {state}, action {action}: expected outcomes (probability, next state, reward,"
@@ -153,10 +152,10 @@ def from_transitions(
     """The outcomes of the empirical distribution; see `FiniteMDP.from_transitions`."""
     if unseen not in UNSEEN:
         raise unknown("choice for unseen pairs", unseen, UNSEEN)
-    states = _data("obs", obs, num_states)
-    actions = _data("action", action, num_actions)
-    successors = _data("next_obs", next_obs, num_states)
-    rewards, ends = np.asarray(reward, np.float64), _flags("terminated", np.asarray(terminated))
+    states = _indices("obs", obs, num_states)
+    actions = _indices("action", action, num_actions)
+    successors = _indices("next_obs", next_obs, num_states)
+    rewards, ends = np.asarray(reward, np.float64), _booleans("terminated", np.asarray(terminated))
     for name, values in (
         ("action", actions),
         ("reward", rewards),
@@ -167,17 +166,21 @@ def from_transitions(
             raise UsageError(f"{name} has shape {values.shape}; there are {len(states)} observations")
     pairs = states * num_actions + actions
     seen = np.bincount(pairs, minlength=num_states * num_actions)
-    new = np.flatnonzero(seen == 0)
-    if unseen == "refuse" and len(new):
-        state, action = divmod(int(new[0]), num_actions)
+    unseen_pairs = np.flatnonzero(seen == 0)
+    if unseen == "refuse" and len(unseen_pairs):
+        state, action = divmod(int(unseen_pairs[0]), num_actions)
         raise UsageError(
-            f"state {state}, action {action} was never tried, like {len(new) - 1} more of {len(seen)} pairs"
+            f"state {state}, action {action} was never tried, nor were {len(unseen_pairs) - 1} other pairs"
+            f" of {len(seen)}"
         )
-    # What an unseen pair is taken to do is added to the data as if it had been seen: once, or once for every
-    # successor.
+    # The assumed outcomes of unseen pairs are appended to the data: one, or one for every state.
     copies = num_states if unseen == "uniform" else 1
-    more = np.tile(np.arange(num_states), len(new)) if unseen == "uniform" else new // num_actions
-    pairs = np.concatenate([pairs, np.repeat(new, copies)])
+    more = (
+        np.tile(np.arange(num_states), len(unseen_pairs))
+        if unseen == "uniform"
+        else unseen_pairs // num_actions
+    )
+    pairs = np.concatenate([pairs, np.repeat(unseen_pairs, copies)])
     successors = np.concatenate([successors, more])
     rewards = np.concatenate([rewards, np.zeros(len(more))])
     ends = np.concatenate([ends, np.full(len(more), unseen == "absorb")])
@@ -201,9 +204,9 @@ def from_transitions(
     )
 
 
-def _rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
-    """`[S*A, S]` from a dense `[S, A, S']`, from such a sparse matrix, or from a list of one sparse `[S, S']`
-    an action."""
+def _pair_rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
+    """`[S*A, S]` from a dense `[S, A, S']`, a sparse `[S*A, S']`, or a list of one sparse `[S, S']` per
+    action."""
     if sparse.issparse(transition) or _is_list_of_sparse(transition):
         rows = _sparse_rows(transition)
         if rows.shape[1] == 0 or rows.shape[0] == 0 or rows.shape[0] % rows.shape[1]:
@@ -214,8 +217,8 @@ def _rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
         return rows
     dense = np.asarray(transition, np.float64)
     if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
-        turned = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
-        hint = "; actions come first: transpose(1, 0, 2)" if turned else ""
+        actions_first = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
+        hint = "; actions come first: transpose(1, 0, 2)" if actions_first else ""
         raise UsageError(f"transition has shape {dense.shape}; expected [S, A, S']{hint}")
     return sparse.csr_array(dense.reshape(-1, dense.shape[2]))
 
@@ -241,8 +244,8 @@ def _sparse_rows(values: SparseRows) -> sparse.csr_array:
 def _per_outcome(
     name: str, values: ArrayLike | SparseRows, rows: sparse.csr_array, of_next_state: bool
 ) -> NDArray:
-    """One value an outcome, from one a state (the first of a step, or the next), a pair, or a pair and its
-    next state."""
+    """One value per outcome, from one per state (before or after the step), per pair, or per pair and next
+    state."""
     s, a = rows.shape[1], rows.shape[0] // rows.shape[1]
     counts = np.diff(rows.indptr)
     if sparse.issparse(values) or _is_list_of_sparse(values):
@@ -268,22 +271,22 @@ def _per_outcome(
     )
 
 
-def _flags(name: str, values: NDArray) -> NDArray[np.bool_]:
+def _booleans(name: str, values: NDArray) -> NDArray[np.bool_]:
     if values.dtype != bool and not ((values == 0) | (values == 1)).all():
-        raise UsageError(f"{name} must be true or false, or 0 or 1")
+        raise UsageError(f"{name} must contain only true and false, or 0 and 1")
     return values.astype(bool, copy=False).view()
 
 
-def _data(name: str, values: ArrayLike, number: int) -> NDArray[np.int64]:
-    """`[N]` whole numbers from 0 to `number - 1`."""
-    found = np.asarray(values)
-    if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or found.size == 0):
+def _indices(name: str, values: ArrayLike, number: int) -> NDArray[np.int64]:
+    """`[N]` integers from 0 to `number - 1`, checked."""
+    checked = np.asarray(values)
+    if checked.ndim != 1 or not (np.issubdtype(checked.dtype, np.integer) or checked.size == 0):
         raise UsageError(
-            f"{name} must be one whole number a step, [N]; got shape {found.shape} of {found.dtype}"
+            f"{name} must be one integer per step, [N]; got shape {checked.shape} of {checked.dtype}"
         )
-    wrong = (found < 0) | (found >= number)
+    wrong = (checked < 0) | (checked >= number)
     if wrong.any():
         raise UsageError(
-            f"{name}[{wrong.argmax()}] = {found[wrong.argmax()]} is out of range 0 to {number - 1}"
+            f"{name}[{wrong.argmax()}] = {checked[wrong.argmax()]} is out of range 0 to {number - 1}"
         )
-    return found.astype(np.int64)
+    return checked.astype(np.int64)

@@ -1,5 +1,5 @@
-"""Where an MDP can go and where it can stay, whatever the probabilities are: graphs of states with an edge
-for every outcome."""
+"""Which states an MDP can reach and in which sets it can stay: graphs of states with an edge for every
+possible outcome."""
 
 import numba
 import numpy as np
@@ -13,49 +13,48 @@ Mask = NDArray[np.bool_]
 
 
 def edges(mdp: FiniteMDP) -> tuple[Ints, Ints]:
-    """Pair and next state, `[E]` each, of every outcome that can happen and after which the episode goes
-    on."""
+    """Pair and next state, `[E]` each, of every possible outcome after which the episode continues."""
     happens = mdp.continuing > 0
     pair = np.repeat(np.arange(len(mdp.offset) - 1), np.diff(mdp.offset))
     return pair[happens], mdp.next_state[happens]
 
 
-def way_to(goal: Mask, source: Ints, target: Ints) -> Ints:
-    """The shortest ways along edges to a set of states.
+def next_towards(goal: Mask, source: Ints, target: Ints) -> Ints:
+    """The next states on shortest paths to a set of states.
 
     Args:
         goal: `[S]` the set.
-        source: `[E]` where each edge begins.
-        target: `[E]` where it ends.
+        source: `[E]` the state at which each edge begins.
+        target: `[E]` the state at which it ends.
 
     Returns:
-        `[S]` the next state on the way; `S` within the set, and -1 where there is no way.
+        `[S]` the next state on a shortest path; `S` within the set, and -1 if there is no path.
     """
     states = len(goal)
     goals = np.flatnonzero(goal)
-    back, forth = (
+    start, end = (
         np.append(target, np.full(len(goals), states)),
         np.append(source, goals),
-    )  # from one more node to every goal
-    graph = sparse.csr_array((np.ones(len(back), dtype=bool), (back, forth)), shape=(states + 1, states + 1))
+    )  # the extra node S leads to every goal
+    graph = sparse.csr_array((np.ones(len(start), dtype=bool), (start, end)), shape=(states + 1, states + 1))
     following = csgraph.breadth_first_order(graph, states)[1][:states]
     return np.where(following < 0, -1, following)
 
 
 def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> tuple[Ints, Mask]:
-    """Every set of states within which some policy can stay for ever, as large as it can be.
+    """The maximal sets of states in which some policy can stay forever.
 
-    Pairs that may lead to a dead end or out of their strongly connected component are taken away until none
-    does; an endless run under any policy ends up, with probability one, within what is left.
+    Pairs that may lead to a dead end or out of their strongly connected component are removed until there are
+    none. With probability one, an endless run of any policy finally stays in one of the remaining sets.
 
     Args:
         mdp: the problem.
         allowed: `[S, A]` the actions that may be chosen.
-        group: `[S]` a state that stands for each state, where several count as one.
+        group: `[S]` the state that represents each state, if several count as one.
 
     Returns:
-        `[S]` a state's component, the same number for those that are together, and -1 where it is in none;
-        and `[S, A]` the pairs that keep within their component.
+        `[S]` the number of a state's component, and -1 if it is in none; and `[S, A]` the pairs that stay
+        within their component.
 
     Source: de Alfaro 1997, "Formal verification of probabilistic systems", algorithm 3.1 (maximal end
     components).
@@ -68,7 +67,7 @@ def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> 
     into, first = pair[order], np.searchsorted(target[order], np.arange(states + 1))
     stays = (allowed & (mdp.ending == 0)).ravel()
     while True:
-        _leave_no_dead_ends(stays, owner, into, first)
+        _remove_pairs_to_dead_ends(stays, owner, into, first)
         kept = stays[pair]
         source, towards = owner[pair[kept]], target[kept]
         graph = sparse.csr_array(
@@ -86,23 +85,22 @@ def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> 
 
 
 @numba.njit(cache=True)
-def _leave_no_dead_ends(stays, owner, into, first):
-    """Take the pairs out of `stays` that may lead to a state which has none left, until there is no such
-    pair.
+def _remove_pairs_to_dead_ends(stays, owner, into, first):
+    """Remove from `stays` the pairs that may lead to a state without remaining pairs, until there are none.
 
-    Each edge is looked at once: `into[first[s] : first[s + 1]]` are the pairs that may lead to state s,
-    `owner[p]` is a pair's state.
+    Each edge is visited once. `into[first[s] : first[s + 1]]` are the pairs that may lead to state s,
+    `owner[p]` is the state of pair p.
     """
     states = len(first) - 1
-    left = np.zeros(states, dtype=np.int64)
+    remaining = np.zeros(states, dtype=np.int64)
     for pair in range(len(stays)):
-        left[owner[pair]] += stays[pair]
-    dead = [state for state in range(states) if left[state] == 0]
+        remaining[owner[pair]] += stays[pair]
+    dead = [state for state in range(states) if remaining[state] == 0]
     while len(dead) > 0:
         state = dead.pop()
         for pair in into[first[state] : first[state + 1]]:
             if stays[pair]:
                 stays[pair] = False
-                left[owner[pair]] -= 1
-                if left[owner[pair]] == 0:
+                remaining[owner[pair]] -= 1
+                if remaining[owner[pair]] == 0:
                     dead.append(owner[pair])

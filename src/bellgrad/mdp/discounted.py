@@ -1,15 +1,14 @@
-"""What the solvers of discounted MDPs share: the arrays of a sweep, the bounds on the error, the record of
-what was found.
+"""What the solvers of discounted MDPs share: the arrays of a sweep, the bounds on the error, the solution.
 
-One pair of bounds serves them all. Let `d(s) = (T v)(s) - v(s)` for the Bellman operator T, and let `g` be
-gamma times the greatest sum of the probabilities with which a pair goes on, `f` gamma times the least. Then
+They all use the same bounds. Let `d(s) = (T v)(s) - v(s)` for the Bellman operator T. Let `g` be gamma times
+the greatest probability with which the episode continues after a pair, and `f` gamma times the least. Then
 for every state
 
     min d / (1 - x)  <=  V* - v  <=  max d / (1 - y)
 
-with `x = f` where `min d` is positive, else `g`, and `y = g` where `max d` is positive, else `f`. Without
-endings both are gamma, so that a change that is nearly the same everywhere says where V* is long before it is
-small: the span test.
+with `x = f` if `min d` is positive, otherwise `g`, and `y = g` if `max d` is positive, otherwise `f`. If no
+episode ends, both are gamma. Then a change that is nearly the same in all states determines V* long before it
+is small: the span test.
 
 Source: MacQueen 1966, "A modified dynamic programming method for Markovian decision problems"; Porteus 1971,
 "Some bounds for discounted sequential decision processes"; Puterman 1994, section 6.6.
@@ -33,20 +32,20 @@ from bellgrad.mdp.solution import Solution
 OnSweep = Callable[[int, Floats], None]
 
 MAX_ITERATIONS = 1_000_000
-# Outcomes, a fifth of a millisecond of work; for less, waking a second thread costs what it saves.
-PARALLEL_FROM = 100_000
-ROUNDING = 4  # units in the last place of the greatest value: a smaller change means nothing
+# Outcomes: about 0.2 ms of work. For less, a second thread costs as much time as it saves.
+MIN_PARALLEL_OUTCOMES = 100_000
+ROUNDING = 4  # units in the last place of the greatest value; smaller changes are rounding
 DTYPES = ("float64", "float32")
 
 
-class Found(NamedTuple):
-    """Where a method ended.
+class MethodResult(NamedTuple):
+    """The result of a method.
 
     Attributes:
         value: `[S]`.
-        bound: on `max |value - V*|`, as the method knows it.
+        bound: on `max |value - V*|`, from the method itself.
         iterations: of its outer loop.
-        note: what it chose on the way, and why.
+        note: what it chose during the iterations, and why.
     """
 
     value: Floats
@@ -56,36 +55,37 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Discounted:
-    """A finite MDP, a discount, and how near an answer is wanted.
+class DiscountedProblem:
+    """A finite MDP, a discount, and the accuracy that is wanted.
 
     Attributes:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
         tolerance: greatest error of any state's value, above 0.
         max_iterations: of a method's outer loop, 1 or more.
-        greatest: gamma times the greatest sum of the probabilities with which a pair goes on, less than 1.
-        least: gamma times the least.
-        arrays: what every kernel begins with.
+        max_factor: gamma times the greatest probability with which the episode continues after a pair, below
+            1.
+        min_factor: gamma times the least such probability.
+        arrays: the first arguments of every kernel.
     """
 
     mdp: FiniteMDP
     gamma: float
     tolerance: float
     max_iterations: int
-    greatest: float
-    least: float
+    max_factor: float
+    min_factor: float
     arrays: tuple[Any, ...]
 
     @classmethod
     def of(
         cls, mdp: FiniteMDP, gamma: float, tolerance: float, max_iterations: int = MAX_ITERATIONS
-    ) -> "Discounted":
-        """Join them.
+    ) -> "DiscountedProblem":
+        """Check the arguments and prepare the arrays.
 
         Raises:
-            UsageError: a number out of range, or gamma so near to 1 that probabilities that sum to more than
-                1 undo it.
+            UsageError: a number is out of range, or gamma is so near to 1 that it does not make up for
+                probabilities that sum to more than 1.
         """
         check_gamma(gamma, below_one=True)
         if not tolerance > 0:
@@ -94,76 +94,76 @@ class Discounted:
             raise UsageError(f"max_iterations = {max_iterations} must be 1 or more")
         continuing = mdp.continuing.view()
         continuing.flags.writeable = False  # numba compiles once for read-only arrays and once for others
-        going_on = kernels.row_sum(mdp.offset, continuing)[mdp.legal.ravel()]
-        greatest, least = gamma * float(going_on.max()), gamma * float(going_on.min())
-        if greatest >= 1:
+        continuing_sum = kernels.row_sum(mdp.offset, continuing)[mdp.legal.ravel()]
+        max_factor, min_factor = gamma * float(continuing_sum.max()), gamma * float(continuing_sum.min())
+        if max_factor >= 1:
             raise UsageError(
-                f"with gamma = {gamma} the values have no bound: the probabilities of a pair sum to"
-                f" {going_on.max():.9g}; make them sum to 1"
+                f"with gamma = {gamma} the values are unbounded: the probabilities of a pair sum to"
+                f" {continuing_sum.max():.9g}; make them sum to 1"
             )
         arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, float(gamma))
-        return cls(mdp, gamma, tolerance, max_iterations, greatest, least, arrays)
+        return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
-        """A new array with a user's first value, or one that is nowhere above V*, so that sweeps only raise
-        it.
+        """A new array with the user's initial value, or with one that is at most V* in every state, so that
+        sweeps only raise it.
 
         Raises:
-            UsageError: a value of another shape, or an unknown dtype.
+            UsageError: the value has another shape, or the dtype is unknown.
         """
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
         shape = (self.mdp.num_states,)
         if initial_value is None:
-            worst = float(self.mdp.expected_reward.min())  # 0 of an illegal action does no harm
-            return np.full(shape, min(0.0, worst) / (1 - self.greatest), dtype)
+            worst = float(self.mdp.expected_reward.min())  # the 0 of an illegal action changes nothing
+            return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
         if np.shape(initial_value) != shape:
             raise UsageError(f"initial_value has shape {np.shape(initial_value)}; expected {shape}")
         return np.array(initial_value, dtype)
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
-        """Where `V* - v` is, from the least and greatest entry of `T v - v`."""
-        return low / (1 - (self.least if low > 0 else self.greatest)), high / (
-            1 - (self.greatest if high > 0 else self.least)
+        """Bounds on `V* - v`, from the least and greatest entry of `T v - v`."""
+        return low / (1 - (self.min_factor if low > 0 else self.max_factor)), high / (
+            1 - (self.max_factor if high > 0 else self.min_factor)
         )
 
     def progress(self, low: float, high: float, value: Floats, size: float) -> tuple[float, float, bool]:
-        """What a sweep that changed values by `low` to `high` says about V*, rounding of values up to `size`
-        included.
+        """What a sweep that changed the values by `low` to `high` says about V*, including the rounding of
+        values up to `size`.
 
         Returns:
-            what to add to `T v`, how far off that may be, and whether to stop: that is within the tolerance,
-            or half of it is rounding. What is added is the middle between the bounds on `V* - T v`, but 0
-            where some pair surely ends the episode: its value is known, and is not to be moved.
+            what to add to `T v`, the error bound after that, and whether to stop: if the bound is within the
+            tolerance, or half of it is rounding. What is added is the middle between the bounds on `V* - T
+            v`; but 0 if some pair surely ends the episode, since its value is already exact.
         """
         lower, upper = self.bounds(low, high)
-        lower *= self.least if low > 0 else self.greatest
-        upper *= self.greatest if high > 0 else self.least
-        noise = ROUNDING * float(np.finfo(value.dtype).eps) * size / (1 - self.greatest)
-        middle = (lower + upper) / 2 if self.least > 0 else 0.0
+        lower *= self.min_factor if low > 0 else self.max_factor
+        upper *= self.max_factor if high > 0 else self.min_factor
+        noise = ROUNDING * float(np.finfo(value.dtype).eps) * size / (1 - self.max_factor)
+        middle = (lower + upper) / 2 if self.min_factor > 0 else 0.0
         width = max(upper - middle, middle - lower) + noise
         return middle, width, width <= max(self.tolerance, 2 * noise)
 
     def lookahead(self, value: Floats) -> Floats:
-        """`q [S, A]` of a value, float64."""
+        """`q [S, A]` float64, from a value `[S]`."""
         q = np.empty(self.mdp.legal.shape)
-        with threads(self.mdp):
+        with limited_threads(self.mdp):
             kernels.lookahead(*self.arrays, value, q)
         return q
 
-    def solution(self, method: str, found: Found, policy: Floats | None = None) -> Solution:
-        """Measure the residual at a value, and warn where it is not within the tolerance.
+    def solution(self, method: str, result: MethodResult, policy: Floats | None = None) -> Solution:
+        """The solution with its measured residual; warns if the error bound is above the tolerance.
 
         Args:
             method: the solver's name.
-            found: what it found.
-            policy: `[S, A]` that was evaluated; None where the best was looked for.
+            result: of the solver.
+            policy: `[S, A]` the policy that was evaluated; None for the optimal value.
         """
-        value, known, iterations, note = found
+        value, method_bound, iterations, note = result
         q = self.lookahead(value)
         change = (q.max(axis=1) if policy is None else value_from_q(q, policy)) - value
         low, high = float(change.min()), float(change.max())
-        residual, bound = max(-low, high), min(known, max(abs(end) for end in self.bounds(low, high)))
+        residual, bound = max(-low, high), min(method_bound, max(abs(end) for end in self.bounds(low, high)))
         if policy is None:
             policy = greedy_policy(q, min(2 * self.gamma * bound, self.tolerance))
         converged = bound <= self.tolerance
@@ -190,31 +190,31 @@ class Discounted:
 
 
 @contextmanager
-def threads(mdp: FiniteMDP) -> Iterator[None]:
-    """One thread where the MDP is small, otherwise as many as numba has; afterwards as before."""
+def limited_threads(mdp: FiniteMDP) -> Iterator[None]:
+    """One numba thread if the MDP is small, otherwise all; afterwards as before."""
     before = numba.get_num_threads()
-    numba.set_num_threads(before if len(mdp.probability) >= PARALLEL_FROM else 1)
+    numba.set_num_threads(before if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1)
     try:
         yield
     finally:
         numba.set_num_threads(before)
 
 
-def show(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
-    """Give a sweep's value to whoever wants it, read-only; it is overwritten afterwards."""
+def report_sweep(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
+    """Call `on_sweep`, if given, with a read-only view of the value, which later sweeps overwrite."""
     if on_sweep is not None:
         shown = value.view()
         shown.flags.writeable = False
         on_sweep(iteration, shown)
 
 
-def q_sweeps(problem: Discounted, policy: Floats | None, on_sweep: OnSweep | None) -> Found:
+def q_sweeps(problem: DiscountedProblem, policy: Floats | None, on_sweep: OnSweep | None) -> MethodResult:
     """Sweeps `q <- r(s, a) + gamma * E[v(s')]` with `v = max_a q`, or `v = E_a q` under a policy, until the
-    bounds on v meet.
+    bounds on v are within the tolerance.
 
     Args:
         problem: what to solve.
-        policy: `[S, A]`, or None for the best.
+        policy: `[S, A]`, or None for the optimal values.
         on_sweep: called with the number of the sweep and `v [S]`.
     """
     value = problem.start(None, "float64")
@@ -224,7 +224,7 @@ def q_sweeps(problem: Discounted, policy: Floats | None, on_sweep: OnSweep | Non
         change = after - value
         middle, width, settled = problem.progress(change.min(), change.max(), after, np.abs(after).max())
         value = after
-        show(on_sweep, iteration, value)
+        report_sweep(on_sweep, iteration, value)
         if settled:
             break
-    return Found(value + middle, width, iteration)
+    return MethodResult(value + middle, width, iteration)

@@ -1,15 +1,15 @@
-"""What an estimator of the policy gradient gives on a known MDP: for each sampled episode, and on average,
-exactly.
+"""An estimator of the policy gradient on a known MDP: its estimate for each sampled episode, and its exact
+mean.
 
-    an episode:   sum_t w_t Phi_t dlog pi(a_t | s_t)
+    per episode:  sum_t w_t Phi_t dlog pi(a_t | s_t)
     on average:   sum_t w_t sum_s P(s_t = s) sum_a dpi(a | s) E[Phi_t | s_t = s, a_t = a]
 
-with w_t = gamma^t or 1. The first is made of the functions that algorithms learn with (`ops.policy_gradient`,
-`ops.returns`), the second of the known probabilities and of what the critic believes, right or wrong, so that
-one can be held against the other.
+with w_t = gamma^t or 1. The first uses the functions that algorithms learn with (`ops.policy_gradient`,
+`ops.returns`). The second uses the known probabilities and the critic's values, exact or not. So the two can
+be compared.
 
-The policy is the softmax of `theta [O, A]`, a row for each observation; states with the same observation
-share one. Axes: `O` observations, `S` states, `A` actions, `T` time, `B` episodes.
+The policy is the softmax of `theta [O, A]`, with a row for each observation; states with the same observation
+share a row. Axes: `O` observations, `S` states, `A` actions, `T` time, `B` episodes.
 """
 
 from dataclasses import dataclass
@@ -34,27 +34,31 @@ from bellgrad.ops.policy_gradient import (
 from bellgrad.ops.returns import discounted_returns, gae, td_residual
 
 Phi = Literal["return", "reward_to_go", "baseline", "q", "advantage", "td_residual", "gae", "all_actions"]
-NEEDS = {"value": ("baseline", "advantage", "td_residual", "gae"), "q": ("q", "advantage", "all_actions")}
+CRITIC_NEEDED_BY = {
+    "value": ("baseline", "advantage", "td_residual", "gae"),
+    "q": ("q", "advantage", "all_actions"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """How the policy gradient is estimated.
+    """An estimator of the policy gradient.
 
     Attributes:
-        phi: what stands beside the score: `return`, that of the whole episode; `reward_to_go`; `baseline`,
-            the reward to go less the value; `q`; `advantage`; `td_residual`; `gae`; or `all_actions`, the sum
+        phi: the factor of the score: `return`, that of the whole episode; `reward_to_go`; `baseline`, the
+            reward to go minus the value; `q`; `advantage`; `td_residual`; `gae`; or `all_actions`, the sum
             over actions with `q`.
         gamma: discount per step, in [0, 1].
-        state_weight: of step t. `none`: 1. `discount`: gamma^t. `geometric`: it is kept with probability
-            gamma^t. The `return` is discounted from the episode's start, and has `none`.
-        value: `[S]` what the critic takes a state to be worth, right or wrong.
-        q: `[S, A]` the same of actions.
+        state_weight: weight of step t. `none`: 1. `discount`: gamma^t. `geometric`: the step is kept with
+            probability gamma^t. `return` is already discounted from the start of the episode and needs
+            `none`.
+        value: `[S]` the critic's state values, exact or not.
+        q: `[S, A]` the critic's action values.
         lambda_: of `gae`, in [0, 1].
 
     Raises:
-        UsageError: an unknown name, a number out of range, `return` with a weight, or what `phi` needs is
-            missing.
+        UsageError: a name is unknown, a number is out of range, `return` has a state weight, or the critic
+            that `phi` needs is missing.
     """
 
     phi: Phi
@@ -67,7 +71,7 @@ class Estimator:
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, gamma=(0, 1), lambda_=(0, 1))
-        for critic, phis in NEEDS.items():
+        for critic, phis in CRITIC_NEEDED_BY.items():
             if self.phi in phis and getattr(self, critic) is None:
                 raise UsageError(f"phi={self.phi!r} needs a critic: give {critic}")
         if self.phi == "return" and self.state_weight != "none":
@@ -85,15 +89,15 @@ def episode_gradients(
     observation: Ints | None = None,
     seed: int = 0,
 ) -> Floats:
-    """The estimate of each episode, by differentiating the losses of `ops.policy_gradient`: `[B, O, A]`.
+    """The estimate from each episode, by differentiating the losses of `ops.policy_gradient`: `[B, O, A]`.
 
     Args:
         mdp: the problem.
         theta: `[O, A]` parameters of the softmax policy.
-        episodes: as that policy had them.
-        estimator: the one to be looked at.
-        observation: `[S]` what each state looks like, integers below O; None where every state is seen as
-            itself.
+        episodes: sampled with that policy.
+        estimator: the estimator.
+        observation: `[S]` the observation of each state, integers below O; None if every state is its own
+            observation.
         seed: of the random numbers of the state weight `geometric`.
     """
     state, action = torch.from_numpy(episodes.state), torch.from_numpy(episodes.action)
@@ -101,7 +105,7 @@ def episode_gradients(
     steps, columns = mask.shape
     parameters = (
         torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()
-    )  # one set for each episode
+    )  # one copy per episode
     logits = parameters if observation is None else parameters[:, torch.from_numpy(observation)]
     logprobs = logits.masked_fill(~torch.from_numpy(mdp.legal), -torch.inf).log_softmax(-1)  # [B, S, A]
 
@@ -110,14 +114,14 @@ def episode_gradients(
     if estimator.state_weight == "geometric":
         (rng,) = np.random.default_rng(seed).spawn(
             1
-        )  # unlike the stream of episodes that were drawn with the same seed
+        )  # not the stream of `sample_trajectories` with the same seed
         noise = torch.from_numpy(rng.random(mask.shape))
         mask = mask & geometric_mask(age, estimator.gamma, noise)
     elif estimator.state_weight == "discount":
         weight = discount_weight(age, estimator.gamma)
     if estimator.phi == "all_actions":
-        place = state.T[..., None].expand(columns, steps, mdp.num_actions)
-        prob = logprobs.exp().gather(1, place).transpose(0, 1)
+        index = state.T[..., None].expand(columns, steps, mdp.num_actions)
+        prob = logprobs.exp().gather(1, index).transpose(0, 1)
         loss = all_actions_loss(prob, torch.from_numpy(estimator.q)[state], weight, mask, episodes=1)
     else:
         logprob = logprobs[torch.arange(columns), state, action]
@@ -154,40 +158,39 @@ def _phi(estimator: Estimator, episodes: Trajectories) -> Tensor:
 def expected_gradient(
     mdp: FiniteMDP, theta: Floats, estimator: Estimator, horizon: int, *, observation: Ints | None = None
 ) -> Floats:
-    """The mean of `episode_gradients` over all episodes that are cut after so many steps: `[O, A]`. Exact but
-    for rounding.
+    """The exact mean of `episode_gradients` over all episodes of at most `horizon` steps: `[O, A]`.
 
-    A horizon that no episode outlasts gives the mean over whole episodes. Where one is cut, `td_residual` and
-    `gae` go on with the critic's value, and the returns end. With an estimated value v, GAE(lambda) puts `(1
-    - lambda) v + lambda v'` in the place of V(s'), with v' the expected lambda return: from here its bias
-    comes, and at lambda 1 there is none.
+    If no episode is longer than the horizon, this is the mean over whole episodes. In a truncated episode,
+    `td_residual` and `gae` use the critic's value of the last state, and returns end there. With an estimated
+    value v, GAE(lambda) uses `(1 - lambda) v + lambda v'` instead of V(s'), where v' is the expected lambda
+    return. This is its bias; with lambda 1 there is none.
 
     Args:
         mdp: the problem.
         theta: `[O, A]` parameters of the softmax policy.
-        estimator: the one to be looked at.
+        estimator: the estimator.
         horizon: steps `H`, 1 or more.
-        observation: `[S]` what each state looks like, integers below O; None where every state is seen as
-            itself.
+        observation: `[S]` the observation of each state, integers below O; None if every state is its own
+            observation.
     """
     observation = np.arange(mdp.num_states) if observation is None else observation
     policy = softmax_policy(mdp, theta[observation])
     chain, _ = induced_chain(mdp, policy)
     discounted = estimator.state_weight != "none" or estimator.phi == "return"
-    here, by_state = mdp.initial, np.zeros(policy.shape)
+    distribution, by_state = mdp.initial, np.zeros(policy.shape)
     for t, phi in enumerate(_expected_phi(mdp, policy, estimator, horizon)):
         weight = estimator.gamma**t if discounted else 1.0
-        by_state += weight * here[:, None] * policy * np.where(mdp.legal, advantage(phi, policy), 0.0)
-        here = here @ chain
+        by_state += weight * distribution[:, None] * policy * np.where(mdp.legal, advantage(phi, policy), 0.0)
+        distribution = distribution @ chain
     gradient = np.zeros(theta.shape)
     np.add.at(gradient, observation, by_state)
     return gradient
 
 
 def _expected_phi(mdp: FiniteMDP, policy: Floats, estimator: Estimator, horizon: int) -> Floats:
-    """`E[Phi_t | s_t, a_t]` but for what depends on the state alone, which has no part in the gradient: `[H,
-    S, A]`."""
-    if estimator.phi in NEEDS["q"]:
+    """`E[Phi_t | s_t, a_t]` without terms that depend only on the state, which do not change the gradient:
+    `[H, S, A]`."""
+    if estimator.phi in CRITIC_NEEDED_BY["q"]:
         return np.broadcast_to(estimator.q, (horizon, *policy.shape))
     nothing = np.zeros(mdp.num_states)
     value, lambda_ = {
@@ -195,8 +198,8 @@ def _expected_phi(mdp: FiniteMDP, policy: Floats, estimator: Estimator, horizon:
         "gae": (estimator.value, estimator.lambda_),
     }.get(estimator.phi, (nothing, 1.0))
     phi = np.empty((horizon, *policy.shape))
-    follows = value
+    next_value = value
     for t in reversed(range(horizon)):
-        phi[t] = q_from_value(mdp, follows, estimator.gamma)
-        follows = (1 - lambda_) * value + lambda_ * value_from_q(phi[t], policy)
+        phi[t] = q_from_value(mdp, next_value, estimator.gamma)
+        next_value = (1 - lambda_) * value + lambda_ * value_from_q(phi[t], policy)
     return phi

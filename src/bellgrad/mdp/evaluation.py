@@ -9,14 +9,14 @@ from scipy import sparse
 from scipy.sparse import linalg
 
 from bellgrad.core.errors import unknown
-from bellgrad.mdp.discounted import MAX_ITERATIONS, Discounted, Found, OnSweep, q_sweeps
+from bellgrad.mdp.discounted import MAX_ITERATIONS, DiscountedProblem, MethodResult, OnSweep, q_sweeps
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import as_policy, induced_chain
 from bellgrad.mdp.solution import Solution
 
-Linear = Literal["direct", "gmres"]
-KRYLOV = 50  # vectors that GMRES keeps before it starts anew
-KRYLOV_ROUNDS = 200
+LinearMethod = Literal["direct", "gmres"]
+GMRES_VECTORS = 50  # vectors that GMRES stores before it restarts
+GMRES_RESTARTS = 200
 
 
 def evaluate_policy(
@@ -24,18 +24,18 @@ def evaluate_policy(
     policy: ArrayLike,
     gamma: float,
     *,
-    method: Linear | Literal["iterative"] = "direct",
+    method: LinearMethod | Literal["iterative"] = "direct",
     tolerance: float = 1e-6,
     max_iterations: int = MAX_ITERATIONS,
     on_sweep: OnSweep | None = None,
 ) -> Solution:
-    """The value and action values of a policy, by one of three ways.
+    """The state values and action values of a policy, by one of three methods.
 
-    - `direct`: a sparse LU factorization. Exact but for rounding.
-    - `iterative`: sweeps `v <- r + gamma * P v`. Stops as `value_iteration` does: its bounds hold for one
-      policy alike. The only way that copies no outcome.
-    - `gmres`: restarted GMRES. Stops when the norm of the residual, which is no less than its largest
-      entry, is within `tolerance * (1 - g)`.
+    - `direct`: a sparse LU factorization. Exact except for rounding.
+    - `iterative`: sweeps `v <- r + gamma * P v`. Stops like `value_iteration`, whose bounds hold for a single
+      policy too. The only method that copies no outcomes.
+    - `gmres`: restarted GMRES. Stops when the norm of the residual, which is at least its largest entry, is
+      within `tolerance * (1 - g)`.
 
     Args:
         mdp: the problem.
@@ -43,49 +43,49 @@ def evaluate_policy(
         gamma: discount per step, in [0, 1).
         method: `direct`, `iterative` or `gmres`.
         tolerance: greatest error of any state's value.
-        max_iterations: sweeps of `iterative`.
-        on_sweep: called with the number of the sweep of `iterative` and the value `[S]`.
+        max_iterations: most sweeps of `iterative`.
+        on_sweep: of `iterative`: called with the number of the sweep and the value `[S]`.
 
     Returns:
-        The solution, whose `policy` is the one that was given; its residual is that of the policy's own
+        The solution; its `policy` is the one that was given, and its residual is that of the policy's Bellman
         operator.
 
     Raises:
-        UsageError: gamma is out of range, the policy is none of this MDP, or an unknown method.
+        UsageError: gamma is out of range, the policy does not fit this MDP, or the method is unknown.
 
     Source: Puterman 1994, section 6.1; Saad and Schultz 1986 (GMRES).
     """
-    problem, chosen = Discounted.of(mdp, gamma, tolerance, max_iterations), as_policy(mdp, policy)
+    problem, chosen = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations), as_policy(mdp, policy)
     if method == "iterative":
-        found = q_sweeps(problem, chosen, on_sweep)
+        result = q_sweeps(problem, chosen, on_sweep)
     else:
-        found = Found(
+        result = MethodResult(
             linear_solve(problem, *induced_chain(mdp, chosen), method, np.zeros(mdp.num_states)), np.inf, 1
         )
-    return problem.solution(f"policy evaluation ({method})", found, chosen)
+    return problem.solution(f"policy evaluation ({method})", result, chosen)
 
 
 def linear_solve(
-    problem: Discounted, chain: sparse.csr_array, reward: Floats, method: str, start: Floats
+    problem: DiscountedProblem, chain: sparse.csr_array, reward: Floats, method: str, start: Floats
 ) -> Floats:
     """Solve `v = reward + gamma * chain v`.
 
     Args:
-        problem: where discount and tolerance come from.
+        problem: gives discount and tolerance.
         chain: `[S, S]`.
         reward: `[S]`.
-        method: one of `Linear`.
-        start: `[S]`, a first guess for `gmres`.
+        method: one of `LinearMethod`.
+        start: `[S]`, the initial guess of `gmres`.
 
     Raises:
-        UsageError: an unknown method.
+        UsageError: the method is unknown.
     """
-    if method not in get_args(Linear):
-        raise unknown("way to evaluate a policy", method, [*get_args(Linear), "iterative"])
+    if method not in get_args(LinearMethod):
+        raise unknown("way to evaluate a policy", method, [*get_args(LinearMethod), "iterative"])
     matrix = sparse.eye_array(len(reward), format="csr") - problem.gamma * chain
     if method == "direct":
         return linalg.splu(matrix.tocsc()).solve(reward)
-    near = problem.tolerance * (1 - problem.greatest)
-    return linalg.gmres(matrix, reward, x0=start, rtol=0.0, atol=near, restart=KRYLOV, maxiter=KRYLOV_ROUNDS)[
-        0
-    ]
+    near = problem.tolerance * (1 - problem.max_factor)
+    return linalg.gmres(
+        matrix, reward, x0=start, rtol=0.0, atol=near, restart=GMRES_VECTORS, maxiter=GMRES_RESTARTS
+    )[0]

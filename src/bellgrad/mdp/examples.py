@@ -1,4 +1,4 @@
-"""Small MDPs that lectures and papers use, and random ones of any size."""
+"""Small MDPs from lectures and papers, and random ones of any size."""
 
 from typing import Any
 
@@ -24,14 +24,15 @@ WINDY = [
     "..........",
     "..........",
 ]
-VACUUM_LOOKS = np.array(
+VACUUM_OBSERVATIONS = np.array(
     [0, 1, 2, 1, 3]
-)  # which walls each cell of `vacuum_world` has: north and west, both sides, north, ...
+)  # the walls around each cell of `vacuum_world`: north and west; north and south; north; ...
 
 
 def cliff_walking(**options: Any) -> FiniteMDP:
-    """The cliff: every step costs 1, a step over the edge 100 and the way back to the start; `options` are
-    `gridworld`'s.
+    """The cliff: every step costs 1; a step over the edge costs 100 and leads back to the start.
+
+    `options` are those of `gridworld`.
 
     Source: Sutton and Barto 2018, example 6.6.
     """
@@ -39,8 +40,9 @@ def cliff_walking(**options: Any) -> FiniteMDP:
 
 
 def windy_gridworld(**options: Any) -> FiniteMDP:
-    """The windy grid: every step costs 1, and the wind blows upwards in the middle; `options` are
-    `gridworld`'s.
+    """The windy grid: every step costs 1, and the wind blows upwards in the middle.
+
+    `options` are those of `gridworld`.
 
     Source: Sutton and Barto 2018, example 6.5.
     """
@@ -50,10 +52,11 @@ def windy_gridworld(**options: Any) -> FiniteMDP:
 
 
 def corridor() -> FiniteMDP:
-    """Five states in a row, from left to right, with one expensive passage: from 3 to 4.
+    """Five states in a row, from left to right, with one expensive step: from 3 to 4.
 
-    Actions are L and R, the start is 1, where L stays. A step costs 1, R in 3 costs 10, and both actions in 5
-    end the episode at no cost. The best values are -13, -12, -11, -1 and 0, undiscounted.
+    The actions are L and R; the start is state 1, in which L stays. A step costs 1, R in state 3 costs 10,
+    and both actions in state 5 end the episode at no cost. The optimal values are -13, -12, -11, -1 and 0,
+    undiscounted.
     """
 
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
@@ -70,17 +73,17 @@ def corridor() -> FiniteMDP:
 
 
 def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
-    """A robot in a corridor of five cells, with dust below the middle one and a hamster below either end.
+    """A robot in a corridor of five cells, with dust south of the middle and a hamster south of each end.
 
-    The actions are north, east, south and west; walls stop the robot, and south it can go in three cells
-    only. In the middle it sucks up the dust, for a reward of 1, and at an end the hamster: either ends the
-    episode. It begins in any cell but the middle and is cut after 20 steps. `VACUUM_LOOKS` is what it sees:
-    which sides of its cell are walls, so that the second cell and the fourth look the same, though the dust
-    is east of one and west of the other.
+    The actions are north, east, south and west; walls stop the robot, and it can go south from three cells
+    only. From the middle it sucks up the dust, with reward 1, and from an end the hamster; both end the
+    episode. It begins in a random cell except the middle, and the time limit is 20 steps. The robot observes
+    which sides of its cell are walls (`VACUUM_OBSERVATIONS`). So the second and the fourth cell look the
+    same, although the dust is east of one and west of the other.
 
     Args:
-        hamster: reward for sucking one up. With 0 an undiscounted return is 1 or 0, and its mean the chance
-            of success; with less, the mean is at most that.
+        hamster: reward for sucking up a hamster. With 0 an undiscounted return is 1 or 0, and its mean is the
+            probability of success; with a negative reward, the mean is at most that.
 
     Source: the aliased grid world in Silver 2015, "Lectures on reinforcement learning", lecture 7, as a
     corridor.
@@ -104,20 +107,20 @@ def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
 
 
 def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -> FiniteMDP:
-    """A walk to either side with equal chance from the middle, with one action; leaving the row at an end
-    ends the episode.
+    """A random walk in a row of states, which begins in the middle and has one action.
 
-    The value of the i-th of n states, from 1, is `left + (right - left) * i / (n + 1)`, undiscounted.
+    Each step goes left or right with equal probability; leaving the row ends the episode. The value of the
+    i-th of n states, from 1, is `left + (right - left) * i / (n + 1)`, undiscounted.
 
     Args:
-        num_states: of the row; odd, so that it has a middle.
-        left: reward for leaving at the left end; every step inside the row has 0.
+        num_states: number of states; odd, so that there is a middle.
+        left: reward for leaving at the left end; every step within the row has reward 0.
         right: reward for leaving at the right end.
 
     Source: Sutton and Barto 2018, example 6.2 (5 states, 0 and 1) and example 7.1 (19 states, -1 and 1).
     """
     if num_states < 1 or num_states % 2 == 0:
-        raise UsageError(f"num_states = {num_states} must be odd: the walk begins in the middle")
+        raise UsageError(f"num_states = {num_states} must be odd, since the walk begins in the middle")
     last = num_states - 1
 
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
@@ -131,17 +134,17 @@ def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -
 
 
 def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: float = 10.0) -> FiniteMDP:
-    """A chain that is hard to explore: the way to the large reward earns nothing, and one step back loses all
-    of it.
+    """A chain that is hard to explore: the path to the large reward earns nothing.
 
-    `forward` goes on by a state at reward 0, and in the last stays there for `large`; `back` returns to the
-    first for `small`. With the chance `slip` an action does what the other does. Episodes do not end.
+    `forward` goes to the next state at reward 0, and in the last state stays there for `large`; `back`
+    returns to the first state for `small`. With probability `slip` an action has the effect of the other.
+    Episodes do not end.
 
     Args:
-        num_states: length of the chain.
+        num_states: number of states.
         slip: in [0, 1].
         small: reward of going back.
-        large: reward at the end.
+        large: reward of `forward` in the last state.
 
     Source: Strens 2000, "A Bayesian framework for reinforcement learning", figure 1.
     """
@@ -152,27 +155,27 @@ def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: 
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
         forward = (min(state + 1, last), large if state == last else 0.0, False)
         back = (0, small, False)
-        meant, other = (back, forward) if action else (forward, back)
-        return [(1 - slip, *meant), (slip, *other)] if slip else [(1.0, *meant)]
+        intended, other = (back, forward) if action else (forward, back)
+        return [(1 - slip, *intended), (slip, *other)] if slip else [(1.0, *intended)]
 
     names = {"action_names": ("forward", "back"), "grid": (1, num_states)}
     return FiniteMDP.from_function(num_states, 2, outcomes, initial=0, **names)
 
 
 def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> FiniteMDP:
-    """A random MDP: each pair leads to `successors` different states, drawn alike.
+    """A random MDP: each pair leads to `successors` different states, uniformly drawn.
 
-    Probabilities are the gaps between uniform cuts of the unit interval, rewards standard normal for each
-    outcome, every state is as likely to be the first, and episodes do not end.
+    Probabilities are the gaps between uniform cuts of the unit interval. Each outcome has a standard normal
+    reward. The first state is uniformly random, and episodes do not end.
 
     Args:
         num_states: `S`.
         num_actions: `A`.
-        successors: states to which a pair can lead, 1 to `S`.
-        seed: of all random numbers; a seed and these sizes give the same MDP with the same version of NumPy.
+        successors: next states of each pair, 1 to `S`.
+        seed: of all random numbers; the same seed and sizes give the same MDP with the same version of NumPy.
 
     Raises:
-        UsageError: `successors` out of range.
+        UsageError: `successors` is out of range.
 
     Source: Archibald, McKinnon and Thomas 1995, "On the generation of Markov decision processes"; rewards as
         in Bhatnagar et al. 2009, "Natural actor-critic algorithms", section 8. Successors: Floyd's sample, in
@@ -187,11 +190,11 @@ def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> 
     for k in range(successors):
         newest = num_states - successors + k
         drawn = rng.integers(newest + 1, size=pairs, dtype=index)
-        there = (chosen[:, :k] == drawn[:, None]).any(axis=1)
-        chosen[:, k] = np.where(there, newest, drawn)
+        taken = (chosen[:, :k] == drawn[:, None]).any(axis=1)
+        chosen[:, k] = np.where(taken, newest, drawn)
     chosen.sort(axis=1)
-    # The gaps between uniform cuts are distributed like exponential numbers over their sum, which need no
-    # sorting.
+    # The gaps between uniform cuts are distributed like exponential numbers divided by their sum, which need
+    # no sorting.
     probability = rng.standard_exponential((pairs, successors))
     probability /= probability.sum(axis=1, keepdims=True)
     return FiniteMDP(

@@ -2,8 +2,8 @@
 
     v_H = 0,   v_t(s) = max_a q_t(s, a),   q_t(s, a) = r(s, a) + gamma * E[v_{t+1}(s')]
 
-Each step is solved exactly, so that there is nothing to converge; the best action depends on the steps that
-are left.
+Each step is solved exactly, so that there is no convergence to wait for. The best action depends on the
+number of steps that are left.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from bellgrad.mdp.solution import Solution
 def backward_induction(
     mdp: FiniteMDP, horizon: int, *, gamma: float = 1.0, on_sweep: Callable[[int, Floats], None] | None = None
 ) -> Solution:
-    """The best that can be had within `horizon` steps, and how, for every number of steps that is left.
+    """The optimal values and policy for `horizon` steps, for every number of steps to go.
 
-    Guarantee: exact but for rounding. An outcome that ends the episode is worth its reward and nothing after.
+    Guarantee: exact except for rounding. After an outcome that ends the episode the value is 0.
 
     Args:
         mdp: the problem.
@@ -31,7 +31,7 @@ def backward_induction(
         on_sweep: called with the number of steps to go and their value `[S]`.
 
     Returns:
-        `value [H+1, S]`, `q [H, S, A]` and `policy [H, S, A]`, all from step t on.
+        `value [H+1, S]`, `q [H, S, A]` and `policy [H, S, A]`, from step t on.
 
     Raises:
         UsageError: horizon or gamma is out of range.
@@ -64,16 +64,17 @@ def backward_induction(
 def finite_horizon_evaluation(
     mdp: FiniteMDP, policy: ArrayLike, horizon: int, *, gamma: float = 1.0
 ) -> Floats:
-    """What a policy gets within `horizon` steps: `[H+1, S]`, from step t on. Exact but for rounding.
+    """The values of a policy for `horizon` steps: `[H+1, S]`, from step t on. Exact except for rounding.
 
     Args:
         mdp: the problem.
-        policy: `[S]` integers or `[S, A]` probabilities for every step alike, or `[H, S, A]`, one for each.
+        policy: `[S]` integers or `[S, A]` probabilities for all steps, or `[H, S, A]` with one policy per
+            step.
         horizon: steps `H`, 1 or more.
         gamma: discount per step, in [0, 1].
 
     Raises:
-        UsageError: horizon or gamma is out of range, or the policy is none of this MDP for so many steps.
+        UsageError: horizon or gamma is out of range, or the policy does not fit this MDP and number of steps.
     """
     _check(horizon, gamma)
     policies = policy_by_step(mdp, policy, horizon)
@@ -88,7 +89,7 @@ def policy_by_step(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Floats:
     copies.
 
     Raises:
-        UsageError: it is none of this MDP, or one for another number of steps.
+        UsageError: it does not fit this MDP or number of steps.
     """
     policy = np.asarray(policy)
     if policy.ndim < 3:

@@ -1,6 +1,6 @@
-"""Finite MDPs out of Gymnasium: environments that show their dynamics in `P`, and Blackjack from its rules.
+"""Finite MDPs from Gymnasium: environments that have their dynamics in `P`, and Blackjack from its rules.
 
-Outcomes keep the order of `P`, so that one uniform number chooses the same outcome here and in Gymnasium.
+Outcomes keep the order of `P`, so that a uniform number chooses the same outcome here and in Gymnasium.
 """
 
 from collections.abc import Callable
@@ -22,26 +22,25 @@ CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 
 
 def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> FiniteMDP:
-    """The dynamics of an environment that shows them in `P`, or of Blackjack.
+    """The dynamics of an environment that has them in `P`, or of Blackjack.
 
-    The wrappers around it must not change what a step does; `bellgrad.mdp.blackjack` says how Blackjack's
-    states are numbered.
+    Wrappers must not change observations, actions or rewards. How Blackjack's states are numbered is
+    documented in `bellgrad.mdp.blackjack`.
 
     Args:
         env: a registered id, an environment, or a class or function that makes one.
-        env_kwargs: arguments of the environment, where it is made here.
+        env_kwargs: arguments of the environment, if it is made here.
 
     Returns:
-        An MDP with the time limit of the environment's specification and, for Gymnasium's own, names and
-        grid.
+        An MDP with the time limit of the environment's specification; for Gymnasium's own environments, also
+        with names and grid.
 
     Raises:
-        UsageError: an environment that cannot be made, that shows no dynamics, or that has others than it
-            shows.
+        UsageError: the environment cannot be made, it has no `P`, or its steps do not follow `P`.
     """
     if isinstance(env, gymnasium.Env):
         if env_kwargs:
-            raise UsageError(f"an environment that is made takes no arguments, got {', '.join(env_kwargs)}")
+            raise UsageError(f"an environment object takes no arguments, got {', '.join(env_kwargs)}")
         return _from_env(env)
     try:
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
@@ -64,8 +63,8 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
             layer, (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
         ):
             raise UsageError(
-                f"{type(layer).__name__} changes {name}, and the dynamics are those of the environment"
-                " inside it"
+                f"{type(layer).__name__} changes {name}, but `P` describes the environment without"
+                " that wrapper"
             )
         layer = layer.env
     limit = env.spec.max_episode_steps if env.spec else None
@@ -78,17 +77,17 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
         )
     if getattr(inner, "fickle_passenger", False):
         raise UsageError(
-            f"{name}: a fickle passenger remembers the last step, which `P` does not show; use"
+            f"{name}: a fickle passenger depends on the last step, which `P` does not include; use"
             " fickle_passenger=False"
         )
-    described: dict[str, Any] = {"max_episode_steps": limit, "action_names": ACTION_NAMES.get(type(inner))}
+    other_fields: dict[str, Any] = {"max_episode_steps": limit, "action_names": ACTION_NAMES.get(type(inner))}
     if isinstance(inner, FrozenLakeEnv):
-        described |= {
+        other_fields |= {
             "grid": inner.desc.shape,
             "state_names": tuple(letter.decode() for letter in inner.desc.ravel()),
         }
     if isinstance(inner, CliffWalkingEnv):
-        described |= {"grid": inner.shape, "state_names": tuple(CLIFF_WALKING)}
+        other_fields |= {"grid": inner.shape, "state_names": tuple(CLIFF_WALKING)}
     num_states, num_actions = (_size(name, space) for space in (inner.observation_space, inner.action_space))
 
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
@@ -98,7 +97,7 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
             raise UsageError(f"{name}: `P` has no entry for state {state}, action {action}") from error
 
     return FiniteMDP.from_function(
-        num_states, num_actions, outcomes, initial=inner.initial_state_distrib, **described
+        num_states, num_actions, outcomes, initial=inner.initial_state_distrib, **other_fields
     )
 
 

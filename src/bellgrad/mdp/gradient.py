@@ -1,12 +1,12 @@
-"""How good a policy is from the start distribution, where it goes, and how that changes with the policy:
-exactly.
+"""The exact expected return of a policy from the start distribution, its state distribution, and the policy
+gradient.
 
     J(pi) = sum_s mu(s) V(s)            d(s) = sum_t gamma^t P(s_t = s)
     dJ = sum_s d(s) sum_a dpi(a | s) Q(s, a)
 
 with mu the distribution of the first state and d the discounted number of visits. V and d solve the same
-sparse equations, one from the right and one from the left, so that both cost one factorization. A discount of
-1 is taken where every state's episode ends.
+sparse equations, one from the right and one from the left, so that one factorization gives both. The discount
+may be 1 if the episode ends from every state.
 
 Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation",
 theorem 1.
@@ -20,14 +20,14 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.components import way_to
+from bellgrad.mdp.components import next_towards
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import advantage, as_policy, check_gamma, induced_chain, q_from_value
 
 
 @dataclass(frozen=True, eq=False)
 class _Exact:
-    """What a policy `[S, A]` is worth: its value `[S]`, and its discounted number of visits `[S]`."""
+    """A policy `[S, A]` with its value `[S]` and its discounted number of visits `[S]`."""
 
     policy: Floats
     value: Floats
@@ -40,32 +40,32 @@ def expected_return(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> float:
     Args:
         mdp: the problem.
         policy: `[S]` integers or `[S, A]` probabilities.
-        gamma: discount per step, in [0, 1]; 1 only where the policy ends every episode.
+        gamma: discount per step, in [0, 1]; 1 only if the policy ends every episode.
 
     Raises:
-        UsageError: gamma is out of range, or 1 where an episode may go on for ever; it names the state.
+        UsageError: gamma is out of range, or it is 1 and an episode may go on forever; names the state.
     """
     return float(mdp.initial @ _exact(mdp, policy, gamma).value)
 
 
 def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalized: bool = True) -> Floats:
-    """`d(s)`, how often a policy is in a state, visits after t steps counted `gamma^t`: `[S]`.
+    """`d(s)`, the discounted visits of a policy to each state, `gamma^t` for a visit after t steps: `[S]`.
 
     Args:
         mdp: the problem.
         policy: `[S]` integers or `[S, A]` probabilities.
         gamma: discount per step, in [0, 1].
-        normalized: multiply by `1 - gamma`, to get the distribution of the state at a time that is geometric
-            with gamma; what is missing to one is the probability that the episode is over by then. Otherwise
-            the expected number of visits, which is what the policy gradient needs.
+        normalized: whether to multiply by `1 - gamma`. The result is then the distribution of the state at a
+            random time that is geometric with gamma; its sum is below one by the probability that the episode
+            is over by then. Otherwise it is the expected number of visits, which the policy gradient needs.
 
     Raises:
-        UsageError: gamma is out of range; it is 1 and the policy may go on for ever, or nothing is left to
-            normalize.
+        UsageError: gamma is out of range, or it is 1 and the policy may go on forever, or it is 1 and
+            `normalized` is true.
     """
     if normalized and gamma == 1:
         raise UsageError(
-            "gamma = 1 leaves nothing to normalize: take normalized=False for the expected number of visits"
+            "gamma = 1 cannot be normalized: use normalized=False for the expected number of visits"
         )
     return _exact(mdp, policy, gamma).visits * (1 - gamma if normalized else 1)
 
@@ -78,7 +78,7 @@ def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
 
 
 def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
-    """The gradient of J in the parameters of `softmax_policy`: `d(s) pi(a | s) A(s, a)`.
+    """The gradient of J with respect to the parameters of `softmax_policy`: `d(s) pi(a | s) A(s, a)`.
 
     Args:
         mdp: the problem.
@@ -89,7 +89,7 @@ def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
         `[S, A]`.
 
     Raises:
-        UsageError: gamma is out of range, or 1 where an episode may go on for ever.
+        UsageError: gamma is out of range, or it is 1 and an episode may go on forever.
 
     Source: Agarwal et al. 2021, "On the theory of policy gradient methods", equation 10 (there with the
     normalized d).
@@ -100,20 +100,20 @@ def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
 
 
 def policy_gradient(mdp: FiniteMDP, policy: ArrayLike, jacobian: Floats, gamma: float) -> Floats:
-    """The gradient of J in the parameters of any policy.
+    """The gradient of J with respect to the parameters of any policy.
 
     Args:
         mdp: the problem.
         policy: `[S, A]` probabilities.
-        jacobian: `[S, A, *D]`, the derivative of each probability in each of the parameters, whose shape is
-            `D`; 0 for illegal actions.
+        jacobian: `[S, A, *D]`, the derivative of each probability with respect to the parameters, whose
+            shape is `D`; 0 for illegal actions.
         gamma: discount per step, in [0, 1].
 
     Returns:
         `[*D]`.
 
     Raises:
-        UsageError: gamma is out of range, or 1 where an episode may go on for ever.
+        UsageError: gamma is out of range, or it is 1 and an episode may go on forever.
     """
     exact = _exact(mdp, policy, gamma)
     q = np.where(mdp.legal, q_from_value(mdp, exact.value, gamma), 0.0)
@@ -126,10 +126,10 @@ def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
     chain, reward = induced_chain(mdp, policy)
     if gamma == 1:
         source, target = chain.nonzero()
-        endless = way_to((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
+        endless = next_towards((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
         if endless.any():
             raise UsageError(
-                f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; take a discount"
+                f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; use a discount"
                 " below 1"
             )
     factors = splu(sparse.eye_array(mdp.num_states, format="csc") - gamma * chain.tocsc())

@@ -1,5 +1,5 @@
-"""Grids drawn as text: walls, slippery ground, wind, rewards, cells that end the episode and cells that send
-to the start."""
+"""Grid worlds from text maps: walls, slippery ground, wind, rewards, cells that end the episode and cells
+that lead back to the start."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp.build import Outcomes, index_type, offsets
 from bellgrad.mdp.model import FiniteMDP
 
-# Clockwise, so that a quarter turn is a quarter of the list: (name, rows down, columns right).
+# Clockwise, so that a turn of 90 degrees is a quarter of the list: (name, rows down, columns right).
 MOVES = {
     "four": (("up", -1, 0), ("right", 0, 1), ("down", 1, 0), ("left", 0, -1)),
     "king": (
@@ -35,37 +35,37 @@ def gridworld(
     terminal: str = "G",
     walls: str = "#",
     restart: str = "X",
-    **described: Any,
+    **other_fields: Any,
 ) -> FiniteMDP:
-    """The MDP of a map in which each letter is a cell. States are the cells, row by row, walls too.
+    """The MDP of a map in which each letter is a cell. States are all cells, row by row, including walls.
 
     With the maps of `bellgrad.mdp.examples`, cliff walking is `gridworld(CLIFF, step_reward=-1, rewards={"X":
     -100})`, and the windy grid `gridworld(WINDY, wind=[0, 0, 0, 1, 1, 1, 2, 2, 1, 0], step_reward=-1,
     rewards={})`.
 
-    A step goes to the neighbor, is pushed by the wind of the column that it leaves, and is then held inside
-    the grid; where that ends on a wall, the agent stays where it was. The reward is that of the cell it lands
-    in. Terminal cells and walls lead to themselves, at reward 0, and end the episode.
+    A step goes to the neighbor cell, is moved by the wind of the column that it leaves, and is then clipped
+    to the grid; if that leads to a wall, the agent stays where it was. The reward is that of the cell it
+    reaches. Terminal cells and walls lead to themselves, at reward 0, and end the episode.
 
     Args:
-        text_map: lines of equal length, or one text of them; blanks around a line do not count.
-        slip: the chance of going to the right or to the left of the chosen direction, each with half of it.
-        wind: for each column, by how many rows a step is blown upwards.
-        stochastic_wind: where there is wind, it is one stronger or one weaker with a chance of 1/3 each.
+        text_map: lines of equal length, or one text of them; spaces around a line are ignored.
+        slip: probability of going to the right or left of the chosen direction instead, half of it for each.
+        wind: for each column, the number of rows by which the wind moves the agent upwards.
+        stochastic_wind: whether wind is stronger or weaker by one row, with probability 1/3 each.
         moves: `four`: up, right, down, left; `king`: those and the diagonals, clockwise from up.
-        step_reward: for landing in any cell that `rewards` does not name.
-        rewards: by letter, for landing there; None is `{"G": 1.0}`.
-        start: where episodes begin, on each of them alike; on a map with none, on every cell but walls,
-            restarts and terminals.
-        floor: letters of no meaning.
+        step_reward: reward for reaching any cell that is not in `rewards`.
+        rewards: reward for reaching a cell, by letter; None is `{"G": 1.0}`.
+        start: letters of the cells in which episodes begin, with equal probability. If the map has none,
+            they begin in any cell except walls, restarts and terminals.
+        floor: letters of ordinary cells.
         terminal: letters whose cells end the episode.
         walls: letters that cannot be entered.
-        restart: letters whose cells send the agent back to the start, of which there must be one.
-        described: other fields of `FiniteMDP`, such as `max_episode_steps`.
+        restart: letters whose cells lead back to the start; there must then be exactly one start.
+        other_fields: other fields of `FiniteMDP`, such as `max_episode_steps`.
 
     Raises:
-        UsageError: lines of several lengths, an unknown letter, a wind that is not one number a column, a
-            slip beyond [0, 1].
+        UsageError: the lines differ in length, a letter is unknown, the wind is not one number per column, or
+            slip is outside [0, 1].
 
     Source: Sutton and Barto 2018, examples 3.5, 6.5 and 6.6, exercises 6.9 and 6.10 (king's moves, stochastic
     wind).
@@ -79,7 +79,7 @@ def gridworld(
     rows, columns = letters.shape
     strength = np.zeros(columns, int) if wind is None else np.asarray(wind)
     if strength.shape != (columns,) or not np.issubdtype(strength.dtype, np.integer):
-        raise UsageError(f"wind must be one whole number for each of {columns} columns, got {wind}")
+        raise UsageError(f"wind must be one integer for each of {columns} columns, got {wind}")
     if stochastic_wind and not strength.any():
         raise UsageError("stochastic_wind needs a wind")
     flat = letters.ravel()
@@ -94,36 +94,37 @@ def gridworld(
             f"a map with restarts ({restart}) needs one start ({start}); this one has {begins.sum()}"
         )
 
-    gain = np.full(flat.size, float(step_reward))
+    cell_reward = np.full(flat.size, float(step_reward))
     for letter, reward in rewards.items():
-        gain[flat == letter] = reward
+        cell_reward[flat == letter] = reward
 
     cell = np.arange(flat.size, dtype=index_type(flat.size))
     row, column = np.divmod(cell, columns)
-    blown = strength.astype(cell.dtype)[column]
+    wind_strength = strength.astype(cell.dtype)[column]
     stays = is_terminal | is_wall
     directions = MOVES[moves]
     quarter = len(directions) // 4
     turns = [(0, 1 - slip), (quarter, slip / 2), (-quarter, slip / 2)] if slip else [(0, 1.0)]
-    # Variations of a wind that does not blow, and ways out of a cell that keeps the agent, have probability 0
-    # and are left out.
-    varies = np.where(blown != 0, 1 / 3, 0.0)
+    # Variations of zero wind, and moves out of terminal cells and walls, have probability 0 and are left out.
+    varies = np.where(wind_strength != 0, 1 / 3, 0.0)
     gusts = [(0, 1 - 2 * varies), (1, varies), (-1, varies)] if stochastic_wind else [(0, np.ones(flat.size))]
 
     shape = (flat.size, len(directions), len(turns) * len(gusts))
     probability, reward = np.empty(shape), np.empty(shape)
     next_state, terminated = np.empty(shape, cell.dtype), np.empty(shape, bool)
     for direction, (_, down, right) in enumerate(directions):
-        for g, (gust, gust_chance) in enumerate(gusts):
-            next_row = np.clip(row + down - blown - gust, 0, rows - 1)
+        for g, (gust, gust_probability) in enumerate(gusts):
+            next_row = np.clip(row + down - wind_strength - gust, 0, rows - 1)
             landed = next_row * columns + np.clip(column + right, 0, columns - 1)
             landed = np.where(stays | is_wall[landed], cell, landed)
-            led_to = np.where(is_restart[landed], begins.argmax(), landed) if is_restart.any() else landed
-            for t, (turn, turn_chance) in enumerate(turns):
+            next_cell = np.where(is_restart[landed], begins.argmax(), landed) if is_restart.any() else landed
+            for t, (turn, turn_probability) in enumerate(turns):
                 action, k = (direction - turn) % len(directions), t * len(gusts) + g
-                probability[:, action, k] = np.where(stays, float(k == 0), turn_chance * gust_chance)
-                next_state[:, action, k] = led_to
-                reward[:, action, k] = np.where(stays, 0.0, gain[landed])
+                probability[:, action, k] = np.where(
+                    stays, float(k == 0), turn_probability * gust_probability
+                )
+                next_state[:, action, k] = next_cell
+                reward[:, action, k] = np.where(stays, 0.0, cell_reward[landed])
                 terminated[:, action, k] = is_terminal[landed] | stays
     happens = probability > 0
     outcomes = Outcomes(
@@ -140,12 +141,12 @@ def gridworld(
         state_names=tuple(flat.tolist()),
         action_names=tuple(name for name, _, _ in directions),
         grid=(rows, columns),
-        **described,
+        **other_fields,
     )
 
 
 def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]:
-    """`[rows, columns]` of one letter each."""
+    """`[rows, columns]` the letters of the map."""
     lines = [
         line.strip() for line in (text_map.strip().splitlines() if isinstance(text_map, str) else text_map)
     ]
@@ -155,9 +156,9 @@ def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]
         if len(line) != len(lines[0]):
             raise UsageError(f"row {number} of the map has {len(line)} cells; row 0 has {len(lines[0])}")
     letters = np.array([list(line) for line in lines])
-    strange = ~np.isin(letters, sorted(known))
-    if strange.any():
-        row, column = np.unravel_index(int(strange.argmax()), letters.shape)
+    unknown_letter = ~np.isin(letters, sorted(known))
+    if unknown_letter.any():
+        row, column = np.unravel_index(int(unknown_letter.argmax()), letters.shape)
         raise UsageError(
             f"row {row}, column {column} of the map is {str(letters[row, column])!r}; known:"
             f" {' '.join(sorted(known))}"

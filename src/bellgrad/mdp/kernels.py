@@ -30,7 +30,7 @@ def row_sum(offset, values):
 
 @numba.njit(cache=True)
 def _expected(first, last, continuing, next_state, value):
-    """`E[value(s')]` over the outcomes `first` to `last`. Unsigned numbers spare every access the test for a
+    """`E[value(s')]` over the outcomes `first` to `last`. With unsigned integers no access tests for a
     negative index."""
     total = 0.0
     for k in range(np.uint64(first), np.uint64(last)):
@@ -40,7 +40,7 @@ def _expected(first, last, continuing, next_state, value):
 
 @numba.njit(cache=True, parallel=True)
 def lookahead(offset, continuing, next_state, reward, gamma, value, q):
-    """Fill `q [S, A]` with `r(s, a) + gamma * E[value(s')]`, -inf where a pair has no outcomes."""
+    """Fill `q [S, A]` with `r(s, a) + gamma * E[value(s')]`, -inf for a pair without outcomes."""
     states, actions = reward.shape
     for state in numba.prange(states):
         for action in range(actions):
@@ -51,14 +51,14 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
 
 @numba.njit(cache=True, parallel=True)
 def sweep(offset, continuing, next_state, reward, gamma, value, action, improve, new):
-    """A backup of every state from `value [S]` into `new [S]`: of the best action, kept in `action [S]`, or
-    of that action alone.
+    """A backup of every state from `value [S]` into `new [S]`: of the best action, which is stored in
+    `action [S]`, or of the stored action only.
 
     Args:
-        improve: whether to look for the best.
+        improve: whether to search for the best action.
 
     Returns:
-        the least and the greatest change of a state's value, and the greatest size of a value.
+        the least and the greatest change of a state's value, and the greatest absolute value.
     """
     states, actions = reward.shape
     low, high, size = np.inf, -np.inf, 0.0
@@ -80,11 +80,11 @@ def sweep(offset, continuing, next_state, reward, gamma, value, action, improve,
 
 @numba.njit(cache=True)
 def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action, improve, backwards):
-    """`sweep` in the order of the states or against it, where each backup sees those before it and is solved
-    for its own state.
+    """`sweep` in the order of the states or in reverse; each backup uses the new values of earlier states and
+    is solved for transitions of a state to itself.
 
     Returns:
-        the greatest change of a state's value without its sign, and the greatest size of a value.
+        the greatest absolute change of a state's value, and the greatest absolute value.
     """
     states, actions = reward.shape
     change, size = 0.0, 0.0
@@ -128,15 +128,15 @@ def _backup(offset, continuing, next_state, reward, gamma, value, state):
 def prioritized_backups(
     offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold
 ):
-    """Up to `S` backups, each of the state whose value is furthest from its backup; `error [S]` is that
-    distance, kept true.
+    """Up to `S` backups, each of the state whose value differs most from its backup; `error [S]` is that
+    difference, which is kept up to date.
 
     Args:
-        before_offset: `[S+1]` into `before`, the states from which each state may come next.
-        threshold: states with a smaller error are left alone.
+        before_offset: `[S+1]` index into `before`, which lists the predecessors of each state.
+        threshold: states with a smaller error are skipped.
 
     Returns:
-        how many backups were made.
+        the number of backups.
     """
     states = len(value)
     queue = [(-error[state], state) for state in range(states) if error[state] > threshold]
@@ -146,7 +146,7 @@ def prioritized_backups(
         priority, state = heapq.heappop(queue)
         if (
             -priority != error[state]
-        ):  # it changed after it was queued, and was queued again if it is still large
+        ):  # it changed after it was queued; if it is still large, it was queued again
             continue
         value[state] = _backup(offset, continuing, next_state, reward, gamma, value, state)
         error[state] = 0.0

@@ -1,11 +1,11 @@
-"""Discounted MDPs as a linear programme, and its dual.
+"""Discounted MDPs as a linear program, and its dual.
 
     primal   min  sum_s v(s) / S        with  v(s) - gamma * E[v(s')] >= r(s, a)  for every legal pair
     dual     max  sum_sa x(s, a) r(s, a)  with  sum_a x(s', a) - gamma * sum_sa x(s, a) p(s' | s, a) = 1 / S
                                           and   x >= 0
 
-The primal's solution is V*; the dual's is how often, discounted, the best policy visits each pair from a
-uniform start.
+The solution of the primal is V*. That of the dual is the discounted number of visits of the optimal policy to
+each pair, from a uniform start.
 
 Source: Puterman 1994, section 6.9.
 """
@@ -17,20 +17,20 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bellgrad.core.errors import BellgradError
-from bellgrad.mdp.discounted import Discounted, Found
+from bellgrad.mdp.discounted import DiscountedProblem, MethodResult
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import check_gamma
 from bellgrad.mdp.solution import Solution
 
-FEASIBILITY = 1e-10  # the least violation that HiGHS can be asked for
+FEASIBILITY_TOLERANCE = 1e-10  # the smallest that HiGHS accepts
 
 
 class LinearProgram(NamedTuple):
-    """The two solutions.
+    """The solutions of primal and dual.
 
     Attributes:
         value: `[S]` of the primal, V*.
-        occupancy: `[S, A]` of the dual, 0 where the action is illegal; it sums to `1 / (1 - gamma)` where no
+        occupancy: `[S, A]` of the dual, 0 if the action is illegal; it sums to `1 / (1 - gamma)` if no
             episode ends.
         iterations: of HiGHS.
     """
@@ -49,7 +49,7 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
 
     Raises:
         UsageError: gamma is out of range.
-        BellgradError: HiGHS gave up; there always is a solution.
+        BellgradError: HiGHS failed, although there always is a solution.
     """
     check_gamma(gamma, below_one=True)
     states, actions = mdp.legal.shape
@@ -63,7 +63,10 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
         b_ub=-mdp.expected_reward.ravel()[legal],
         bounds=(None, None),
         method="highs",
-        options={"primal_feasibility_tolerance": FEASIBILITY, "dual_feasibility_tolerance": FEASIBILITY},
+        options={
+            "primal_feasibility_tolerance": FEASIBILITY_TOLERANCE,
+            "dual_feasibility_tolerance": FEASIBILITY_TOLERANCE,
+        },
     )
     if result.x is None:
         raise BellgradError(f"linear programming failed: {result.message}")
@@ -73,19 +76,19 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
 
 
 def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6) -> Solution:
-    """V* by linear programming; the error follows from the residual of the answer, by the bounds of
+    """V* by linear programming. The error bound follows from the residual, by the bounds of
     `bellgrad.mdp.discounted`.
 
-    Stops where HiGHS calls the programme solved; meant for up to some ten thousands of states.
+    Stops when HiGHS reports a solution; meant for up to some ten thousand states.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
-        tolerance: on the value's error; only for `converged`, HiGHS is always asked for the best that it can
-            do.
+        tolerance: greatest error of any state's value; only for `converged`, since HiGHS always uses its best
+            accuracy.
 
     Raises:
         UsageError: gamma is out of range.
     """
-    problem, program = Discounted.of(mdp, gamma, tolerance), solve_linear_program(mdp, gamma)
-    return problem.solution("linear_programming", Found(program.value, np.inf, program.iterations))
+    problem, program = DiscountedProblem.of(mdp, gamma, tolerance), solve_linear_program(mdp, gamma)
+    return problem.solution("linear_programming", MethodResult(program.value, np.inf, program.iterations))

@@ -1,7 +1,7 @@
-"""A finite Markov decision process, known outcome by outcome. Axes: `S` states, `A` actions, `N` outcomes.
+"""A finite Markov decision process, stored as a list of outcomes. Axes: `S` states, `A` actions, `N`
+outcomes.
 
-Rewards are maximized everywhere. A cost is a reward below zero: builders that take costs change their sign,
-once, on the way in.
+Rewards are always maximized. A cost is a negative reward: a builder that takes costs changes their sign once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bellgrad.mdp import build, kernels
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
-TYPES = {
+FIELD_TYPES = {
     "offset": (np.int32, np.int64),
     "probability": (np.float64,),
     "next_state": (np.int32, np.int64),
@@ -29,33 +29,34 @@ TYPES = {
     "terminated": (np.bool_,),
     "initial": (np.float64,),
 }
-ROW_TOLERANCE = 1e-6  # how far the probabilities of a pair may be from one: the rounding of float32 input
+PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
 
 
 @dataclass(frozen=True, eq=False)
 class FiniteMDP:
-    """`p(s', r, terminated | s, a)` for finitely many states and actions, and where episodes begin.
+    """`p(s', r, terminated | s, a)` for finitely many states and actions, and the distribution of the first
+    state.
 
-    Outcomes are kept one by one in the order in which they were given, those of a state-action pair side by
-    side: pair `s * A + a` owns the outcomes `offset[s * A + a]` to `offset[s * A + a + 1]`. A pair without
-    outcomes is an illegal action. That an episode ends is a property of an outcome and not of a state, as in
-    Gymnasium's `P`: Taxi reaches the same state both ways.
+    Outcomes are stored in the order in which they were given, grouped by state-action pair: those of pair
+    `s * A + a` are `offset[s * A + a]` to `offset[s * A + a + 1]`, the last one excluded. A pair without
+    outcomes is an illegal action. Whether the episode ends is a property of an outcome and not of a state, as
+    in Gymnasium's `P`: in Taxi the same state is reached both with and without an end.
 
     Attributes:
         num_actions: `A`.
-        offset: `[S*A + 1]` int32 or int64, never falling.
+        offset: `[S*A + 1]` int32 or int64, non-decreasing.
         probability: `[N]` float64 of each outcome, 0 to 1; those of a legal pair sum to one.
-        next_state: `[N]` of the same type as `offset`, 0 to `S - 1`.
+        next_state: `[N]` of the same dtype as `offset`, 0 to `S - 1`.
         reward: `[N]` float64.
-        terminated: `[N]` bool; what follows such an outcome is worth nothing.
+        terminated: `[N]` bool; the value after such an outcome is 0.
         initial: `[S]` float64, the distribution of the first state.
-        max_episode_steps: where the environment cuts its episodes; no solver without a `horizon` looks at it.
-        state_names: `[S]` words for pictures and tables.
-        action_names: `[A]` likewise.
-        grid: rows and columns, where the states are the cells of a grid, row by row.
+        max_episode_steps: the environment's time limit in steps; solvers ignore it.
+        state_names: `[S]` names for pictures and tables.
+        action_names: `[A]` the same.
+        grid: rows and columns, if the states are the cells of a grid, row by row.
 
     Raises:
-        UsageError: anything of this does not hold; the message names the state and the action.
+        UsageError: one of these conditions is violated; the message names the state and the action.
     """
 
     num_actions: int
@@ -72,7 +73,7 @@ class FiniteMDP:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
-        for name in TYPES:
+        for name in FIELD_TYPES:
             getattr(self, name).flags.writeable = False
         _check_outcomes(self)
 
@@ -86,31 +87,31 @@ class FiniteMDP:
         legal: ArrayLike | None = None,
         initial: int | ArrayLike | None = None,
         costs: bool = False,
-        **described: Any,
+        **other_fields: Any,
     ) -> FiniteMDP:
-        """An MDP from its matrices. The arrays of a CSR transition are shared and not copied: leave them as
-        they are.
+        """An MDP from its matrices. The arrays of a CSR transition are not copied: do not change them
+        afterwards.
 
         Args:
-            transition: `p(s' | s, a)`: dense `[S, A, S']`, where a zero makes no outcome; sparse `[S*A, S']`,
+            transition: `p(s' | s, a)`: dense `[S, A, S']`, whose zeros are not outcomes; sparse `[S*A, S']`,
                 row `s * A + a`; or a list of `A` sparse matrices `[S, S']`.
             reward: `r(s)` as `[S]`, `r(s, a)` as `[S, A]`, `r(s, a, s')` as `[S, A, S']` or sparse like the
                 transition.
-            terminated: whether the episode ends: by the next state, `[S']`, or in one of the reward's other
-                shapes; None where it never does. A state in which episodes end still needs its rows, for
-                example to itself.
-            legal: `[S, A]`; the row of an illegal action is left out. None where every action is legal.
-            initial: the first state, or the distribution `[S]` of it; None for every state alike.
-            costs: `reward` holds costs, to be minimized: its sign is changed, here and only here.
-            described: the other fields of `FiniteMDP`: names, grid and time limit.
+            terminated: whether the episode ends: per next state, `[S']`, or in one of the reward's other
+                shapes; None if it never does. A state in which episodes end still needs its rows, for example
+                transitions to itself.
+            legal: `[S, A]`; the row of an illegal action is ignored. None if every action is legal.
+            initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            costs: whether `reward` contains costs, to be minimized: its sign is then changed.
+            other_fields: other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
-            UsageError: shapes that do not fit, a legal action that leads nowhere, or what `FiniteMDP` itself
-                refuses.
+            UsageError: the shapes do not fit, a legal action has no outcome, or `FiniteMDP` refuses the
+                numbers.
         """
         num_actions, outcomes = build.from_arrays(transition, reward, terminated, legal)
         num_states = (len(outcomes.offset) - 1) // num_actions
-        return cls._made(num_states, num_actions, outcomes, initial, costs, described)
+        return cls._from_outcomes(num_states, num_actions, outcomes, initial, costs, other_fields)
 
     @classmethod
     def from_function(
@@ -121,24 +122,24 @@ class FiniteMDP:
         *,
         initial: int | ArrayLike | None = None,
         costs: bool = False,
-        **described: Any,
+        **other_fields: Any,
     ) -> FiniteMDP:
         """An MDP from a function of state and action.
 
         Args:
             num_states: `S`.
             num_actions: `A`.
-            outcomes: gives `[(probability, next state, reward, terminated), ...]`, as an entry of Gymnasium's
-                `P`; an empty list where the action is illegal.
-            initial: the first state, or the distribution `[S]` of it; None for every state alike.
-            costs: the function names costs, to be minimized: their sign is changed.
-            described: the other fields of `FiniteMDP`: names, grid and time limit.
+            outcomes: returns `[(probability, next state, reward, terminated), ...]`, like an entry of
+                Gymnasium's `P`; an empty list if the action is illegal.
+            initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            costs: whether the function returns costs, to be minimized: their sign is then changed.
+            other_fields: other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
-            UsageError: something else than such tuples, or what `FiniteMDP` itself refuses.
+            UsageError: the function returns something else, or `FiniteMDP` refuses the numbers.
         """
         made = build.from_function(num_states, num_actions, outcomes)
-        return cls._made(num_states, num_actions, made, initial, costs, described)
+        return cls._from_outcomes(num_states, num_actions, made, initial, costs, other_fields)
 
     @classmethod
     def from_transitions(
@@ -153,38 +154,39 @@ class FiniteMDP:
         num_actions: int,
         unseen: build.Unseen = "absorb",
         initial: int | ArrayLike | None = None,
-        **described: Any,
+        **other_fields: Any,
     ) -> FiniteMDP:
-        """The certainty-equivalent MDP of some data: what followed a pair n times in m has probability n / m.
+        """The certainty-equivalent MDP of data: an outcome that followed a pair n times in m has probability
+        n / m.
 
-        Outcomes that agree in next state, reward and ending are one; two rewards after the same step stay two
-        outcomes.
+        Data with the same pair, next state, reward and `terminated` are one outcome; different rewards are
+        different outcomes.
 
         Args:
             obs: `[N]` states.
             action: `[N]`.
             reward: `[N]`.
-            next_obs: `[N]` what the action led to, never the state after a reset.
-            terminated: `[N]`; a time limit is no termination.
+            next_obs: `[N]` the true next states, never those after a reset.
+            terminated: `[N]`; a time limit is not a termination.
             num_states: `S`.
             num_actions: `A`.
             unseen: what a pair without data does, at reward 0: `absorb` ends the episode, `self_loop` stays
-                for ever, `uniform` leads to every state alike; `refuse` raises.
-            initial: the first state, or the distribution `[S]` of it; None for every state alike.
-            described: the other fields of `FiniteMDP`: names, grid and time limit.
+                in the state forever, `uniform` leads to a uniformly random state; `refuse` raises.
+            initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            other_fields: other fields of `FiniteMDP`: names, grid and time limit.
 
         Raises:
-            UsageError: arrays of several lengths, a state or action out of range, or unseen pairs where they
-                are refused.
+            UsageError: the arrays differ in length, a state or action is out of range, or there are unseen
+                pairs and `unseen` is `refuse`.
         """
         counted = build.from_transitions(
             obs, action, reward, next_obs, terminated, num_states, num_actions, unseen
         )
-        return cls._made(num_states, num_actions, counted, initial, False, described)
+        return cls._from_outcomes(num_states, num_actions, counted, initial, False, other_fields)
 
     @classmethod
     def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
-        """The dynamics of a Gymnasium environment that shows them in `P`, and of Blackjack; see
+        """The dynamics of a Gymnasium environment that has them in `P`, or of Blackjack; see
         `bellgrad.mdp.from_gym`.
 
         Args:
@@ -192,25 +194,27 @@ class FiniteMDP:
             env_kwargs: arguments of the environment.
 
         Raises:
-            UsageError: an environment that shows no dynamics, or others than it has.
+            UsageError: the environment has no `P`, or its steps do not follow it.
         """
         from bellgrad.mdp.from_gym import from_gymnasium
 
         return from_gymnasium(env, **env_kwargs)
 
     @classmethod
-    def _made(
+    def _from_outcomes(
         cls,
         num_states: int,
         num_actions: int,
         outcomes: build.Outcomes,
         initial: int | ArrayLike | None,
         costs: bool,
-        described: dict[str, Any],
+        other_fields: dict[str, Any],
     ) -> FiniteMDP:
         if costs:
             outcomes = outcomes._replace(reward=-outcomes.reward)
-        return cls(num_actions, *outcomes, initial=build.start_distribution(initial, num_states), **described)
+        return cls(
+            num_actions, *outcomes, initial=build.start_distribution(initial, num_states), **other_fields
+        )
 
     @property
     def num_states(self) -> int:
@@ -219,52 +223,52 @@ class FiniteMDP:
 
     @cached_property
     def legal(self) -> NDArray[np.bool_]:
-        """`[S, A]` which actions may be chosen."""
+        """`[S, A]` which actions are legal."""
         return (self.offset[1:] > self.offset[:-1]).reshape(self.num_states, self.num_actions)
 
     @cached_property
     def continuing(self) -> Floats:
-        """`[N]` the probability of each outcome after which the episode goes on; the very array `probability`
-        where none ends."""
+        """`[N]` the probability of each outcome after which the episode continues, otherwise 0; the array
+        `probability` itself if no outcome ends an episode."""
         return np.where(self.terminated, 0.0, self.probability) if self.terminated.any() else self.probability
 
     @cached_property
     def transition(self) -> sparse.csr_array:
-        """`[S*A, S]` where a pair leads while the episode goes on: rows sum to one minus the chance of
-        ending."""
+        """`[S*A, S]` the probability that the episode continues in each next state; a row sums to one minus
+        the probability of ending."""
         shape = (len(self.offset) - 1, self.num_states)
         return sparse.csr_array((self.continuing, self.next_state, self.offset), shape=shape, copy=False)
 
     @cached_property
     def expected_reward(self) -> Floats:
-        """`[S, A]` float64, `r(s, a)`; 0 where the action is illegal."""
+        """`[S, A]` float64, `r(s, a)`; 0 if the action is illegal."""
         return kernels.row_dot(self.offset, self.probability, self.reward).reshape(
             self.num_states, self.num_actions
         )
 
     @cached_property
     def ending(self) -> Floats:
-        """`[S, A]` float64, the chance that the episode ends with this step."""
+        """`[S, A]` float64, the probability that the episode ends with this step."""
         return kernels.row_dot(self.offset, self.probability, self.terminated).reshape(
             self.num_states, self.num_actions
         )
 
     def place(self, pair: int) -> str:
-        """A state-action pair in words, for messages."""
+        """The name of a state-action pair, for messages."""
         state, action = divmod(int(pair), self.num_actions)
         return f"{self.state_name(state)}, {self.action_name(action)}"
 
     def state_name(self, state: int) -> str:
-        """`state 3`, with its name where it has one."""
+        """`state 3`, with its name if it has one."""
         return f"state {state}" + (f" ({self.state_names[state]})" if self.state_names else "")
 
     def action_name(self, action: int) -> str:
-        """`action 1`, with its name where it has one."""
+        """`action 1`, with its name if it has one."""
         return f"action {action}" + (f" ({self.action_names[action]})" if self.action_names else "")
 
 
 def _check_sizes(mdp: FiniteMDP) -> None:
-    for name, kinds in TYPES.items():
+    for name, kinds in FIELD_TYPES.items():
         array = getattr(mdp, name)
         if not isinstance(array, np.ndarray) or array.dtype not in kinds:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -273,11 +277,12 @@ def _check_sizes(mdp: FiniteMDP) -> None:
             )
     if mdp.next_state.dtype != mdp.offset.dtype:
         raise UsageError(
-            f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must be of one type"
+            f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must have the same"
+            " dtype"
         )
     s, a, n = len(mdp.initial), mdp.num_actions, len(mdp.probability)
     if s < 1 or a < 1:
-        raise UsageError(f"an MDP needs a state and an action; these are {s} and {a}")
+        raise UsageError(f"an MDP needs at least one state and one action, got {s} and {a}")
     if (
         mdp.offset.shape != (s * a + 1,)
         or mdp.offset[0] != 0
@@ -285,7 +290,8 @@ def _check_sizes(mdp: FiniteMDP) -> None:
         or (np.diff(mdp.offset) < 0).any()
     ):
         raise UsageError(
-            f"offset must rise from 0 to the number of outcomes, {n}, in {s} states x {a} actions + 1 entries"
+            f"offset must rise from 0 to the number of outcomes, {n}, and have {s} states x {a} actions + 1"
+            " entries"
         )
     for name in ("next_state", "reward", "terminated"):
         if getattr(mdp, name).shape != (n,):
@@ -293,24 +299,24 @@ def _check_sizes(mdp: FiniteMDP) -> None:
     for name, size in (("state_names", s), ("action_names", a)):
         names = getattr(mdp, name)
         if names is not None and len(names) != size:
-            raise UsageError(f"{name} are {len(names)}; expected {size}")
+            raise UsageError(f"{name} has {len(names)} entries; expected {size}")
     if mdp.grid is not None and mdp.grid[0] * mdp.grid[1] != s:
         raise UsageError(f"a grid of {mdp.grid[0]} x {mdp.grid[1]} cells does not have {s} states")
 
 
 def _check_outcomes(mdp: FiniteMDP) -> None:
-    """Every number is what it should be; if not, the place of the first that is not.
+    """Check the numbers; the message names the pair of the first that is wrong.
 
-    The extremes are looked at before any mask is made, since a large MDP fills the memory.
+    Minima and maxima are checked before any mask is made, to save memory on large MDPs.
     """
 
-    def refuse(wrong: NDArray[np.bool_], what: str, values: NDArray) -> None:
+    def refuse(wrong: NDArray[np.bool_], problem: str, values: NDArray) -> None:
         outcome = int(wrong.argmax())
         pair = int(np.searchsorted(mdp.offset, outcome, side="right")) - 1
-        raise UsageError(f"{mdp.place(pair)}: {what} {values[outcome]}")
+        raise UsageError(f"{mdp.place(pair)}: {problem} {values[outcome]}")
 
     probability, successor, reward = mdp.probability, mdp.next_state, mdp.reward
-    if not probability.min(initial=0) >= 0:  # also catches NaN, here and below
+    if not probability.min(initial=0) >= 0:  # this also catches NaN, here and below
         refuse(~(probability >= 0), "an outcome has probability", probability)
     if successor.min(initial=0) < 0 or successor.max(initial=0) >= mdp.num_states:
         wrong = (successor < 0) | (successor >= mdp.num_states)
@@ -318,15 +324,15 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
     if not np.isfinite([reward.min(initial=0), reward.max(initial=0)]).all():
         refuse(~np.isfinite(reward), "an outcome has reward", reward)
     error = kernels.row_sum(mdp.offset, probability) - 1.0
-    wrong = ~(np.abs(error, out=error) <= ROW_TOLERANCE) & mdp.legal.ravel()
+    wrong = ~(np.abs(error, out=error) <= PROBABILITY_TOLERANCE) & mdp.legal.ravel()
     if wrong.any():
         pair = int(wrong.argmax())
         total = probability[mdp.offset[pair] : mdp.offset[pair + 1]].sum()
         raise UsageError(f"{mdp.place(pair)}: the probabilities sum to {total:.9g}, not to 1")
-    stuck = ~mdp.legal.any(axis=1)
-    if stuck.any():
-        raise UsageError(f"{mdp.state_name(int(stuck.argmax()))} has no legal action")
-    if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= ROW_TOLERANCE:
+    without_action = ~mdp.legal.any(axis=1)
+    if without_action.any():
+        raise UsageError(f"{mdp.state_name(int(without_action.argmax()))} has no legal action")
+    if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= PROBABILITY_TOLERANCE:
         raise UsageError(
             f"the start distribution must be probabilities that sum to 1; they sum to {mdp.initial.sum():.9g}"
         )

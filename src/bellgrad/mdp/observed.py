@@ -1,9 +1,9 @@
-"""Policies that see an observation of the state and remember nothing: the best that they can do in a fixed
+"""Memoryless policies, which see an observation of the state and nothing else: the best of them for a fixed
 number of steps.
 
-Axes: `S` states, `O` observations, `A` actions. An observation map `[S]` says as what each state is seen,
-from 0 to `O - 1`, and states that are seen alike are treated alike. There a stochastic policy may be better
-than every deterministic one, and one that remembers better still.
+Axes: `S` states, `O` observations, `A` actions. An observation map `[S]` gives the observation of each state,
+from 0 to `O - 1`; a policy does the same in all states with the same observation. A stochastic policy may
+then be better than every deterministic one, and a policy with memory may be better still.
 
 Source: Singh, Jaakkola and Jordan 1994, "Learning without state-estimation in partially observable Markovian
 decision processes".
@@ -21,19 +21,19 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import check_gamma, value_from_q
 
-MOST_POLICIES = 1_000_000  # that are enumerated
+MAX_POLICIES = 1_000_000  # policies that are enumerated
 
 
 def memoryless_return(
     mdp: FiniteMDP, observation: ArrayLike, policy: ArrayLike, horizon: int, *, gamma: float = 1.0
 ) -> Floats:
-    """What memoryless policies get within `horizon` steps, from the start distribution. Exact but for
-    rounding.
+    """The expected return of memoryless policies in `horizon` steps, from the start distribution. Exact
+    except for rounding.
 
     Args:
         mdp: the problem.
-        observation: `[S]` integers, as what each state is seen.
-        policy: `[..., O, A]` probabilities, as many policies as there are leading entries.
+        observation: `[S]` integers, the observation of each state.
+        policy: `[..., O, A]` probabilities; leading axes hold several policies.
         horizon: steps, 1 or more.
         gamma: discount per step, in [0, 1].
 
@@ -41,21 +41,21 @@ def memoryless_return(
         `[...]`.
 
     Raises:
-        UsageError: horizon, gamma or a shape is out of range, a row is no distribution, or an illegal action
-            may be chosen.
+        UsageError: horizon or gamma is out of range, a shape is wrong, a row is not a distribution, or an
+            illegal action may be chosen.
     """
     check_gamma(gamma)
     if horizon < 1:
         raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")
-    seen, policy = _seen(mdp, observation), np.asarray(policy, dtype=float)
-    if policy.shape[-2:] != (seen.max() + 1, mdp.num_actions):
+    observed, policy = _checked(mdp, observation), np.asarray(policy, dtype=float)
+    if policy.shape[-2:] != (observed.max() + 1, mdp.num_actions):
         raise UsageError(
-            f"a memoryless policy has shape ({seen.max() + 1}, {mdp.num_actions}); this one has"
+            f"a memoryless policy has shape ({observed.max() + 1}, {mdp.num_actions}); this one has"
             f" {policy.shape}"
         )
     if (policy < 0).any() or not np.allclose(policy.sum(axis=-1), 1):
-        raise UsageError("a row of the policy is no distribution")
-    by_state = policy.reshape(-1, *policy.shape[-2:])[:, seen]
+        raise UsageError("a row of the policy is not a distribution")
+    by_state = policy.reshape(-1, *policy.shape[-2:])[:, observed]
     if (by_state[:, ~mdp.legal] > 0).any():
         raise UsageError("the policy may choose an action that is illegal in a state")
     value = np.zeros(by_state.shape[:2])
@@ -72,15 +72,15 @@ def best_deterministic_memoryless(
 
     Args:
         mdp: the problem.
-        observation: `[S]` integers, as what each state is seen.
+        observation: `[S]` integers, the observation of each state.
         horizon: steps, 1 or more.
         gamma: discount per step, in [0, 1].
 
     Returns:
-        The policy `[O, A]`, of equally good ones the first, and its expected return.
+        The policy `[O, A]`, the first of equally good ones, and its expected return.
 
     Raises:
-        UsageError: more than a million policies, or what `memoryless_return` refuses.
+        UsageError: there are more than a million policies, or `memoryless_return` refuses the arguments.
     """
     best: tuple[Floats, float] = (np.empty(0), -np.inf)
     for policy in _deterministic(mdp, observation):
@@ -93,38 +93,39 @@ def best_deterministic_memoryless(
 def best_memoryless_with_one_mixture(
     mdp: FiniteMDP, observation: ArrayLike, horizon: int, at: int, *, gamma: float = 1.0
 ) -> tuple[Floats, float]:
-    """The best policy that may mix two actions at one observation and has one action for each of the others.
+    """The best policy that may mix two actions at one observation and has one action for every other.
 
-    Tries every choice of the other actions and of the two. What a mixture is worth is a polynomial in its
-    weight, of degree `horizon` at most: it is interpolated exactly, and its best weight is an end of [0, 1]
-    or a root of the derivative.
+    Tries every choice of these two actions and of the others. The return of a mixture is a polynomial in its
+    weight, of degree `horizon` at most. It is interpolated exactly; the best weight is an end of [0, 1] or a
+    root of the derivative.
 
     Args:
         mdp: the problem.
-        observation: `[S]` integers, as what each state is seen.
+        observation: `[S]` integers, the observation of each state.
         horizon: steps, 1 or more.
-        at: the observation at which actions are mixed.
+        at: the observation at which two actions are mixed.
         gamma: discount per step, in [0, 1].
 
     Returns:
         The policy `[O, A]` and its expected return.
 
     Raises:
-        UsageError: more than a million policies, no such observation, or what `memoryless_return` refuses.
+        UsageError: there are more than a million policies, there is no such observation, or
+            `memoryless_return` refuses the arguments.
     """
-    seen = _seen(mdp, observation)
-    if not 0 <= at <= seen.max():
-        raise UsageError(f"observation {at} is out of range [0, {seen.max()}]")
+    observed = _checked(mdp, observation)
+    if not 0 <= at <= observed.max():
+        raise UsageError(f"observation {at} is out of range [0, {observed.max()}]")
     best: tuple[Floats, float] = (np.empty(0), -np.inf)
-    legal = _legal(mdp, seen)[at]
-    for first in _deterministic(mdp, seen):
+    legal = _legal(mdp, observed)[at]
+    for first in _deterministic(mdp, observed):
         for other in legal[legal > first[at].argmax()]:
             second = first.copy()
             second[at] = np.eye(mdp.num_actions)[other]
 
             def worth(weight: Floats, first: Floats = first, second: Floats = second) -> Floats:
                 policies = first + weight[:, None, None] * (second - first)
-                return memoryless_return(mdp, seen, policies, horizon, gamma=gamma)
+                return memoryless_return(mdp, observed, policies, horizon, gamma=gamma)
 
             weights = _turning_points(Chebyshev.interpolate(worth, horizon, domain=[0, 1]))
             worths = worth(weights)
@@ -134,35 +135,40 @@ def best_memoryless_with_one_mixture(
 
 
 def _turning_points(curve: Chebyshev) -> Floats:
-    """Where a polynomial on [0, 1] may be greatest: both ends, and what may be a root of its derivative."""
+    """Points at which a polynomial on [0, 1] may have its maximum: both ends, and possible roots of its
+    derivative."""
     slope = curve.deriv()
     roots = slope.trim(1e-13 * np.abs(slope.coef).max()).roots()  # rounding alone must not raise its degree
     return np.concatenate([[0.0, 1.0], roots.real.clip(0, 1)])
 
 
 def _deterministic(mdp: FiniteMDP, observation: ArrayLike) -> Iterator[Floats]:
-    """Every policy `[O, A]` with one action, legal in all states that are seen so, for each observation."""
-    legal = _legal(mdp, _seen(mdp, observation))
+    """Every policy `[O, A]` with one action per observation, legal in all states with that observation."""
+    legal = _legal(mdp, _checked(mdp, observation))
     count = prod(len(actions) for actions in legal)
-    if count > MOST_POLICIES:
+    if count > MAX_POLICIES:
         raise UsageError(
-            f"there are {count:,} deterministic memoryless policies; {MOST_POLICIES:,} can be tried"
+            f"there are {count:,} deterministic memoryless policies; {MAX_POLICIES:,} is the limit"
         )
     for choice in product(*legal):
         yield np.eye(mdp.num_actions)[list(choice)]
 
 
-def _legal(mdp: FiniteMDP, seen: Ints) -> list[Ints]:
-    """For each observation the actions that are legal in all states that are seen so."""
-    legal = [np.flatnonzero(mdp.legal[seen == o].all(axis=0)) for o in range(seen.max() + 1)]
-    barred = [o for o, actions in enumerate(legal) if not len(actions)]
-    if barred:
-        raise UsageError(f"no action is legal in every state that is seen as {barred[0]}")
+def _legal(mdp: FiniteMDP, observed: Ints) -> list[Ints]:
+    """For each observation, the actions that are legal in all states with that observation."""
+    legal = [np.flatnonzero(mdp.legal[observed == o].all(axis=0)) for o in range(observed.max() + 1)]
+    without_action = [o for o, actions in enumerate(legal) if not len(actions)]
+    if without_action:
+        raise UsageError(f"no action is legal in every state with observation {without_action[0]}")
     return legal
 
 
-def _seen(mdp: FiniteMDP, observation: ArrayLike) -> Ints:
-    seen = np.asarray(observation)
-    if seen.shape != (mdp.num_states,) or not np.issubdtype(seen.dtype, np.integer) or seen.min() < 0:
-        raise UsageError(f"an observation map has shape ({mdp.num_states},), of integers from 0")
-    return seen
+def _checked(mdp: FiniteMDP, observation: ArrayLike) -> Ints:
+    observed = np.asarray(observation)
+    if (
+        observed.shape != (mdp.num_states,)
+        or not np.issubdtype(observed.dtype, np.integer)
+        or observed.min() < 0
+    ):
+        raise UsageError(f"an observation map must be integers from 0, of shape ({mdp.num_states},)")
+    return observed

@@ -1,8 +1,8 @@
-"""Policies on tables, and the links between values, action values and policies. Axes: `S` states, `A`
+"""Tabular policies, and how values, action values and policies follow from each other. Axes: `S` states, `A`
 actions.
 
-A policy is an array `[S, A]` whose rows are probabilities, 0 where an action is illegal; or `[S]` integers,
-an action for each state.
+A policy is an array `[S, A]` whose rows are probabilities, 0 for illegal actions; or `[S]` integers, an
+action for each state.
 """
 
 import numpy as np
@@ -10,18 +10,18 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.model import ROW_TOLERANCE, FiniteMDP, Floats
+from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 
-# Of the value's size: actions as near to the best as this are as good, since rounding may have set them
-# apart.
-TIE = 1e-9
+# Relative to the value: actions this near to the best count as equally good, since rounding may have
+# separated them.
+TIE_TOLERANCE = 1e-9
 
 
 def check_gamma(gamma: float, *, below_one: bool = False) -> None:
     """Check that a discount lies in [0, 1], or in [0, 1).
 
     Raises:
-        UsageError: naming the discount.
+        UsageError: it does not; the message names the discount.
     """
     if not (0 <= gamma < 1 if below_one else 0 <= gamma <= 1):
         raise UsageError(f"gamma = {gamma} is out of range [0, 1{')' if below_one else ']'}")
@@ -31,11 +31,11 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
     """A policy as probabilities `[S, A]`, checked.
 
     Args:
-        mdp: the problem that it is a policy of.
+        mdp: the problem.
         policy: `[S]` integers or `[S, A]` probabilities.
 
     Raises:
-        UsageError: the shape is wrong, a row is no distribution, or an illegal action may be chosen; it names
+        UsageError: the shape is wrong, a row is not a distribution, or an illegal action may be chosen; names
             the state.
     """
     policy = np.asarray(policy)
@@ -44,8 +44,8 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
         wrong = (policy < 0) | (policy >= actions)
         if wrong.any():
             raise UsageError(
-                f"{mdp.state_name(wrong.argmax())}: the policy's action is {policy[wrong.argmax()]}, of"
-                f" {actions}"
+                f"{mdp.state_name(wrong.argmax())}: the policy's action is {policy[wrong.argmax()]}, but"
+                f" there are {actions}"
             )
         policy = np.eye(actions)[policy]
     if policy.shape != (states, actions):
@@ -53,14 +53,17 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
             f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has"
             f" {policy.shape}"
         )
-    wrong = ~((policy >= 0).all(axis=1) & (np.abs(policy.sum(axis=1) - 1) <= ROW_TOLERANCE))
+    wrong = ~((policy >= 0).all(axis=1) & (np.abs(policy.sum(axis=1) - 1) <= PROBABILITY_TOLERANCE))
     if wrong.any():
         raise UsageError(
-            f"{mdp.state_name(wrong.argmax())}: the policy's row {policy[wrong.argmax()]} is no distribution"
+            f"{mdp.state_name(wrong.argmax())}: the policy's row {policy[wrong.argmax()]} is not a"
+            " distribution"
         )
-    barred = (policy > 0) & ~mdp.legal
-    if barred.any():
-        raise UsageError(f"{mdp.place(barred.argmax())}: the policy may choose this action, which is illegal")
+    illegal = (policy > 0) & ~mdp.legal
+    if illegal.any():
+        raise UsageError(
+            f"{mdp.place(illegal.argmax())}: the policy may choose this action, which is illegal"
+        )
     return policy.astype(float)
 
 
@@ -70,24 +73,24 @@ def uniform_policy(mdp: FiniteMDP) -> Floats:
 
 
 def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
-    """The best actions of each row, each with the same probability.
+    """The best actions of each row, with equal probabilities.
 
     Args:
-        q: `[..., A]`, -inf where an action is illegal.
-        tie: actions whose value is within this of the best are as good; a number or `[...]`. Rounding (`TIE`)
-            is added to it.
+        q: `[..., A]`, -inf if an action is illegal.
+        tie: actions whose value is within this of the best count as best; a number or `[...]`. A tolerance
+            for rounding is added.
 
     Returns:
         `[..., A]` probabilities.
     """
     best = q.max(axis=-1, keepdims=True)
-    good = q >= best - np.asarray(tie)[..., None] - TIE * np.maximum(1, np.abs(best))
+    good = q >= best - np.asarray(tie)[..., None] - TIE_TOLERANCE * np.maximum(1, np.abs(best))
     return good / good.sum(axis=-1, keepdims=True)
 
 
 def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
-    """Greedy with probability `1 - epsilon`, otherwise any legal action: `[..., A]` from `q [..., A]`, -inf
-    where illegal.
+    """Greedy with probability `1 - epsilon`, otherwise a random legal action: `[..., A]` from `q [..., A]`,
+    -inf if illegal.
 
     Raises:
         UsageError: epsilon is not in [0, 1].
@@ -101,8 +104,8 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
 
 
 def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
-    """One step of lookahead: `q(s, a) = r(s, a) + gamma * E[value(s')]`, where an ending is followed by
-    nothing.
+    """One step of lookahead: `q(s, a) = r(s, a) + gamma * E[value(s')]`, with value 0 after the end of an
+    episode.
 
     Args:
         mdp: the problem.
@@ -110,7 +113,7 @@ def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
         gamma: discount per step.
 
     Returns:
-        `[S, A]`, -inf where the action is illegal.
+        `[S, A]`, -inf if the action is illegal.
 
     Source: Sutton and Barto 2018, equation 4.6.
     """
@@ -119,20 +122,20 @@ def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
 
 
 def value_from_q(q: Floats, policy: Floats) -> Floats:
-    """`V(s) = E_a Q(s, a)` under a policy: `[...]` from two arrays `[..., A]`; what the policy never does
-    plays no part."""
+    """`V(s) = E_a Q(s, a)` under a policy: `[...]` from two arrays `[..., A]`; actions with probability 0 are
+    ignored."""
     return np.multiply(policy, q, where=policy > 0, out=np.zeros(q.shape)).sum(axis=-1)
 
 
 def advantage(q: Floats, policy: Floats) -> Floats:
-    """`A(s, a) = Q(s, a) - E_a Q(s, a)`: `[..., A]`, -inf where the action is illegal."""
+    """`A(s, a) = Q(s, a) - E_a Q(s, a)`: `[..., A]`, -inf if the action is illegal."""
     return q - value_from_q(q, policy)[..., None]
 
 
 def bellman(mdp: FiniteMDP, value: Floats, gamma: float, policy: ArrayLike | None = None) -> Floats:
-    """The Bellman operator: the optimal one, `max_a q(s, a)`, or with a policy its own, `E_a q(s, a)`.
+    """The Bellman operator: the optimal one, `max_a q(s, a)`, or that of a policy, `E_a q(s, a)`.
 
-    Both are monotone, and for gamma below 1 contractions by gamma in the sup norm.
+    Both are monotone. With gamma below 1 they are contractions by gamma in the sup norm.
 
     Args:
         mdp: the problem.
@@ -150,18 +153,18 @@ def bellman(mdp: FiniteMDP, value: Floats, gamma: float, policy: ArrayLike | Non
 
 
 def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: float = 0.0) -> Floats:
-    """The greedy policy after looking `depth` steps ahead, over every outcome, with `value` at the leaves;
-    ties are kept.
+    """The greedy policy from `depth` steps of lookahead over every outcome, with `value` at the leaves; tied
+    actions share the probability.
 
-    Greedy after one step is never worse than the policy whose value it looks at, and strictly better
-    somewhere unless that is optimal.
+    With depth 1 and the value of a policy, the result is at least as good as that policy in every state, and
+    strictly better in some state unless it is optimal.
 
     Args:
         mdp: the problem.
         value: `[S]`.
         depth: steps, 1 or more.
         gamma: discount per step.
-        tie: actions whose value is within this of the best share the probability.
+        tie: actions whose value is within this of the best count as tied.
 
     Returns:
         `[S, A]` probabilities.
@@ -181,14 +184,15 @@ def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: 
 
 
 def induced_chain(mdp: FiniteMDP, policy: Floats) -> tuple[sparse.csr_array, Floats]:
-    """What is left of an MDP when a policy chooses.
+    """The Markov chain and the rewards of an MDP under a policy.
 
     Args:
         mdp: the problem.
         policy: `[S, A]` probabilities.
 
     Returns:
-        `[S, S]` where a state leads while the episode goes on, and `[S]` the expected reward of a step.
+        `[S, S]` the probability that the episode continues in each next state, and `[S]` the expected reward
+        per step.
     """
     states, actions = policy.shape
     pairs = np.arange(states * actions)

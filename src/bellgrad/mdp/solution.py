@@ -1,4 +1,4 @@
-"""What a solver gives."""
+"""The result of a solver."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,24 @@ from bellgrad.mdp.model import Floats
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """An optimal value and policy, or those of the policy that was evaluated, with the evidence for them.
+    """An optimal value and policy, or a policy and its value, with measures of their accuracy.
 
     Attributes:
         value: `[S]` float; `[H+1, S]` with a horizon, `value[t]` from step t on.
-        q: `[S, A]` float, -inf where the action is illegal; `[H, S, A]` with a horizon.
-        policy: `[S, A]` float, rows are probabilities, shared equally among the best actions; `[H, S, A]`
-            with a horizon. Best are all that the error bound cannot tell from the best, or that come within
-            rounding of it.
+        q: `[S, A]` float, -inf if the action is illegal; `[H, S, A]` with a horizon.
+        policy: `[S, A]` float, rows are probabilities, equal for all best actions; `[H, S, A]` with a
+            horizon. Actions count as best if the error bound or rounding cannot separate them from the best.
         method: the solver's name.
         criterion: `discounted`, `total` or `average`.
-        gamma: the discount; 1 where there is none.
+        gamma: the discount; 1 if there is none.
         iterations: of the method's outer loop.
-        residual: `max |T v - v|` of the Bellman operator at `value`, as measured at the end.
-        error_bound: `max |value - true value|` is at most this, rounding aside.
-        converged: whether `error_bound` is within the tolerance that was asked for.
-        gain: the average reward a step; only with `criterion="average"`.
+        residual: `max |T v - v|` of the Bellman operator T at `value`, measured at the end.
+        error_bound: `max |value - true value|` is at most this, except for rounding.
+        converged: whether `error_bound` is within the tolerance.
+        gain: the average reward per step; only with `criterion="average"`.
         bias: `[S]` the relative value; only with `criterion="average"`.
         horizon: steps, or None.
-        note: what was chosen and why, in a line; empty where nothing was.
+        note: which choices the solver made and why, in one line; empty if none.
     """
 
     value: Floats

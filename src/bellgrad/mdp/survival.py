@@ -1,4 +1,4 @@
-"""A discount as a chance to survive each step."""
+"""A discount as the probability of surviving each step."""
 
 from dataclasses import replace
 
@@ -15,15 +15,15 @@ def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
 
         V(s) = max_a sum p(s', r | s, a) (r + gamma V(s'))
 
-    Each outcome after which the episode went on becomes two, side by side: it goes on with probability `gamma
-    p`, and ends with `(1 - gamma) p`, at the same reward and next state.
+    Each outcome that does not end the episode becomes two, next to each other, with the same reward and next
+    state: with probability `gamma p` the episode continues, with `(1 - gamma) p` it ends.
 
     Args:
         mdp: any MDP.
-        gamma: discount a step, in [0, 1].
+        gamma: discount per step, in [0, 1].
 
     Raises:
-        UsageError: gamma out of range.
+        UsageError: gamma is out of range.
 
     Source: Sutton and Barto 2018, section 9.10 (discounting as a form of soft termination); Puterman 1994,
     section 5.3.

@@ -1,9 +1,10 @@
-"""Value iteration: `v <- max_a r(s, a) + gamma * E[v(s')]`, at all states at once, one after the other, or
-where it matters most.
+"""Value iteration: `v <- max_a r(s, a) + gamma * E[v(s')]`, for all states at once, for one after the other,
+or for those with the largest errors first.
 
-All of them take any first value. The default is below V* everywhere, from where no sweep lowers a value. A
-set of states that is never left and always pays the least reward begins at its answer; one that pays more
-comes nearer by gamma a sweep, which near gamma 1 takes more sweeps than `max_iterations`, and is then said.
+All of them accept any initial value. The default is at most V* in every state, so that no sweep lowers a
+value. A set of states that is never left and always pays the least reward then begins at its exact value. If
+it pays more, the error shrinks by a factor gamma per sweep. With gamma near 1 this may take more than
+`max_iterations`; then a warning says so.
 """
 
 import numpy as np
@@ -14,20 +15,22 @@ from bellgrad.mdp import kernels
 from bellgrad.mdp.discounted import (
     MAX_ITERATIONS,
     ROUNDING,
-    Discounted,
-    Found,
+    DiscountedProblem,
+    MethodResult,
     OnSweep,
+    limited_threads,
     q_sweeps,
-    show,
-    threads,
+    report_sweep,
 )
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import as_policy
 from bellgrad.mdp.solution import Solution
 
-EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: Jacobi's, and in place
-PATIENCE = 30  # iterations: Jacobi's sweeps that would need more give way to sweeps in place
-ENOUGH = 0.1  # an evaluation sweep that changes this much less than the improvement before it is the last
+EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: of Jacobi sweeps, and in place
+JACOBI_LIMIT = 30  # iterations; if Jacobi sweeps would need more, sweeps in place are used
+EVALUATION_STOP = (
+    0.1  # an evaluation sweep is the last if it changes at most this fraction of the improvement's change
+)
 
 
 def value_iteration(
@@ -40,29 +43,30 @@ def value_iteration(
     initial_value: Floats | None = None,
     on_sweep: OnSweep | None = None,
 ) -> Solution:
-    """Sweeps that see the values of the sweep before (Jacobi), on all of numba's threads.
+    """Sweeps that use the values of the previous sweep (Jacobi), on all of numba's threads.
 
     Stops when the bounds on V* of `bellgrad.mdp.discounted`, which follow from the least and the greatest
-    change, are no further apart than twice the tolerance, and adds the middle between them to the value. The
-    change shrinks by gamma a sweep or faster; its span often much faster.
+    change, differ by at most twice the tolerance. Then it adds the middle between them to the value. The
+    change shrinks at least by a factor gamma per sweep; the difference of the bounds often shrinks much
+    faster.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
         tolerance: greatest error of any state's value.
-        max_iterations: sweeps.
-        dtype: of the value: `float64`, or `float32`, which moves half the bytes and rounds at a 1e-7th of the
-            largest value.
-        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)`. Zeros make every sweep the best of one more
-            step.
+        max_iterations: most sweeps.
+        dtype: of the value: `float64`, or `float32`, which halves the memory traffic and rounds at 1e-7 of
+            the largest value.
+        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)`. With zeros, the n-th sweep gives the best
+            reward in n steps.
         on_sweep: called with the number of the sweep and the value `[S]`, which the next sweep overwrites.
 
     Raises:
-        UsageError: gamma or an argument is out of range.
+        UsageError: gamma or another argument is out of range.
 
     Source: Puterman 1994, section 6.3, with the stopping rule of 6.6.2.
     """
-    problem = Discounted.of(mdp, gamma, tolerance, max_iterations)
+    problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     return problem.solution(
         "value_iteration", iterate(problem, problem.start(initial_value, dtype), on_sweep)
     )
@@ -78,61 +82,61 @@ def gauss_seidel(
     initial_value: Floats | None = None,
     on_sweep: OnSweep | None = None,
 ) -> Solution:
-    """Sweeps that see every value as soon as it is known, in the order of the states and against it by turns.
+    """Sweeps that use every new value at once, alternately in the order of the states and in reverse.
 
-    Where the numbers of states follow the ways through them, as on a grid, one sweep carries a value right
-    across. A state's chance of staying where it is is solved for.
+    If the numbers of the states follow the paths through them, as on a grid, one sweep carries a value across
+    the whole grid. Transitions of a state to itself are solved exactly.
 
     Stops when `g / (1 - g)` times the greatest change of the last sweep is within the tolerance, with `g` as
-    in `bellgrad.mdp.discounted`: such a sweep is a contraction by `g` or less in the sup norm too.
+    in `bellgrad.mdp.discounted`: such a sweep is also a contraction by at most `g` in the sup norm.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
         tolerance: greatest error of any state's value.
-        max_iterations: sweeps.
+        max_iterations: most sweeps.
         dtype: as in `value_iteration`.
         initial_value: as in `value_iteration`.
         on_sweep: as in `value_iteration`.
 
     Raises:
-        UsageError: gamma or an argument is out of range.
+        UsageError: gamma or another argument is out of range.
 
     Source: Puterman 1994, section 6.3.3.
     """
-    problem = Discounted.of(mdp, gamma, tolerance, max_iterations)
+    problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     return problem.solution(
         "gauss_seidel", iterate(problem, problem.start(initial_value, dtype), on_sweep, in_place=True)
     )
 
 
 def iterate(
-    problem: Discounted,
+    problem: DiscountedProblem,
     value: Floats,
     on_sweep: OnSweep | None,
     *,
     in_place: bool | None = False,
     evaluation_sweeps: int | None = 0,
-) -> Found:
-    """Improve and evaluate by turns: with no evaluation sweeps value iteration, with many nearly policy
-    iteration.
+) -> MethodResult:
+    """Improve and evaluate alternately: value iteration without evaluation sweeps, nearly policy iteration
+    with many.
 
     Args:
         problem: what to solve.
-        value: `[S]` where to begin; overwritten.
+        value: `[S]` initial value; overwritten.
         on_sweep: called after each iteration.
-        in_place: Gauss-Seidel sweeps instead of Jacobi's; None goes over to them where Jacobi's would need
-            too many.
-        evaluation_sweeps: of the chosen actions alone, after each improving sweep; fewer where they soon
-            change little. None is what has proved good.
+        in_place: whether to use Gauss-Seidel sweeps instead of Jacobi sweeps; None changes to them if Jacobi
+            sweeps would need too many iterations.
+        evaluation_sweeps: most sweeps over the chosen actions only, after each improving sweep; they stop
+            early if they change little. None is `EVALUATION_SWEEPS`.
     """
     action, new = np.zeros(len(value), np.int32), np.empty_like(value)
     undecided, in_place = in_place is None, bool(in_place)
     backwards, width, note = False, np.inf, ""
-    with threads(problem.mdp):
+    with limited_threads(problem.mdp):
         for iteration in range(1, problem.max_iterations + 1):
-            many = EVALUATION_SWEEPS[in_place] if evaluation_sweeps is None else evaluation_sweeps
-            for turn in range(1 + many):
+            evaluations = EVALUATION_SWEEPS[in_place] if evaluation_sweeps is None else evaluation_sweeps
+            for turn in range(1 + evaluations):
                 improve = turn == 0
                 if in_place:
                     high, size = kernels.sweep_in_place(*problem.arrays, value, action, improve, backwards)
@@ -145,20 +149,20 @@ def iterate(
                     middle, width, settled = problem.progress(low, high, value, size)
                     if settled or iteration == problem.max_iterations:
                         value += middle
-                        show(on_sweep, iteration, value)
-                        return Found(value, width, iteration, note)
-                elif high - low <= ENOUGH * first:
+                        report_sweep(on_sweep, iteration, value)
+                        return MethodResult(value, width, iteration, note)
+                elif high - low <= EVALUATION_STOP * first:
                     break
-            show(on_sweep, iteration, value)
+            report_sweep(on_sweep, iteration, value)
             if (
                 undecided
                 and iteration > 2
-                and np.log(problem.tolerance / width) < PATIENCE * np.log(width / before)
+                and np.log(problem.tolerance / width) < JACOBI_LIMIT * np.log(width / before)
             ):
                 undecided, in_place = False, True
                 note = (
                     f"in place from iteration {iteration + 1} on, since the change did not soon become the"
-                    " same everywhere"
+                    " same in all states"
                 )
 
 
@@ -171,28 +175,29 @@ def prioritized_sweeping(
     initial_value: Floats | None = None,
     on_sweep: OnSweep | None = None,
 ) -> Solution:
-    """Back up the state whose value is furthest from its backup, then look again at the states from which it
-    may come next.
+    """Back up the state whose value differs most from its backup, then compute the differences of its
+    predecessors again.
 
-    Stops when no state is further away than `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`.
-    The distances are kept true for all states, so that this is `max |T v - v|`, and the error is within the
-    tolerance.
+    Stops when no difference is above `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`. The
+    differences are kept up to date for all states, so that the largest is `max |T v - v|`, and the error is
+    within the tolerance.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
         tolerance: greatest error of any state's value.
-        max_iterations: as many times `S` backups.
+        max_iterations: most iterations, of `S` backups each.
         initial_value: as in `value_iteration`.
         on_sweep: called after every `S` backups.
 
     Raises:
-        UsageError: gamma or an argument is out of range.
+        UsageError: gamma or another argument is out of range.
 
-    Source: Moore and Atkeson 1993, "Prioritized sweeping"; on a known model and with the change itself as
-    priority, as Andre, Friedman and Parr 1998, "Generalized prioritized sweeping".
+    Source: Moore and Atkeson 1993, "Prioritized sweeping"; here on a known model and with the change itself
+        as
+    priority, as in Andre, Friedman and Parr 1998, "Generalized prioritized sweeping".
     """
-    problem = Discounted.of(mdp, gamma, tolerance, max_iterations)
+    problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     value = problem.start(initial_value, "float64")
     error = np.abs(problem.lookahead(value).max(axis=1) - value)
     state = (np.repeat(np.arange(mdp.legal.size), np.diff(mdp.offset)) // mdp.num_actions).astype(
@@ -204,14 +209,14 @@ def prioritized_sweeping(
     iteration = 0
     while iteration < max_iterations:
         threshold = max(
-            tolerance * (1 - problem.greatest), ROUNDING * np.finfo(float).eps * np.abs(value).max()
+            tolerance * (1 - problem.max_factor), ROUNDING * np.finfo(float).eps * np.abs(value).max()
         )
         if not (error > threshold).any():
             break
         kernels.prioritized_backups(*problem.arrays, value, error, follows.indptr, follows.indices, threshold)
         iteration += 1
-        show(on_sweep, iteration, value)
-    return problem.solution("prioritized_sweeping", Found(value, np.inf, iteration))
+        report_sweep(on_sweep, iteration, value)
+    return problem.solution("prioritized_sweeping", MethodResult(value, np.inf, iteration))
 
 
 def q_iteration(
@@ -224,24 +229,24 @@ def q_iteration(
     on_sweep: OnSweep | None = None,
 ) -> Solution:
     """Sweeps of action values: `q <- r(s, a) + gamma * E[max_a' q(s', a')]` for Q*, or with `E_a' q(s', a')`
-    for a policy's.
+    for those of a policy.
 
-    Stops as `value_iteration`; an action value is as near to its true one as the state values are, or nearer.
+    Stops like `value_iteration`; the errors of action values are at most those of state values.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
-        policy: `[S]` integers or `[S, A]` probabilities whose Q is wanted; None for the best.
+        policy: `[S]` integers or `[S, A]` probabilities whose Q is wanted; None for Q*.
         tolerance: greatest error of any pair's value.
-        max_iterations: sweeps.
-        on_sweep: called with the number of the sweep and the state values `[S]` that it leads to.
+        max_iterations: most sweeps.
+        on_sweep: called with the number of the sweep and the resulting state values `[S]`.
 
     Raises:
-        UsageError: gamma is out of range, or the policy is none of this MDP.
+        UsageError: gamma is out of range, or the policy does not fit this MDP.
 
     Source: Bertsekas 2012, "Dynamic programming and optimal control", volume 2, section 2.2.3 (Q-factors);
     Sutton and Barto 2018, equations 4.2 and 4.4.
     """
-    problem = Discounted.of(mdp, gamma, tolerance, max_iterations)
+    problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     chosen = None if policy is None else as_policy(mdp, policy)
     return problem.solution("q_iteration", q_sweeps(problem, chosen, on_sweep), chosen)

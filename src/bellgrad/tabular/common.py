@@ -1,17 +1,18 @@
-"""What tabular learners share: their fields, the functions that every update is made of, and how they act.
+"""What all tabular learners share: fields, the compiled functions that updates are made of, and how they act.
 
-A tabular learner is two compiled functions over NumPy tables, changed in place:
+A tabular learner is two compiled functions on NumPy tables, which they change in place:
 
     begin(config, table, obs, noise) -> action
-        chooses the first action of an episode, and forgets what belongs to the one before;
+        chooses the first action of an episode, and clears what was kept of the previous episode;
     learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise) -> action
-        learns from one step and chooses the next action; where the episode ended, the action is ignored.
-        `OUTGREW` instead of an action says that a table is too small for the problem; the learner's
-        `outgrown` then says what to do.
+        learns from one step and chooses the next action, which is ignored if the episode ended. If it
+        returns `TABLE_FULL`, a table is too small for the problem, and the learner's `table_full_message`
+        says what to do.
 
-`config` holds the numbers of the algorithm's dataclass by their names, `table` is the algorithm's NamedTuple
-of arrays (among them `steps []`, which the sampler advances before `learn`), `noise` is a `Noise`. The same
-two functions learn from a compiled sampler, from a plain one, and from any environment.
+`config` is a record of the numeric fields of the algorithm's dataclass. `table` is the algorithm's NamedTuple
+of arrays; one of them is `steps []`, which the sampler increments before `learn`. `noise` is a
+`UniformNumbers`. The same two functions learn from a compiled sampler, from a plain one, and from any
+environment.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from bellgrad.core.errors import UsageError, check_range, check_types, unknown
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.tree import Tree
 
-# The "action" of a learner that has no room for what it saw; -1 is the sampler's, when no episode is under
-# way.
-OUTGREW = -2
+# Returned by `learn` in place of an action if a table has no room for the step. -1 is the sampler's sign that
+# no episode is in progress.
+TABLE_FULL = -2
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Tabular:
 
 @dataclass(frozen=True)
 class StepSize(Tabular):
-    """Fields of the learners that move an estimate a part of the way to its target.
+    """Fields of the learners that move an estimate part of the way to its target.
 
     Attributes:
-        alpha: step size of the first visit to what is updated, a state or a state-action pair, in (0, 1].
-        alpha_power: the step size of its n-th visit is `alpha / n ** alpha_power`: 0 is constant, above 0.5
-            and up to 1 meets the conditions of Robbins and Monro (1951), and `alpha=1, alpha_power=1` is the
+        alpha: step size at the first visit to a state or state-action pair, in (0, 1].
+        alpha_power: the step size at the n-th visit is `alpha / n ** alpha_power`. 0 is constant; above 0.5
+            and up to 1 meets the conditions of Robbins and Monro (1951); `alpha=1, alpha_power=1` is the
             plain mean.
     """
 
@@ -72,13 +73,14 @@ class StepSize(Tabular):
 
 @dataclass(frozen=True)
 class EpsilonGreedy(Tabular):
-    """Fields of the learners that act by their values, and now and then at random.
+    """Fields of the learners that act greedily by their values, or at random with probability epsilon.
 
     Attributes:
-        epsilon_initial: chance of a uniform action at the start, in [0, 1].
+        epsilon_initial: probability of a uniformly random action at the start, in [0, 1].
         epsilon_final: the same at the end.
-        epsilon_fraction: of the planned steps, over which it falls linearly, in [0, 1].
-        initial_value: what an unvisited pair is worth; above the truth it makes the learner try everything.
+        epsilon_fraction: fraction of the planned steps over which it falls linearly, in [0, 1].
+        initial_value: value of an unvisited pair; if it is above the true values, the learner tries
+            everything.
     """
 
     epsilon_initial: float = 1.0
@@ -99,7 +101,7 @@ class EpsilonGreedy(Tabular):
 
 @dataclass(frozen=True)
 class Control(EpsilonGreedy, StepSize):
-    """Fields of the learners that improve their own behavior step by step."""
+    """Fields of the learners that improve their own policy at every step."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ class Prediction(Tabular):
     """Fields of the learners that evaluate a given policy.
 
     Attributes:
-        policy: what is evaluated: `uniform` over the legal actions, or a row of probabilities for each state,
-            `[S][A]`.
-        initial_value: what an unvisited state is worth.
+        policy: the policy that is evaluated: `uniform` over the legal actions, or a row of probabilities for
+            each state, `[S][A]`.
+        initial_value: value of an unvisited state.
     """
 
     policy: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
@@ -118,11 +120,11 @@ class Prediction(Tabular):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, initial_value=(-1e12, 1e12))
-        object.__setattr__(self, "policy", as_rows("policy", self.policy))
+        object.__setattr__(self, "policy", as_policy_rows("policy", self.policy))
 
 
-def as_rows(name: str, policy: Any) -> Any:
-    """A policy as a field keeps it: `uniform`, or any `[S, A]` table as nested tuples.
+def as_policy_rows(name: str, policy: Any) -> Any:
+    """A policy in the form that a field stores: `uniform`, or an `[S, A]` table as nested tuples.
 
     Raises:
         UsageError: it is neither.
@@ -141,28 +143,28 @@ def as_rows(name: str, policy: Any) -> Any:
 
 
 # --------------------------------------------------------------------------------------------- compiled parts
-# Functions that go into the caller as source. A call that hands over a row of a table counts references to
-# it, which takes longer than the arithmetic: Q-learning on FrozenLake takes 105 ns a step with calls and 42
-# ns without.
+# These functions are inlined as source. A call that passes a row of a table counts references to it, which
+# takes longer than the arithmetic: Q-learning on FrozenLake takes 105 ns per step with calls and 42 ns
+# without.
 inlined = njit(inline="always")
 
 
-class Noise(NamedTuple):
-    """Uniform random numbers on [0, 1), drawn before a stretch of sampling and taken one by one."""
+class UniformNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1), drawn in advance and taken one by one."""
 
     uniform: np.ndarray  # [n] float64
     taken: np.ndarray  # [1] int64
 
 
 @inlined
-def draw(noise):
+def next_uniform(noise):
     """The next uniform number."""
     noise.taken[0] += 1
     return noise.uniform[noise.taken[0] - 1]
 
 
 @inlined
-def best(q, legal):
+def max_q(q, legal):
     """The largest of `q [A]` over the legal actions."""
     value = -np.inf
     for action in range(len(q)):
@@ -172,34 +174,34 @@ def best(q, legal):
 
 
 @inlined
-def choose(q, legal, least, uniform):
-    """One of the legal actions whose entry of `q [A]` is at least `least`, each equally likely."""
+def random_action_at_least(q, legal, threshold, uniform):
+    """One of the legal actions whose entry of `q [A]` is at least `threshold`, all equally likely."""
     count = 0
     for action in range(len(q)):
-        if legal[action] and q[action] >= least:
+        if legal[action] and q[action] >= threshold:
             count += 1
-    left, chosen = int(uniform * count), 0
+    remaining, chosen = int(uniform * count), 0
     for action in range(len(q)):
-        if legal[action] and q[action] >= least:
+        if legal[action] and q[action] >= threshold:
             chosen = action
-            if left == 0:
+            if remaining == 0:
                 break
-            left -= 1
+            remaining -= 1
     return chosen
 
 
 @inlined
 def epsilon_greedy(q, legal, epsilon, uniform):
-    """A uniform legal action with chance `epsilon`, else one of the best, each equally likely. One number
+    """A random legal action with probability `epsilon`, otherwise a random one of the best. One number
     serves both choices."""
     if uniform < epsilon:
-        return choose(q, legal, -np.inf, uniform / epsilon)
-    return choose(q, legal, best(q, legal), (uniform - epsilon) / (1 - epsilon))
+        return random_action_at_least(q, legal, -np.inf, uniform / epsilon)
+    return random_action_at_least(q, legal, max_q(q, legal), (uniform - epsilon) / (1 - epsilon))
 
 
 @inlined
 def epsilon_at(config, steps):
-    """The chance of a uniform action after `steps` environment steps."""
+    """The probability of a uniformly random action after `steps` environment steps."""
     if steps >= config.epsilon_steps:
         return config.epsilon_final
     return (
@@ -210,68 +212,69 @@ def epsilon_at(config, steps):
 
 @inlined
 def step_size(config, visits):
-    """The step size of a pair's n-th visit, n = `visits` from 1."""
+    """The step size at the n-th visit, n = `visits`, from 1."""
     return config.alpha if config.alpha_power == 0.0 else config.alpha / visits**config.alpha_power
 
 
 @inlined
-def behave(config, table, obs, noise):
-    """An epsilon-greedy action by `table.q`: the `begin` of the learners that keep nothing of an episode."""
-    return epsilon_greedy(table.q[obs], table.legal[obs], epsilon_at(config, table.steps[()]), draw(noise))
+def act_epsilon_greedily(config, table, obs, noise):
+    """An epsilon-greedy action by `table.q`: the `begin` of control learners that store no episode."""
+    return epsilon_greedy(
+        table.q[obs], table.legal[obs], epsilon_at(config, table.steps[()]), next_uniform(noise)
+    )
 
 
 @inlined
-def expected(q, legal, epsilon):
+def expected_q(q, legal, epsilon):
     """The mean of `q [A]` under an epsilon-greedy policy."""
     total, count = 0.0, 0
     for action in range(len(q)):
         if legal[action]:
             total, count = total + q[action], count + 1
-    return epsilon * total / count + (1 - epsilon) * best(q, legal)
+    return epsilon * total / count + (1 - epsilon) * max_q(q, legal)
 
 
 @inlined
-def sample(chances, uniform):
-    """The first action whose cumulated chance, of `chances [A]`, is above a uniform number; by rounding, the
-    last with any."""
+def sample_action(probabilities, uniform):
+    """The first action whose cumulative probability, of `probabilities [A]`, is above a uniform number. If
+    rounding leaves none, the last action that is possible."""
     total, chosen = 0.0, -1
-    for action in range(len(chances)):
-        if chances[action] > 0.0:
-            total, chosen = total + chances[action], action
+    for action in range(len(probabilities)):
+        if probabilities[action] > 0.0:
+            total, chosen = total + probabilities[action], action
             if uniform < total:
                 break
     return chosen
 
 
 @inlined
-def follow(config, table, obs, noise):
-    """An action of the given `table.policy`: the `begin` of the learners of a prediction that keep nothing of
-    an episode."""
-    return sample(table.policy[obs], draw(noise))
+def act_by_policy(config, table, obs, noise):
+    """An action of the given `table.policy`: the `begin` of prediction learners that store no episode."""
+    return sample_action(table.policy[obs], next_uniform(noise))
 
 
 # --------------------------------------------------------------------------------------------------- learners
 class QTable(NamedTuple):
-    """The tables of a learner of `q` that keeps nothing else."""
+    """The tables of a learner of action values that needs nothing else."""
 
     q: Tensor  # [S, A] float64
     visits: Tensor  # [S, A] int64
     legal: Tensor  # [S, A] bool
-    steps: Tensor  # [] int64, environment steps; the sampler advances it
+    steps: Tensor  # [] int64, environment steps; the sampler increments it
 
 
 class VTable(NamedTuple):
-    """The tables of a learner of the value `v` of a given policy that keeps nothing else."""
+    """The tables of a learner of the value of a given policy that needs nothing else."""
 
     v: Tensor  # [S] float64
     visits: Tensor  # [S] int64
     policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
-    steps: Tensor  # [] int64, environment steps; the sampler advances it
+    steps: Tensor  # [] int64, environment steps; the sampler increments it
 
 
-def numbers(config: Any, **derived: float) -> np.record:
-    """The numeric fields of a dataclass, and what is derived from them, as a record that compiled code reads
+def numeric_fields(config: Any, **derived: float) -> np.record:
+    """The numeric fields of a dataclass and numbers derived from them, as a record that compiled code reads
     by name."""
     values = {f.name: getattr(config, f.name) for f in fields(config)} | derived
     kinds = {bool: np.bool_, int: np.int64, float: np.float64}
@@ -284,9 +287,9 @@ def numbers(config: Any, **derived: float) -> np.record:
     return np.rec.array([tuple(kept.values())], dtype=dtype)[0]
 
 
-def chances(q: Tensor, legal: Tensor, epsilon: float) -> Tensor:
-    """`[..., A]` float64, the epsilon-greedy policy for values `q [..., A]`; the best actions share
-    equally."""
+def epsilon_greedy_probabilities(q: Tensor, legal: Tensor, epsilon: float) -> Tensor:
+    """`[..., A]` float64, the epsilon-greedy policy for values `q [..., A]`; the best actions have equal
+    probabilities."""
     q = torch.where(legal, q, -torch.inf)
     greedy = (q == q.amax(-1, keepdim=True)).double()
     greedy /= greedy.sum(-1, keepdim=True)
@@ -294,28 +297,28 @@ def chances(q: Tensor, legal: Tensor, epsilon: float) -> Tensor:
 
 
 class TabularLearner:
-    """A tabular algorithm joined to a problem's states and actions. A subclass names its functions and makes
-    its tables.
+    """A tabular algorithm for the states and actions of one problem. A subclass defines the functions and the
+    tables.
 
     Args:
         config: the algorithm's dataclass.
         spec: of the environment; observations and actions are Discrete.
-        steps: environment steps that are planned, the horizon of schedules.
+        steps: planned environment steps, the horizon of schedules.
 
     Attributes:
-        begin: see the head of this file.
-        learn: likewise.
-        draws: uniform numbers that one call of `begin` or `learn` takes at most.
-        exploring_starts: whether episodes begin in any state; that needs known dynamics.
+        begin: see the top of this file.
+        learn: the same.
+        max_draws: the most uniform numbers that one call of `begin` or `learn` takes.
+        exploring_starts: whether episodes begin in a uniformly random state; this needs known dynamics.
 
     Raises:
         UsageError: the observations or actions are not Discrete.
     """
 
-    begin: ClassVar[Callable[..., int]] = staticmethod(behave)
+    begin: ClassVar[Callable[..., int]] = staticmethod(act_epsilon_greedily)
     learn: ClassVar[Callable[..., int]]
     driver = "tabular"
-    draws = 1
+    max_draws = 1
     exploring_starts = False
 
     def __init__(self, config: Any, spec: EnvSpec, steps: int | None = None):
@@ -324,15 +327,15 @@ class TabularLearner:
                 f"{type(config).__name__} learns a table and needs Discrete actions, not {spec.action_space}"
             )
         self.config, self.spec = config, spec
-        self.num_states, self.num_actions = self.rows_for(spec.observation_space), int(spec.action_space.n)
+        self.num_states, self.num_actions = self.num_rows(spec.observation_space), int(spec.action_space.n)
         self.horizon = steps or 1
-        self.numbers = self.make_numbers()
+        self.config_record = self.make_config_record()
 
-    def rows_for(self, space: Space) -> int:
-        """Rows of the tables.
+    def num_rows(self, space: Space) -> int:
+        """The number of rows of the tables.
 
         Raises:
-            UsageError: the observations do not count them.
+            UsageError: the observations are not Discrete.
         """
         name = type(self.config).__name__
         if isinstance(space, MultiDiscrete):
@@ -343,10 +346,10 @@ class TabularLearner:
             )
         return int(space.n)
 
-    def make_numbers(self, **derived: float) -> np.record:
-        """What the compiled functions read as `config`; a subclass adds to it what is no number among the
-        fields."""
-        return numbers(
+    def make_config_record(self, **derived: float) -> np.record:
+        """What the compiled functions read as `config`; a subclass adds numbers for its fields that are not
+        numeric."""
+        return numeric_fields(
             self.config, epsilon_steps=float(self.config.epsilon_fraction * self.horizon), **derived
         )
 
@@ -361,78 +364,80 @@ class TabularLearner:
         return torch.full((self.num_states, self.num_actions), value, dtype=dtype)
 
     def init(self, rng: torch.Generator) -> Tree:
-        """Tables before the first step; another set than `QTable` overrides this."""
+        """The tables before the first step. A learner with other tables than `QTable` overrides this."""
         return QTable(
             self.full(self.config.initial_value), self.full(0, torch.int64), self.legal(), torch.tensor(0)
         )
 
     def init_carry(self, num_envs: int) -> None:
-        """A tabular actor has no memory."""
+        """None: a tabular policy has no memory."""
 
     def act_noise(self, num_envs: int) -> Tree:
-        """One uniform number chooses an action."""
+        """One uniform number per action."""
         return rng.Noise("uniform", (num_envs,))
 
     def action_value(self, state: Any) -> Tensor:
-        """`[S, A]` float64, by which actions are chosen."""
+        """`[S, A]` float64, the values by which actions are chosen."""
         return state.q
 
     def metrics(self, state: Any) -> dict[str, Tensor]:
-        """For the log, beside the episodes' figures."""
+        """What is logged in addition to the episodes' statistics."""
         return {"epsilon": torch.tensor(self.epsilon(state))}
 
     def epsilon(self, state: Any) -> float:
-        """The chance of a uniform action as it is after `state.steps`."""
-        return float(epsilon_at.py_func(self.numbers, state.steps.item()))
+        """The probability of a uniformly random action after `state.steps`."""
+        return float(epsilon_at.py_func(self.config_record, state.steps.item()))
 
     def policy(self, state: Any, explore: bool) -> Tensor:
-        """`[S, A]` float64, rows are probabilities; the best actions of a state share equally.
+        """`[S, A]` float64, rows are probabilities; the best actions of a state have equal ones.
 
         Args:
-            state: the learner's.
-            explore: with the chance of a uniform action as it is after `state.steps`.
+            state: of the learner.
+            explore: whether to act at random with probability epsilon, as after `state.steps`.
         """
-        return chances(self.action_value(state), state.legal, self.epsilon(state) if explore else 0.0)
+        return epsilon_greedy_probabilities(
+            self.action_value(state), state.legal, self.epsilon(state) if explore else 0.0
+        )
 
-    def chances(self, state: Any, obs: Tensor, explore: bool) -> Tensor:
+    def action_probabilities(self, state: Any, obs: Tensor, explore: bool) -> Tensor:
         """`[B, A]` float64, the rows of `policy` for `obs [B]`."""
         return self.policy(state, explore)[obs]
 
     def act(self, state: Any, carry: Tree, obs: Tensor, noise: Tensor | None, explore: bool = True) -> Acted:
-        """Sample `policy` for `obs [B]`; without noise, its first most likely action."""
-        chance = self.chances(state, obs, explore)
+        """Sample `policy` for `obs [B]`; without noise, take the first of its most likely actions."""
+        probability = self.action_probabilities(state, obs, explore)
         if noise is None:
-            return Acted(chance.argmax(-1), None, None)
-        # Of the cumulated chances the first above the number; the last action with any chance, where rounding
-        # leaves them below.
-        passed = (noise.double().unsqueeze(-1) >= chance.cumsum(-1)).sum(-1)
-        last = chance.shape[-1] - 1 - (chance.flip(-1) > 0).double().argmax(-1)
+            return Acted(probability.argmax(-1), None, None)
+        # The first action whose cumulative probability is above the number. If rounding leaves none, the last
+        # action that is possible.
+        passed = (noise.double().unsqueeze(-1) >= probability.cumsum(-1)).sum(-1)
+        last = probability.shape[-1] - 1 - (probability.flip(-1) > 0).double().argmax(-1)
         return Acted(torch.minimum(passed, last), None, None)
 
 
 class PredictionLearner(TabularLearner):
-    """A learner of the value of a given policy, by which it also acts when it is evaluated."""
+    """A learner of the value of a given policy. When it is evaluated, it acts by that policy."""
 
-    begin: ClassVar[Callable[..., int]] = staticmethod(follow)
+    begin: ClassVar[Callable[..., int]] = staticmethod(act_by_policy)
 
-    def make_numbers(self, **derived: float) -> np.record:
+    def make_config_record(self, **derived: float) -> np.record:
         """What the compiled functions read as `config`."""
-        return numbers(self.config, **derived)
+        return numeric_fields(self.config, **derived)
 
-    def probabilities(self, name: str) -> Tensor:
+    def policy_table(self, name: str) -> Tensor:
         """`[S, A]` float64, the policy in a field of the algorithm.
 
         Raises:
-            UsageError: its shape is wrong, a row is no distribution, or an illegal action may be chosen.
+            UsageError: its shape is wrong, a row is not a distribution, or an illegal action may be chosen.
         """
         legal, policy = self.legal(), getattr(self.config, name)
         if policy == "uniform":
             return legal.double() / legal.sum(-1, keepdim=True)
         table = torch.tensor(policy, dtype=torch.float64)
-        what = f"{type(self.config).__name__}.{name}"
+        field = f"{type(self.config).__name__}.{name}"
         if table.shape != legal.shape:
             raise UsageError(
-                f"{what} has shape {tuple(table.shape)}; {self.spec.id} needs {tuple(legal.shape)}"
+                f"{field} has shape {tuple(table.shape)}; {self.spec.id} needs {tuple(legal.shape)}"
             )
         wrong = ~(
             (table >= 0).all(-1) & ((table.sum(-1) - 1).abs() <= 1e-6) & ~((table > 0) & ~legal).any(-1)
@@ -440,24 +445,24 @@ class PredictionLearner(TabularLearner):
         if wrong.any():
             state = int(wrong.double().argmax())
             raise UsageError(
-                f"{what}: the row of state {state}, {policy[state]}, is no distribution over its legal"
+                f"{field}: the row of state {state}, {policy[state]}, is not a distribution over its legal"
                 " actions"
             )
         return table
 
     def init(self, rng: torch.Generator) -> Tree:
-        """Tables before the first step; another set than `VTable` overrides this."""
+        """The tables before the first step. A learner with other tables than `VTable` overrides this."""
         v = torch.full((self.num_states,), self.config.initial_value, dtype=torch.float64)
         return VTable(
             v,
             torch.zeros_like(v, dtype=torch.int64),
-            self.probabilities("policy"),
+            self.policy_table("policy"),
             self.legal(),
             torch.tensor(0),
         )
 
     def metrics(self, state: Any) -> dict[str, Tensor]:
-        """Nothing beside the episodes' figures."""
+        """Nothing in addition to the episodes' statistics."""
         return {}
 
     def policy(self, state: Any, explore: bool) -> Tensor:

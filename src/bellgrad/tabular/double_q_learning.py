@@ -1,10 +1,10 @@
-"""Double Q-learning: two tables, each valuing the action that the other finds best, so that noise is not
-taken for value.
+"""Double Q-learning: each of two tables evaluates the action that the other finds best, so that noise does
+not raise the values.
 
     a* = argmax_a' Q_1(s', a')
     Q_1(s, a) <- Q_1(s, a) + alpha (r + gamma Q_2(s', a*) - Q_1(s, a))
 
-for one of the two tables in turn, drawn with equal chance. It acts by their mean.
+where 1 is one of the two tables, drawn with equal probability at each step. It acts by their mean.
 
 Source: van Hasselt (2010), algorithm 1; Sutton and Barto (2018), section 6.7.
 """
@@ -19,7 +19,15 @@ from torch import Tensor
 
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree
-from bellgrad.tabular.common import Control, TabularLearner, behave, draw, epsilon_greedy, inlined, step_size
+from bellgrad.tabular.common import (
+    Control,
+    TabularLearner,
+    act_epsilon_greedily,
+    epsilon_greedy,
+    inlined,
+    next_uniform,
+    step_size,
+)
 
 
 class DoubleQTable(NamedTuple):
@@ -27,19 +35,21 @@ class DoubleQTable(NamedTuple):
 
     q: Tensor  # [S, A] float64, the mean
     halves: Tensor  # [2, S, A] float64
-    visits: Tensor  # [2, S, A] int64, updates of each
+    visits: Tensor  # [2, S, A] int64, updates of each table
     legal: Tensor  # [S, A] bool
-    steps: Tensor  # [] int64, environment steps; the sampler advances it
+    steps: Tensor  # [] int64, environment steps; the sampler increments it
 
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
     """Move one of the tables, then act epsilon-greedily by the mean."""
-    one = int(2 * draw(noise))
+    one = int(2 * next_uniform(noise))
     two = 1 - one
     following = 0.0
     if not terminated:
-        best_action = epsilon_greedy(table.halves[one, next_obs], table.legal[next_obs], 0.0, draw(noise))
+        best_action = epsilon_greedy(
+            table.halves[one, next_obs], table.legal[next_obs], 0.0, next_uniform(noise)
+        )
         following = table.halves[two, next_obs, best_action]
     target = reward + config.gamma * following
     table.visits[one, obs, action] += 1
@@ -47,7 +57,7 @@ def learn(config, table, obs, action, reward, next_obs, terminated, truncated, n
         target - table.halves[one, obs, action]
     )
     table.q[obs, action] = (table.halves[0, obs, action] + table.halves[1, obs, action]) / 2
-    return behave(config, table, next_obs, noise)
+    return act_epsilon_greedily(config, table, next_obs, noise)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,7 @@ class DoubleQLearning(Control):
     """Hyper-parameters of double Q-learning, for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> DoubleQLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return DoubleQLearner(self, spec, steps)
 
 
@@ -64,7 +73,7 @@ class DoubleQLearner(TabularLearner):
     """Double Q-learning on two tables."""
 
     learn = staticmethod(learn)
-    draws = 3  # which table, a tie in its best action, the next action
+    max_draws = 3  # which table, a tie in its best action, the next action
 
     def init(self, rng: torch.Generator) -> Tree:
         """Both tables before the first step."""

@@ -1,13 +1,13 @@
 """Q-learning and SARSA as stochastic gradient descent on a squared error, with values that are linear in
 features.
 
-    L(w) = 1/2 (Q_w(s, a) - target)^2        the target is held fixed
+    L(w) = 1/2 (Q_w(s, a) - target)^2        the target counts as a constant
     w <- w - alpha dL/dw,                     dL/dw = (Q_w(s, a) - target) x(s)
 
-with Q_w(s, a) the sum of the weights `w[i, a]` of the features i that are active in s. For Q-learning the
-target is r + gamma max_a' Q_w(s', a'), for SARSA r + gamma Q_w(s', a'). Where every state is a feature of its
-own this is the table form. Over a Box the features are tiles, and the step size is shared among the active
-ones, one of each tiling.
+where Q_w(s, a) is the sum of the weights `w[i, a]` of the features i that are active in s. The target of
+Q-learning is r + gamma max_a' Q_w(s', a'), that of SARSA r + gamma Q_w(s', a'). If every state has its own
+feature, this is the table form. For a Box the features are tiles, and the step size is divided by the number
+of active tiles, one per tiling.
 
 Source: Sutton and Barto (2018), sections 9.3 and 10.1 (semi-gradient methods), 9.5.4 (tile coding).
 """
@@ -27,12 +27,12 @@ from bellgrad.core.tree import Tree
 from bellgrad.tabular.common import (
     Control,
     TabularLearner,
-    best,
-    chances,
-    draw,
     epsilon_at,
     epsilon_greedy,
+    epsilon_greedy_probabilities,
     inlined,
+    max_q,
+    next_uniform,
     step_size,
 )
 
@@ -42,16 +42,15 @@ class Weights(NamedTuple):
 
     weights: Tensor  # [F, A] float64
     visits: Tensor  # [F, A] int64
-    features: (
-        Tensor  # [S, 1] int64, each state's active features; [0, n] if an observation is its active features
-    )
+    # [S, 1] int64, the active features of each state; [0, n] if an observation is its active features
+    features: Tensor
     legal: Tensor  # [F, A] bool
-    steps: Tensor  # [] int64, environment steps; the sampler advances it
+    steps: Tensor  # [] int64, environment steps; the sampler increments it
 
 
 @inlined
-def values(table, features):
-    """`Q_w(s, .) [A]` of the state with these active features `[n]`."""
+def q_of_features(table, features):
+    """`Q_w(s, .) [A]` of the state with the active features `[n]`."""
     q = np.zeros(table.weights.shape[1])
     for i in features:
         for action in range(len(q)):
@@ -63,13 +62,16 @@ def values(table, features):
 def act(config, table, features, noise):
     """An epsilon-greedy action."""
     return epsilon_greedy(
-        values(table, features), table.legal[features[0]], epsilon_at(config, table.steps[()]), draw(noise)
+        q_of_features(table, features),
+        table.legal[features[0]],
+        epsilon_at(config, table.steps[()]),
+        next_uniform(noise),
     )
 
 
 @inlined
-def descend(config, table, features, action, target):
-    """One step down the gradient of the squared error, the target held fixed."""
+def gradient_step(config, table, features, action, target):
+    """One gradient step on the squared error, with the target as a constant."""
     q = 0.0
     for i in features:
         q += table.weights[i, action]
@@ -81,65 +83,63 @@ def descend(config, table, features, action, target):
 
 @inlined
 def learn_q(config, table, features, action, reward, next_features, terminated, truncated, noise):
-    """Q-learning's target."""
-    following = 0.0 if terminated else best(values(table, next_features), table.legal[next_features[0]])
-    descend(config, table, features, action, reward + config.gamma * following)
+    """Learn towards the target of Q-learning, then act."""
+    following = (
+        0.0 if terminated else max_q(q_of_features(table, next_features), table.legal[next_features[0]])
+    )
+    gradient_step(config, table, features, action, reward + config.gamma * following)
     return act(config, table, next_features, noise)
 
 
 @inlined
 def learn_sarsa(config, table, features, action, reward, next_features, terminated, truncated, noise):
-    """SARSA's target, for which the next action is chosen first."""
+    """Choose the next action, then learn towards the target of SARSA."""
     next_action = act(config, table, next_features, noise)
-    following = 0.0 if terminated else values(table, next_features)[next_action]
-    descend(config, table, features, action, reward + config.gamma * following)
+    following = 0.0 if terminated else q_of_features(table, next_features)[next_action]
+    gradient_step(config, table, features, action, reward + config.gamma * following)
     return next_action
 
 
 @inlined
 def begin_in_state(config, table, obs, noise):
-    """`act` in a state that is given by its number."""
+    """`act` for the number of a state."""
     return act(config, table, table.features[obs], noise)
 
 
 @inlined
 def learn_q_in_state(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """`learn_q` between two states that are given by their numbers."""
+    """`learn_q` for the numbers of two states."""
     features, next_features = table.features[obs], table.features[next_obs]
     return learn_q(config, table, features, action, reward, next_features, terminated, truncated, noise)
 
 
 @inlined
 def learn_sarsa_in_state(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """`learn_sarsa` between two states that are given by their numbers."""
+    """`learn_sarsa` for the numbers of two states."""
     features, next_features = table.features[obs], table.features[next_obs]
     return learn_sarsa(config, table, features, action, reward, next_features, terminated, truncated, noise)
 
 
 @dataclass(frozen=True)
 class GradientQLearning(Control):
-    """Hyper-parameters of Q-learning by gradient descent, for Discrete observations, or a Box under tile
-    coding."""
+    """Hyper-parameters of Q-learning by gradient descent, for Discrete or tile-coded observations."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return LinearLearner(self, spec, steps, (learn_q, learn_q_in_state))
 
 
 @dataclass(frozen=True)
 class GradientSARSA(Control):
-    """Hyper-parameters of SARSA by gradient descent, for Discrete observations, or a Box under tile
-    coding."""
+    """Hyper-parameters of SARSA by gradient descent, for Discrete or tile-coded observations."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> LinearLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return LinearLearner(self, spec, steps, (learn_sarsa, learn_sarsa_in_state))
 
 
 class LinearLearner(TabularLearner):
-    """A learner of weights. `learn` is its function of active features, and its function of the numbers of
+    """A learner of weights. `learn` is a pair of functions: for active features, and for the numbers of
     states."""
 
     def __init__(self, config: Control, spec: EnvSpec, steps: int | None, learn: tuple):
@@ -147,12 +147,12 @@ class LinearLearner(TabularLearner):
         tiled = isinstance(spec.observation_space, MultiDiscrete)
         self.begin, self.learn = (act, learn[0]) if tiled else (begin_in_state, learn[1])
 
-    def rows_for(self, space: Space) -> int:
-        """How many features there are; tile coding counts them in every part of the observation."""
-        return int(space.nvec[0]) if isinstance(space, MultiDiscrete) else super().rows_for(space)
+    def num_rows(self, space: Space) -> int:
+        """The number of features; with tile coding, every entry of `nvec`."""
+        return int(space.nvec[0]) if isinstance(space, MultiDiscrete) else super().num_rows(space)
 
     def init(self, rng: torch.Generator) -> Tree:
-        """The weights before the first step: all values are the initial one."""
+        """The weights before the first step; every value is `initial_value`."""
         space = self.spec.observation_space
         features = torch.arange(self.num_states).unsqueeze(1)
         if isinstance(space, MultiDiscrete):
@@ -161,11 +161,13 @@ class LinearLearner(TabularLearner):
         return Weights(weights, self.full(0, torch.int64), features, self.legal(), torch.tensor(0))
 
     def action_value(self, state: Weights) -> Tensor:
-        """`[S, A]` float64; `[0, A]` under tile coding, which knows no number of states."""
+        """`[S, A]` float64; `[0, A]` with tile coding, where the states are not numbered."""
         return state.weights[state.features].sum(1)
 
-    def chances(self, state: Weights, obs: Tensor, explore: bool) -> Tensor:
+    def action_probabilities(self, state: Weights, obs: Tensor, explore: bool) -> Tensor:
         """`[B, A]` float64, for `obs [B]`, or `[B, n]` active features."""
         features = obs if obs.dim() == 2 else state.features[obs]
         q = state.weights[features].sum(1)
-        return chances(q, state.legal[features[:, 0]], self.epsilon(state) if explore else 0.0)
+        return epsilon_greedy_probabilities(
+            q, state.legal[features[:, 0]], self.epsilon(state) if explore else 0.0
+        )

@@ -1,12 +1,12 @@
-"""Monte Carlo: the value of a state, or of an action in it, is the mean of the returns that followed it.
+"""Monte Carlo: the value of a state, or of a state-action pair, is the mean of the returns that followed it.
 
     G_t = r_t + gamma G_{t+1}          backwards from the end of an episode
     V(s_t) <- V(s_t) + alpha_n (G_t - V(s_t))          alpha_n = 1/n at the n-th visit: the plain mean
 
-and likewise for `Q(s_t, a_t)`. First-visit methods learn from the first visit that an episode pays to a
-state, every-visit methods from all. Control acts epsilon-greedily by Q, or with exploring starts greedily,
-after a first state and action of any kind; where an episode is cut off, the mean of Q under that policy
-stands for what is missing.
+and likewise for `Q(s_t, a_t)`. First-visit methods learn from the first visit to a state in each episode,
+every-visit methods from all visits. Control acts epsilon-greedily by Q. With exploring starts the first state
+and action are uniformly random, and the actions after that are greedy. If an episode is truncated, the rest
+of its return is estimated by the value of the last state: in control, the mean of Q under the policy.
 
 Source: Sutton and Barto (2018), sections 5.1 (prediction), 5.3 (exploring starts) and 5.4 (epsilon-greedy
 control).
@@ -23,27 +23,32 @@ from torch import Tensor
 
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import (
-    OUTGREW,
+    TABLE_FULL,
     EpsilonGreedy,
     Prediction,
     PredictionLearner,
     StepSize,
-    behave,
-    choose,
-    draw,
+    act_by_policy,
+    act_epsilon_greedily,
     epsilon_at,
-    expected,
-    follow,
+    expected_q,
     inlined,
+    next_uniform,
+    random_action_at_least,
     step_size,
 )
-from bellgrad.tabular.episodes import Episode, EpisodeLearner, WholeEpisodes, begin_episode, remember
+from bellgrad.tabular.episodes import (
+    EpisodeBuffer,
+    EpisodeBufferLearner,
+    MonteCarloFields,
+    append_step,
+    begin_episode,
+)
 
 
 @dataclass(frozen=True)
-class MeanOfReturns(WholeEpisodes, StepSize):
-    """Fields of both Monte Carlo learners: those of every step size, which is that of the plain mean unless
-    said otherwise."""
+class MeanOfReturns(MonteCarloFields, StepSize):
+    """Fields of both Monte Carlo learners. The default step size gives the plain mean."""
 
     alpha: float = 1.0
     alpha_power: float = 1.0
@@ -52,17 +57,17 @@ class MeanOfReturns(WholeEpisodes, StepSize):
 # ------------------------------------------------------------------------------------------------- prediction
 @inlined
 def begin_prediction(config, table, obs, noise):
-    """Forget the episode before, and follow the policy."""
+    """Clear the previous episode, then act by the policy."""
     begin_episode(table.episode)
-    return follow(config, table, obs, noise)
+    return act_by_policy(config, table, obs, noise)
 
 
 @inlined
 def learn_prediction(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Note the step; at the end of the episode, take all its returns into their means."""
+    """Store the step; at the end of the episode, update the means with its returns."""
     episode = table.episode
-    if not remember(episode, obs, action, reward, table.seen[obs : obs + 1]):
-        return OUTGREW
+    if not append_step(episode, obs, action, reward, table.last_episode[obs : obs + 1]):
+        return TABLE_FULL
     if terminated or (truncated and config.bootstraps):
         return_ = 0.0 if terminated else table.v[next_obs]
         for t in range(episode.length[()] - 1, -1, -1):
@@ -71,16 +76,16 @@ def learn_prediction(config, table, obs, action, reward, next_obs, terminated, t
                 state = episode.obs[t]
                 table.visits[state] += 1
                 table.v[state] += step_size(config, table.visits[state]) * (return_ - table.v[state])
-    return follow(config, table, next_obs, noise)
+    return act_by_policy(config, table, next_obs, noise)
 
 
 class MonteCarloTable(NamedTuple):
     """The tables of `MonteCarlo`."""
 
     v: Tensor  # [S] float64
-    visits: Tensor  # [S] int64, those that counted
-    seen: Tensor  # [S] int64, the number of the last episode that came here
-    episode: Episode
+    visits: Tensor  # [S] int64, visits that counted
+    last_episode: Tensor  # [S] int64, the number of the last episode that visited the state
+    episode: EpisodeBuffer
     policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps
@@ -91,59 +96,61 @@ class MonteCarlo(MeanOfReturns, Prediction):
     """Hyper-parameters of Monte Carlo prediction: the value of a given policy."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> MonteCarloLearner:
-        """Join these hyper-parameters to an environment."""
+        """The learner of these hyper-parameters for an environment."""
         return MonteCarloLearner(self, spec, steps)
 
 
-class MonteCarloLearner(EpisodeLearner, PredictionLearner):
+class MonteCarloLearner(EpisodeBufferLearner, PredictionLearner):
     """Monte Carlo prediction on a table."""
 
     begin = staticmethod(begin_prediction)
     learn = staticmethod(learn_prediction)
 
     def init(self, rng: torch.Generator) -> MonteCarloTable:
-        """Tables before the first step."""
-        seen = torch.zeros(self.num_states, dtype=torch.int64)
+        """The tables before the first step."""
+        last_episode = torch.zeros(self.num_states, dtype=torch.int64)
         return MonteCarloTable(
-            seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict()
+            last_episode=last_episode,
+            episode=EpisodeBuffer.empty(self.config, self.spec),
+            **super().init(rng)._asdict(),
         )
 
 
 # ---------------------------------------------------------------------------------------------------- control
 @inlined
 def begin_control(config, table, obs, noise):
-    """Forget the episode before; with exploring starts take any action, else act epsilon-greedily."""
+    """Clear the previous episode, then act: randomly with exploring starts, otherwise epsilon-greedily."""
     begin_episode(table.episode)
     if config.exploring_starts:
-        return choose(table.q[obs], table.legal[obs], -np.inf, draw(noise))
-    return behave(config, table, obs, noise)
+        return random_action_at_least(table.q[obs], table.legal[obs], -np.inf, next_uniform(noise))
+    return act_epsilon_greedily(config, table, obs, noise)
 
 
 @inlined
 def learn_control(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Note the step; at the end of the episode, take all its returns into their means."""
+    """Store the step; at the end of the episode, update the means with its returns."""
     episode = table.episode
-    if not remember(episode, obs, action, reward, table.seen[obs, action : action + 1]):
-        return OUTGREW
+    if not append_step(episode, obs, action, reward, table.last_episode[obs, action : action + 1]):
+        return TABLE_FULL
     if terminated or (truncated and config.bootstraps):
         epsilon = epsilon_at(config, table.steps[()])
-        return_ = 0.0 if terminated else expected(table.q[next_obs], table.legal[next_obs], epsilon)
+        return_ = 0.0 if terminated else expected_q(table.q[next_obs], table.legal[next_obs], epsilon)
         for t in range(episode.length[()] - 1, -1, -1):
             return_ = episode.reward[t] + config.gamma * return_
             if config.every_visit or episode.first[t]:
                 s, a = episode.obs[t], episode.action[t]
                 table.visits[s, a] += 1
                 table.q[s, a] += step_size(config, table.visits[s, a]) * (return_ - table.q[s, a])
-    return behave(config, table, next_obs, noise)
+    return act_epsilon_greedily(config, table, next_obs, noise)
 
 
 class MonteCarloControlTable(NamedTuple):
     """The tables of `MonteCarloControl`."""
 
     q: Tensor  # [S, A] float64
-    visits: Tensor  # [S, A] int64, those that counted
-    seen: Tensor  # [S, A] int64, the number of the last episode that did this here
-    episode: Episode
+    visits: Tensor  # [S, A] int64, visits that counted
+    last_episode: Tensor  # [S, A] int64, the number of the last episode that visited the pair
+    episode: EpisodeBuffer
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps
 
@@ -153,19 +160,18 @@ class MonteCarloControl(MeanOfReturns, EpsilonGreedy):
     """Hyper-parameters of Monte Carlo control.
 
     Attributes:
-        exploring_starts: episodes begin in every state alike, with any action; from then on the best action
-            is taken, and epsilon is 0. That needs known dynamics.
+        exploring_starts: episodes begin in a uniformly random state with a uniformly random action; later
+            actions are greedy, with epsilon 0. This needs known dynamics.
     """
 
     exploring_starts: bool = False
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> MonteCarloController:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return MonteCarloController(self, spec, steps)
 
 
-class MonteCarloController(EpisodeLearner):
+class MonteCarloController(EpisodeBufferLearner):
     """Monte Carlo control on a table."""
 
     begin = staticmethod(begin_control)
@@ -175,15 +181,17 @@ class MonteCarloController(EpisodeLearner):
         super().__init__(config, spec, steps)
         self.exploring_starts = config.exploring_starts
 
-    def make_numbers(self, **derived: float) -> np.record:
+    def make_config_record(self, **derived: float) -> np.record:
         """What the compiled functions read as `config`."""
         if self.config.exploring_starts:
             derived |= {"epsilon_initial": 0.0, "epsilon_final": 0.0}
-        return super().make_numbers(**derived)
+        return super().make_config_record(**derived)
 
     def init(self, rng: torch.Generator) -> MonteCarloControlTable:
-        """Tables before the first step."""
-        seen = self.full(0, torch.int64)
+        """The tables before the first step."""
+        last_episode = self.full(0, torch.int64)
         return MonteCarloControlTable(
-            seen=seen, episode=Episode.empty(self.config, self.spec), **super().init(rng)._asdict()
+            last_episode=last_episode,
+            episode=EpisodeBuffer.empty(self.config, self.spec),
+            **super().init(rng)._asdict(),
         )

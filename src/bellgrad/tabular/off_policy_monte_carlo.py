@@ -1,14 +1,14 @@
-"""Off-policy Monte Carlo: the value of one policy from the returns of another, weighted by how much likelier
-they would be.
+"""Off-policy Monte Carlo: the value of one policy from the returns of another, weighted by the ratio of their
+probabilities.
 
     rho_t = prod_{k >= t} pi(a_k | s_k) / b(a_k | s_k)          to the end of the episode
     ordinary:  V(s) = mean of rho_t G_t          unbiased; its variance may be infinite
     weighted:  V(s) = sum of rho_t G_t / sum of rho_t          biased, and consistent; far less variance
 
 over the visits t to s, where G_t is the return. Control learns Q of the greedy policy while it acts
-epsilon-greedily; the weight of Q(s_t, a_t) is rho_{t+1}, so that only the end of an episode, from its last
-action that is not greedy on, teaches anything. Where an episode is cut off, the present estimate stands for
-what is missing.
+epsilon-greedily. The weight of Q(s_t, a_t) is rho_{t+1}, so that it learns only from the end of an episode,
+from the last action on that is not greedy. If an episode is truncated, the current estimate of the last state
+is used for the rest of the return.
 
 Source: Sutton and Barto (2018), equations 5.3 to 5.6, and sections 5.6 (prediction) and 5.7 (control).
 """
@@ -25,23 +25,29 @@ from torch import Tensor
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import (
-    OUTGREW,
+    TABLE_FULL,
     EpsilonGreedy,
     Prediction,
     PredictionLearner,
-    as_rows,
-    behave,
-    best,
-    draw,
+    act_epsilon_greedily,
+    as_policy_rows,
     epsilon_at,
     inlined,
-    sample,
+    max_q,
+    next_uniform,
+    sample_action,
 )
-from bellgrad.tabular.episodes import Episode, EpisodeLearner, WholeEpisodes, begin_episode, remember
+from bellgrad.tabular.episodes import (
+    EpisodeBuffer,
+    EpisodeBufferLearner,
+    MonteCarloFields,
+    append_step,
+    begin_episode,
+)
 
 
 @dataclass(frozen=True)
-class ImportanceSampling(WholeEpisodes):
+class ImportanceSampling(MonteCarloFields):
     """Fields of both off-policy learners.
 
     Attributes:
@@ -51,20 +57,20 @@ class ImportanceSampling(WholeEpisodes):
     weighting: Literal["weighted", "ordinary"] = "weighted"
 
 
-class ImportanceSampler(EpisodeLearner):
-    """Either off-policy learner."""
+class ImportanceSampler(EpisodeBufferLearner):
+    """What both off-policy learners share."""
 
     config: ImportanceSampling
 
-    def make_numbers(self, **derived: float) -> np.record:
+    def make_config_record(self, **derived: float) -> np.record:
         """What the compiled functions read as `config`."""
-        return super().make_numbers(weighted=self.config.weighting == "weighted", **derived)
+        return super().make_config_record(weighted=self.config.weighting == "weighted", **derived)
 
 
 @inlined
-def take_in(config, mean, weights, return_, weight):
-    """Take a return into a mean; `mean [1]` and `weights [1]`, the sum of the weights or the number of
-    returns, are views."""
+def add_to_mean(config, mean, weights, return_, weight):
+    """Update a mean with a return. `mean [1]` and `weights [1]` are views; the latter is the sum of the
+    weights, or with ordinary sampling the number of returns."""
     if config.weighted:
         weights[0] += weight
         mean[0] += weight / weights[0] * (return_ - mean[0])
@@ -76,17 +82,17 @@ def take_in(config, mean, weights, return_, weight):
 # ------------------------------------------------------------------------------------------------- prediction
 @inlined
 def begin_prediction(config, table, obs, noise):
-    """Forget the episode before, and follow the behavior."""
+    """Clear the previous episode, then act by the behavior policy."""
     begin_episode(table.episode)
-    return sample(table.behavior[obs], draw(noise))
+    return sample_action(table.behavior[obs], next_uniform(noise))
 
 
 @inlined
 def learn_prediction(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Note the step; at the end of the episode, take all its weighted returns into their means."""
+    """Store the step; at the end of the episode, update the means with its weighted returns."""
     episode = table.episode
-    if not remember(episode, obs, action, reward, table.seen[obs : obs + 1]):
-        return OUTGREW
+    if not append_step(episode, obs, action, reward, table.last_episode[obs : obs + 1]):
+        return TABLE_FULL
     if terminated or (truncated and config.bootstraps):
         weight, return_ = 1.0, 0.0 if terminated else table.v[next_obs]
         for t in range(episode.length[()] - 1, -1, -1):
@@ -97,18 +103,18 @@ def learn_prediction(config, table, obs, action, reward, next_obs, terminated, t
                 break
             if config.every_visit or episode.first[t]:
                 table.visits[s] += 1
-                take_in(config, table.v[s : s + 1], table.weights[s : s + 1], return_, weight)
-    return sample(table.behavior[next_obs], draw(noise))
+                add_to_mean(config, table.v[s : s + 1], table.weights[s : s + 1], return_, weight)
+    return sample_action(table.behavior[next_obs], next_uniform(noise))
 
 
 class OffPolicyMonteCarloTable(NamedTuple):
     """The tables of `OffPolicyMonteCarlo`."""
 
     v: Tensor  # [S] float64
-    visits: Tensor  # [S] int64, those that counted
-    weights: Tensor  # [S] float64, the sum of their weights; with ordinary sampling, their number
-    seen: Tensor  # [S] int64, the number of the last episode that came here
-    episode: Episode
+    visits: Tensor  # [S] int64, visits that counted
+    weights: Tensor  # [S] float64, sum of the visits' weights; with ordinary sampling, their number
+    last_episode: Tensor  # [S] int64, the number of the last episode that visited the state
+    episode: EpisodeBuffer
     behavior: Tensor  # [S, A] float64, rows are probabilities
     policy: Tensor  # [S, A] float64, rows are probabilities
     legal: Tensor  # [S, A] bool
@@ -120,18 +126,18 @@ class OffPolicyMonteCarlo(ImportanceSampling, Prediction):
     """Hyper-parameters of off-policy Monte Carlo prediction: the value of `policy` while `behavior` acts.
 
     Attributes:
-        behavior: what acts: `uniform` over the legal actions, or a row of probabilities for each state,
-            `[S][A]`. It must do now and then whatever `policy` does.
+        behavior: the policy that acts: `uniform` over the legal actions, or a row of probabilities for each
+            state, `[S][A]`. Every action that `policy` may take must have a positive probability.
     """
 
     behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "behavior", as_rows("behavior", self.behavior))
+        object.__setattr__(self, "behavior", as_policy_rows("behavior", self.behavior))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> OffPolicyMonteCarloLearner:
-        """Join these hyper-parameters to an environment."""
+        """The learner of these hyper-parameters for an environment."""
         return OffPolicyMonteCarloLearner(self, spec, steps)
 
 
@@ -145,77 +151,84 @@ class OffPolicyMonteCarloLearner(ImportanceSampler, PredictionLearner):
         """Tables before the first step.
 
         Raises:
-            UsageError: a policy that does not fit, or one that does what the behavior never does.
+            UsageError: a policy does not fit, or may take an action that the behavior never takes.
         """
-        kept, behavior = super().init(rng), self.probabilities("behavior")
+        kept, behavior = super().init(rng), self.policy_table("behavior")
         uncovered = (kept.policy > 0) & (behavior == 0)
         if uncovered.any():
             state, action = uncovered.nonzero()[0].tolist()
             raise UsageError(
-                f"OffPolicyMonteCarlo: the policy may take action {action} in state {state}, the behavior"
+                f"OffPolicyMonteCarlo: the policy may take action {action} in state {state}, but the behavior"
                 " never does"
             )
         return OffPolicyMonteCarloTable(
             weights=torch.zeros_like(kept.v),
-            seen=torch.zeros_like(kept.visits),
-            episode=Episode.empty(self.config, self.spec),
+            last_episode=torch.zeros_like(kept.visits),
+            episode=EpisodeBuffer.empty(self.config, self.spec),
             behavior=behavior,
             **kept._asdict(),
         )
 
     def policy(self, state: OffPolicyMonteCarloTable, explore: bool) -> Tensor:
-        """`[S, A]` float64: the behavior where it explores, else the policy that is evaluated."""
+        """`[S, A]` float64: the behavior policy if `explore`, otherwise the policy that is evaluated."""
         return state.behavior if explore else state.policy
 
 
 # ---------------------------------------------------------------------------------------------------- control
 @inlined
-def act_and_note(config, table, obs, noise):
-    """An epsilon-greedy action, and the chance that it had, in `table.chance`."""
+def act_and_record_probability(config, table, obs, noise):
+    """An epsilon-greedy action; its probability is stored in `table.action_probability`."""
     q, legal, epsilon = table.q[obs], table.legal[obs], epsilon_at(config, table.steps[()])
-    action = behave(config, table, obs, noise)
+    action = act_epsilon_greedily(config, table, obs, noise)
     ties = actions = 0
-    highest = best(q, legal)
+    highest = max_q(q, legal)
     for other in range(len(q)):
         if legal[other]:
             actions += 1
             ties += q[other] == highest
     t = table.episode.length[()]
-    if t < len(table.chance):
-        table.chance[t] = epsilon / actions + ((1 - epsilon) / ties if q[action] == highest else 0.0)
+    if t < len(table.action_probability):
+        table.action_probability[t] = epsilon / actions + (
+            (1 - epsilon) / ties if q[action] == highest else 0.0
+        )
     return action
 
 
 @inlined
 def begin_control(config, table, obs, noise):
-    """Forget the episode before, and act epsilon-greedily."""
+    """Clear the previous episode, then act epsilon-greedily."""
     begin_episode(table.episode)
-    return act_and_note(config, table, obs, noise)
+    return act_and_record_probability(config, table, obs, noise)
 
 
 @inlined
 def learn_control(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Note the step; at the end of the episode, take in its returns, weighted for the greedy policy."""
+    """Store the step; at the end of the episode, update the means with its returns, weighted for the greedy
+    policy."""
     episode = table.episode
-    if not remember(episode, obs, action, reward, table.seen[obs, action : action + 1]):
-        return OUTGREW
+    if not append_step(episode, obs, action, reward, table.last_episode[obs, action : action + 1]):
+        return TABLE_FULL
     if terminated or (truncated and config.bootstraps):
-        weight, return_ = 1.0, 0.0 if terminated else best(table.q[next_obs], table.legal[next_obs])
+        weight, return_ = 1.0, 0.0 if terminated else max_q(table.q[next_obs], table.legal[next_obs])
         for t in range(episode.length[()] - 1, -1, -1):
             s, a = episode.obs[t], episode.action[t]
             return_ = episode.reward[t] + config.gamma * return_
             if config.every_visit or episode.first[t]:
                 table.visits[s, a] += 1
-                take_in(config, table.q[s, a : a + 1], table.weights[s, a : a + 1], return_, weight)
-            weight = weight / table.chance[t] if a == first_best(table.q[s], table.legal[s]) else 0.0
+                add_to_mean(config, table.q[s, a : a + 1], table.weights[s, a : a + 1], return_, weight)
+            weight = (
+                weight / table.action_probability[t]
+                if a == greedy_action(table.q[s], table.legal[s])
+                else 0.0
+            )
             if config.weighted and weight == 0.0:
                 break
-    return act_and_note(config, table, next_obs, noise)
+    return act_and_record_probability(config, table, next_obs, noise)
 
 
 @inlined
-def first_best(q, legal):
-    """The first of the best legal actions: a greedy policy needs no dice."""
+def greedy_action(q, legal):
+    """The first of the best legal actions."""
     chosen = -1
     for action in range(len(q)):
         if legal[action] and (chosen < 0 or q[action] > q[chosen]):
@@ -227,29 +240,27 @@ class OffPolicyMonteCarloControlTable(NamedTuple):
     """The tables of `OffPolicyMonteCarloControl`."""
 
     q: Tensor  # [S, A] float64
-    visits: Tensor  # [S, A] int64, those that counted
-    weights: Tensor  # [S, A] float64, the sum of their weights; with ordinary sampling, their number
-    seen: Tensor  # [S, A] int64, the number of the last episode that did this here
-    chance: Tensor  # [L] float64, with which each action of the episode was taken
-    episode: Episode
+    visits: Tensor  # [S, A] int64, visits that counted
+    weights: Tensor  # [S, A] float64, sum of the visits' weights; with ordinary sampling, their number
+    last_episode: Tensor  # [S, A] int64, the number of the last episode that visited the pair
+    action_probability: Tensor  # [L] float64, of each action of the episode when it was taken
+    episode: EpisodeBuffer
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps
 
 
 @dataclass(frozen=True)
 class OffPolicyMonteCarloControl(ImportanceSampling, EpsilonGreedy):
-    """Hyper-parameters of off-policy Monte Carlo control; as in the book, every visit counts.
+    """Hyper-parameters of off-policy Monte Carlo control; by default every visit counts, as in the book.
 
-    Epsilon is best kept above 0. Ordinary importance sampling has an unbounded variance in control: long
-    episodes can bring values that are off by orders of magnitude, so that `weighted` is what to use but for
-    study.
+    Keep epsilon above 0. In control, ordinary importance sampling has an unbounded variance: long episodes
+    can give values that are wrong by orders of magnitude. Use `weighted`, except to study this effect.
     """
 
     visit: Literal["first", "every"] = "every"
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> OffPolicyMonteCarloController:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return OffPolicyMonteCarloController(self, spec, steps)
 
 
@@ -260,12 +271,12 @@ class OffPolicyMonteCarloController(ImportanceSampler):
     learn = staticmethod(learn_control)
 
     def init(self, rng: torch.Generator) -> OffPolicyMonteCarloControlTable:
-        """Tables before the first step."""
-        episode = Episode.empty(self.config, self.spec)
+        """The tables before the first step."""
+        episode = EpisodeBuffer.empty(self.config, self.spec)
         return OffPolicyMonteCarloControlTable(
             weights=self.full(0),
-            seen=self.full(0, torch.int64),
-            chance=torch.zeros_like(episode.reward),
+            last_episode=self.full(0, torch.int64),
+            action_probability=torch.zeros_like(episode.reward),
             episode=episode,
             **super().init(rng)._asdict(),
         )

@@ -1,16 +1,16 @@
-"""R-max: what is not known is paradise, so that the agent goes there, until it is known.
+"""R-max: unknown pairs have the highest possible value, so that the agent explores them until they are known.
 
-A pair is known from its m-th visit on, and its model is what followed these m. Every other pair leads to
-utopia: a big reward, that of the best imaginable life, and the end. Whenever a pair becomes known,
+A pair is known from its m-th visit on, and its model is what followed these m visits. Whenever a pair becomes
+known,
 
     Q(s, a) = r(s, a) + gamma sum_s' p(s' | s, a) max_a' Q(s', a')          if (s, a) is known
     Q(s, a) = r_max / (1 - gamma)                                           if not
 
-is solved anew, and the agent always acts greedily by it: it either earns nearly the most, or finds out
-something.
+is solved again, and the agent always acts greedily by Q. So it either earns nearly the optimal reward, or
+visits an unknown pair.
 
-The paper's utopia is a state that pays r_max for ever, which is worth the same. Where every reward is a cost,
-r_max is below zero, and the best life is one such step and the end: r_max itself.
+In the paper an unknown pair leads to a state that pays r_max forever, which has the same value. If every
+reward is a cost, r_max is below zero, and the best possible episode is one such step: its value is r_max.
 
 Source: Brafman and Tennenholtz (2002), "R-max - a general polynomial time algorithm for near-optimal
 reinforcement learning", section 3; discounted as in Strehl, Li and Littman (2009), "Reinforcement learning in
@@ -28,54 +28,57 @@ from torch import Tensor
 
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec
-from bellgrad.tabular.common import OUTGREW, behave, inlined, numbers
-from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count, plan
+from bellgrad.tabular.common import TABLE_FULL, act_epsilon_greedily, inlined, numeric_fields
+from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count_step, plan
 
 
 @inlined
-def utopia(config, r_max):
-    """The most that an episode can be worth."""
+def unknown_value(config, r_max):
+    """The highest possible value of a pair."""
     return r_max / (1 - config.gamma) if r_max > 0.0 else r_max
 
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Count the step where the pair is not known yet, plan where one becomes known, and act greedily."""
+    """Count the step if the pair is not known yet, plan if it becomes known, and act greedily."""
     counts = table.counts
-    surprised = reward > table.r_max[()]
-    if surprised:
+    reward_is_larger = reward > table.r_max[()]
+    if reward_is_larger:
         table.r_max[()] = reward
-    learned = False
+    became_known = False
     if counts.visits[obs, action] < config.known_visits:
-        if not count(counts, obs, action, reward, next_obs, terminated):
-            return OUTGREW
-        learned = counts.visits[obs, action] == config.known_visits
-        if learned:
+        if not count_step(counts, obs, action, reward, next_obs, terminated):
+            return TABLE_FULL
+        became_known = counts.visits[obs, action] == config.known_visits
+        if became_known:
             table.known_at[obs, action] = table.steps[()]
-    if learned or surprised:
-        plan(config, table.q, table.legal, counts, config.known_visits, utopia(config, table.r_max[()]))
-    return behave(config, table, next_obs, noise)
+    if became_known or reward_is_larger:
+        plan(
+            config, table.q, table.legal, counts, config.known_visits, unknown_value(config, table.r_max[()])
+        )
+    return act_epsilon_greedily(config, table, next_obs, noise)
 
 
 class RMaxTable(NamedTuple):
     """The tables of `RMax`."""
 
-    q: Tensor  # [S, A] float64, of the last plan
+    q: Tensor  # [S, A] float64, from the last planning
     counts: Counts
-    known_at: Tensor  # [S, A] int64, the environment step at which the pair became known; -1 where it is not
-    r_max: Tensor  # [] float64, the largest reward that was named or seen
+    known_at: Tensor  # [S, A] int64, environment step at which the pair became known; -1 if it is not
+    r_max: Tensor  # [] float64, the largest reward that was given or seen
     legal: Tensor  # [S, A] bool
     steps: Tensor  # [] int64, environment steps
 
 
 @dataclass(frozen=True)
 class RMax(Planning):
-    """Hyper-parameters of R-max: what is not known is paradise, until it is known.
+    """Hyper-parameters of R-max, which gives unknown pairs the highest possible value.
 
     Attributes:
-        r_max: the largest reward of a step. A larger one that is seen takes its place; if it is far away, it
-            may never be seen.
-        known_visits: after how many a pair is known, m in the paper: 1 is enough where nothing is random.
+        r_max: the largest reward per step. If a larger one is seen, it replaces this; one that is hard to
+            reach may never be seen.
+        known_visits: visits after which a pair is known, m in the paper; 1 is enough if the environment is
+            deterministic.
     """
 
     r_max: float = 1.0
@@ -86,7 +89,7 @@ class RMax(Planning):
         check_range(self, gamma=(0, 1 - 1e-9), r_max=(-1e12, 1e12), known_visits=(1, 1e9))
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> RMaxLearner:
-        """Join these hyper-parameters to an environment."""
+        """The learner of these hyper-parameters for an environment."""
         return RMaxLearner(self, spec, steps)
 
 
@@ -95,16 +98,20 @@ class RMaxLearner(CountingLearner):
 
     learn = staticmethod(learn)
 
-    def make_numbers(self, **derived: float) -> np.record:
+    def make_config_record(self, **derived: float) -> np.record:
         """What the compiled functions read as `config`; there is no epsilon."""
-        return numbers(self.config, epsilon_initial=0.0, epsilon_final=0.0, epsilon_steps=0.0, **derived)
+        return numeric_fields(
+            self.config, epsilon_initial=0.0, epsilon_final=0.0, epsilon_steps=0.0, **derived
+        )
 
     def init(self, rng: torch.Generator) -> RMaxTable:
-        """Tables before the first step: nothing is known."""
+        """The tables before the first step: no pair is known."""
         r_max = torch.tensor(self.config.r_max, dtype=torch.float64)
-        q = self.full(utopia.py_func(self.config, self.config.r_max))
-        return RMaxTable(q, self.counts(), self.full(-1, torch.int64), r_max, self.legal(), torch.tensor(0))
+        q = self.full(unknown_value.py_func(self.config, self.config.r_max))
+        return RMaxTable(
+            q, self.empty_counts(), self.full(-1, torch.int64), r_max, self.legal(), torch.tensor(0)
+        )
 
     def metrics(self, state: RMaxTable) -> dict[str, Tensor]:
-        """How many pairs are known."""
+        """The number of known pairs."""
         return {"known_pairs": (state.known_at >= 0).sum()}

@@ -1,13 +1,13 @@
-"""SARSA(lambda): SARSA where each error also moves the pairs that came before.
+"""SARSA(lambda): SARSA in which each error also changes the pairs that were visited before.
 
     delta = r + gamma Q(s', a') - Q(s, a)
     Q(x, u) <- Q(x, u) + alpha e(x, u) delta    for every pair (x, u)
 
 with the traces e of `bellgrad.tabular.traces`. lambda = 0 is SARSA(0). lambda = 1 is SARSA(1): every-visit
-Monte Carlo control, but for values that change during the episode.
+Monte Carlo control, except that values change during the episode.
 
-Source: Rummery and Niranjan (1994), section 2.4; Sutton and Barto (2018), section 12.7, there with true
-    online updates (Dutch traces) too.
+Source: Rummery and Niranjan (1994), section 2.4; Sutton and Barto (2018), section 12.7, which also has
+    true online updates (Dutch traces).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec
-from bellgrad.tabular.common import behave, inlined, step_size
-from bellgrad.tabular.traces import TracedControl, TracedLearner, update
+from bellgrad.tabular.common import act_epsilon_greedily, inlined, step_size
+from bellgrad.tabular.traces import TracedControl, TracedLearner, td_update
 
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Choose the next action, then move every pair with a trace."""
-    next_action = behave(config, table, next_obs, noise)
+    """Choose the next action, then update every pair with a trace."""
+    next_action = act_epsilon_greedily(config, table, next_obs, noise)
     following = 0.0 if terminated else table.q[next_obs, next_action]
     table.visits[obs, action] += 1
     alpha = step_size(config, table.visits[obs, action])
-    update(
+    td_update(
         config, table.traces, table.q.reshape(-1), obs * table.q.shape[1] + action, alpha, reward, following
     )
     return next_action
@@ -38,15 +38,15 @@ class SARSALambda(TracedControl):
     """Hyper-parameters of SARSA(lambda), for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SARSALambdaLearner:
-        """Join these hyper-parameters to an environment; `steps` is the horizon of the schedule of
-        epsilon."""
+        """The learner of these hyper-parameters for an environment; epsilon is scheduled over `steps`."""
         return SARSALambdaLearner(self, spec, steps)
 
 
 @dataclass(frozen=True)
 class SARSA1(SARSALambda):
-    """Hyper-parameters of SARSA(1): SARSA(lambda) at lambda = 1, where an error reaches back to the episode's
-    first step."""
+    """Hyper-parameters of SARSA(1): SARSA(lambda) with lambda = 1.
+
+    An error reaches back to the first step of the episode."""
 
     lambda_: float = 1.0
 

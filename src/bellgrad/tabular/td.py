@@ -10,17 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bellgrad.core.records import EnvSpec
-from bellgrad.tabular.common import Prediction, PredictionLearner, StepSize, follow, inlined, step_size
+from bellgrad.tabular.common import Prediction, PredictionLearner, StepSize, act_by_policy, inlined, step_size
 
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):
-    """Move `V(s)` towards what the step gave and led to, then follow the policy."""
+    """Move `V(s)` towards the reward and the value of the next state, then act by the policy."""
     following = 0.0 if terminated else table.v[next_obs]
     target = reward + config.gamma * following
     table.visits[obs] += 1
     table.v[obs] += step_size(config, table.visits[obs]) * (target - table.v[obs])
-    return follow(config, table, next_obs, noise)
+    return act_by_policy(config, table, next_obs, noise)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TD0(Prediction, StepSize):
     """Hyper-parameters of TD(0), for discrete observations and actions."""
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> TD0Learner:
-        """Join these hyper-parameters to an environment."""
+        """The learner of these hyper-parameters for an environment."""
         return TD0Learner(self, spec, steps)
 
 

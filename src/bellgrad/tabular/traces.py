@@ -1,18 +1,18 @@
-"""Eligibility traces: how much each entry of a table is to blame for the present error.
+"""Eligibility traces: how much the current error changes each entry of a table.
 
-Only entries with a trace are touched at a step, so that a step costs what the trace is long and not what the
-table is large. A trace holds its step size: an error of 1 moves an entry by its trace.
+Only entries with a trace are updated, so that the cost of a step depends on the number of traces and not on
+the size of the table. A trace includes the step size: an error of 1 changes an entry by its trace.
 
     accumulating  e(s) <- e(s) + alpha
     replacing     e(s) <- alpha
     dutch         e(s) <- (1 - alpha) e(s) + alpha
 
-where s is visited, after all have decayed by gamma lambda. With Dutch traces the update is that of true
+at a visit to s, after all traces have decayed by gamma lambda. With Dutch traces the update is that of true
 online TD(lambda), which equals the online lambda-return exactly.
 
 Source: Sutton and Barto (2018), section 12.2 (accumulating) and the box in 12.5 (Dutch, and true online
     TD(lambda)); Singh and Sutton (1996), equation 7 (replacing); van Seijen et al. (2016), algorithm 1
-    (traces that hold their step size).
+    (traces that include the step size).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import Tensor
 
 from bellgrad.core.errors import check_range
 from bellgrad.core.tree import Tree
-from bellgrad.tabular.common import Control, TabularLearner, behave, inlined
+from bellgrad.tabular.common import Control, TabularLearner, act_epsilon_greedily, inlined
 
 Kind = Literal["accumulating", "replacing", "dutch"]
 KINDS = get_args(Kind)
 REPLACING, DUTCH = KINDS.index("replacing"), KINDS.index("dutch")
-FAINT = 1e-16  # a weaker trace is dropped: at gamma lambda = 0.9 after some 350 steps
+MIN_STRENGTH = 1e-16  # a weaker trace is removed: after about 350 steps at gamma lambda = 0.9
 
 
 class Traces(NamedTuple):
@@ -40,26 +40,26 @@ class Traces(NamedTuple):
     strength: Tensor  # [N] float64
     active: Tensor  # [N] int64, the entries with a trace: the first `count` of these
     count: Tensor  # [] int64
-    previous: Tensor  # [] float64, what the entry visited now was worth in the target of the step before
+    previous: Tensor  # [] float64, the value in the previous target of the entry that is visited now
 
     @classmethod
-    def none(cls, size: int) -> Traces:
-        """No trace yet."""
+    def empty(cls, size: int) -> Traces:
+        """The traces before the first step."""
         strength = torch.zeros(size, dtype=torch.float64)
         return cls(strength, strength.long(), torch.tensor(0), torch.tensor(0.0, dtype=torch.float64))
 
 
 @inlined
-def forget(traces):
-    """Cut every trace."""
+def clear_traces(traces):
+    """Remove every trace."""
     for k in range(traces.count[()]):
         traces.strength[traces.active[k]] = 0.0
     traces.count[()] = 0
 
 
 @inlined
-def mark(traces, index, kind, alpha):
-    """Leave a trace at the entry `index`, which is visited now."""
+def add_trace(traces, index, kind, alpha):
+    """Set or raise the trace of the entry `index`, which is visited now."""
     strength = traces.strength[index]
     if strength == 0.0:
         traces.active[traces.count[()]] = index
@@ -73,14 +73,14 @@ def mark(traces, index, kind, alpha):
 
 
 @inlined
-def spread(traces, values, error, decay):
-    """Move every entry of `values [N]` by its trace times the error; then the traces decay."""
+def apply_error(traces, values, error, decay):
+    """Change every entry of `values [N]` by its trace times the error; then the traces decay."""
     k = 0
     while k < traces.count[()]:
         index = traces.active[k]
         values[index] += error * traces.strength[index]
         traces.strength[index] *= decay
-        if traces.strength[index] < FAINT:
+        if traces.strength[index] < MIN_STRENGTH:
             traces.strength[index] = 0.0
             traces.count[()] -= 1
             traces.active[k] = traces.active[traces.count[()]]
@@ -89,14 +89,14 @@ def spread(traces, values, error, decay):
 
 
 @inlined
-def update(config, traces, values, index, alpha, reward, following):
-    """One step of TD(lambda) from the entry `index` of `values [N]` to one that is worth `following`."""
-    mark(traces, index, config.kind, alpha)
+def td_update(config, traces, values, index, alpha, reward, following):
+    """One step of TD(lambda) from the entry `index` of `values [N]` to one with the value `following`."""
+    add_trace(traces, index, config.kind, alpha)
     value = values[index]
     error = reward + config.gamma * following - value
-    moved = value - traces.previous[()] if config.kind == DUTCH else 0.0
-    spread(traces, values, error + moved, config.gamma * config.lambda_)
-    values[index] -= alpha * moved
+    correction = value - traces.previous[()] if config.kind == DUTCH else 0.0
+    apply_error(traces, values, error + correction, config.gamma * config.lambda_)
+    values[index] -= alpha * correction
     traces.previous[()] = following
 
 
@@ -106,8 +106,8 @@ class TracedControl(Control):
     """Fields of the learners of state-action values with traces.
 
     Attributes:
-        lambda_: how far an error reaches back, in [0, 1].
-        traces: `accumulating`, `replacing` or `dutch`; the last makes the updates true online ones.
+        lambda_: decay of the traces, how far back an error reaches, in [0, 1].
+        traces: `accumulating`, `replacing` or `dutch`, which gives true online updates.
     """
 
     lambda_: float = 0.9
@@ -119,20 +119,20 @@ class TracedControl(Control):
 
 
 class TracedQTable(NamedTuple):
-    """The value of state-action pairs, with traces."""
+    """The values of state-action pairs, with traces."""
 
     q: Tensor  # [S, A] float64
     visits: Tensor  # [S, A] int64
-    traces: Traces  # of S * A entries, pair s * A + a
+    traces: Traces  # of S * A entries; the pair (s, a) is s * A + a
     legal: Tensor  # [S, A] bool
-    steps: Tensor  # [] int64, environment steps; the sampler advances it
+    steps: Tensor  # [] int64, environment steps; the sampler increments it
 
 
 @inlined
 def begin(config, table, obs, noise):
-    """Cut the traces of the episode before, then act epsilon-greedily."""
-    forget(table.traces)
-    return behave(config, table, obs, noise)
+    """Clear the traces of the previous episode, then act epsilon-greedily."""
+    clear_traces(table.traces)
+    return act_epsilon_greedily(config, table, obs, noise)
 
 
 class TracedLearner(TabularLearner):
@@ -140,11 +140,11 @@ class TracedLearner(TabularLearner):
 
     begin = staticmethod(begin)
 
-    def make_numbers(self) -> np.record:
+    def make_config_record(self) -> np.record:
         """What the compiled functions read as `config`."""
-        return super().make_numbers(kind=KINDS.index(self.config.traces))
+        return super().make_config_record(kind=KINDS.index(self.config.traces))
 
     def init(self, rng: torch.Generator) -> Tree:
         """The table before the first step."""
         table = super().init(rng)
-        return TracedQTable(table.q, table.visits, Traces.none(table.q.numel()), table.legal, table.steps)
+        return TracedQTable(table.q, table.visits, Traces.empty(table.q.numel()), table.legal, table.steps)

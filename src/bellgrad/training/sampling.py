@@ -1,5 +1,5 @@
-"""Sampling a known MDP for a tabular learner: one loop, compiled or plain, that gives the same bits either
-way."""
+"""Sampling a known MDP for a tabular learner: one loop that gives the same bits compiled and in plain
+Python."""
 
 import hashlib
 import inspect
@@ -13,12 +13,14 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.tabular.common import OUTGREW, draw, inlined
+from bellgrad.tabular.common import TABLE_FULL, inlined, next_uniform
 
-LOOP_DRAWS = 2  # uniform numbers that the loop itself takes at most in a step: a first state and an outcome
+LOOP_DRAWS = (
+    2  # the most uniform numbers that the loop itself takes per step: for a first state and an outcome
+)
 
 
-class World(NamedTuple):
+class SampledDynamics(NamedTuple):
     """A `FiniteMDP` as the loop reads it."""
 
     offset: np.ndarray  # [S*A + 1]
@@ -26,13 +28,13 @@ class World(NamedTuple):
     next_state: np.ndarray  # [N]
     reward: np.ndarray  # [N] float64
     terminated: np.ndarray  # [N] bool
-    start: np.ndarray  # [S] float64, cumulated
+    start: np.ndarray  # [S] float64, cumulative distribution of the first state
     num_actions: int
     limit: int  # environment steps after which an episode is truncated
 
     @classmethod
-    def of(cls, mdp: FiniteMDP, limit: int | None, exploring_starts: bool) -> "World":
-        """The world of an MDP; `exploring_starts` makes every state equally likely as the first."""
+    def of(cls, mdp: FiniteMDP, limit: int | None, exploring_starts: bool) -> "SampledDynamics":
+        """The dynamics of an MDP; `exploring_starts` makes the first state uniformly random."""
         start = np.full(mdp.num_states, 1 / mdp.num_states) if exploring_starts else mdp.initial
         outcomes = (
             mdp.offset,
@@ -44,77 +46,85 @@ class World(NamedTuple):
         return cls(*outcomes, np.cumsum(start), mdp.num_actions, limit or np.iinfo(np.int64).max)
 
 
-class Place(NamedTuple):
-    """Where the episode under way stands; changed in place."""
+class EpisodePosition(NamedTuple):
+    """The state of the episode in progress; changed in place."""
 
     obs: np.ndarray  # [] int64
-    action: (
-        np.ndarray
-    )  # [] int64, what is done next; -1 if no episode is under way, OUTGREW if the learner is out of room
-    length: np.ndarray  # [] int64, environment steps
-    return_: np.ndarray  # [] float64
+    action: np.ndarray  # [] int64, the next action; -1 if no episode is in progress; or TABLE_FULL
+    length: np.ndarray  # [] int64, environment steps so far
+    return_: np.ndarray  # [] float64, undiscounted return so far
 
 
 @inlined
-def first_state(world, uniform):
-    """The state that cumulated chances put at a uniform number."""
-    return min(np.searchsorted(world.start, uniform, side="right"), len(world.start) - 1)
+def first_state(dynamics, uniform):
+    """The first state for a uniform number, by the cumulative distribution."""
+    return min(np.searchsorted(dynamics.start, uniform, side="right"), len(dynamics.start) - 1)
 
 
 @inlined
-def outcome(world, obs, action, uniform):
-    """The first outcome, in their order, whose cumulated chance is above a uniform number: Gymnasium's own
+def outcome(dynamics, obs, action, uniform):
+    """The first outcome whose cumulative probability is above a uniform number, which is Gymnasium's own
     rule."""
-    pair = obs * world.num_actions + action
-    last, total = world.offset[pair + 1] - 1, 0.0
-    for k in range(world.offset[pair], last):
-        total += world.probability[k]
+    pair = obs * dynamics.num_actions + action
+    last, total = dynamics.offset[pair + 1] - 1, 0.0
+    for k in range(dynamics.offset[pair], last):
+        total += dynamics.probability[k]
         if uniform < total:
             return k
     return last
 
 
 def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[..., tuple[int, int]]:
-    """The sampling loop around a learner's two functions, still plain Python.
+    """The sampling loop around a learner's two functions, as plain Python.
 
     Returns:
-        A function `(config, table, world, place, noise, steps, draws, returns, lengths) -> (steps taken,
-        episodes ended)`. It stops early when fewer uniform numbers are left than `draws`, what one step may
-        take, or the learner is out of room; `returns` and `lengths` are filled.
+        A function `(config, table, dynamics, position, noise, steps, max_draws, returns, lengths) -> (steps
+        taken, episodes ended)`. It stops early if fewer uniform numbers are left than `max_draws`, the most
+        that one step takes, or if a table is full. `returns` and `lengths` are filled, one per ended episode.
     """
 
-    def loop(config, table, world, place, noise, steps, draws, returns, lengths):
-        obs, action, length, return_ = place.obs[()], place.action[()], place.length[()], place.return_[()]
+    def loop(config, table, dynamics, position, noise, steps, max_draws, returns, lengths):
+        obs, action, length, return_ = (
+            position.obs[()],
+            position.action[()],
+            position.length[()],
+            position.return_[()],
+        )
         taken = ended = 0
-        while taken < steps and noise.taken[0] + draws <= len(noise.uniform):
+        while taken < steps and noise.taken[0] + max_draws <= len(noise.uniform):
             if action < 0:
-                obs, length, return_ = first_state(world, draw(noise)), 0, 0.0
+                obs, length, return_ = first_state(dynamics, next_uniform(noise)), 0, 0.0
                 action = begin(config, table, obs, noise)
-            k = outcome(world, obs, action, draw(noise))
-            reward, next_obs, terminated = world.reward[k], world.next_state[k], world.terminated[k]
+            k = outcome(dynamics, obs, action, next_uniform(noise))
+            reward, next_obs, terminated = dynamics.reward[k], dynamics.next_state[k], dynamics.terminated[k]
             taken, length, return_ = taken + 1, length + 1, return_ + reward
-            truncated = length >= world.limit and not terminated
+            truncated = length >= dynamics.limit and not terminated
             table.steps[()] += 1
             action = learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise)
             obs = next_obs
-            if action == OUTGREW:
+            if action == TABLE_FULL:
                 break
             if terminated or truncated:
                 returns[ended], lengths[ended] = return_, length
                 ended, action = ended + 1, -1
-        place.obs[()], place.action[()], place.length[()], place.return_[()] = obs, action, length, return_
+        position.obs[()], position.action[()], position.length[()], position.return_[()] = (
+            obs,
+            action,
+            length,
+            return_,
+        )
         return taken, ended
 
     return loop
 
 
 def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[..., int]:
-    """A learner's two functions as one, for an environment that steps by itself, still plain Python.
+    """A learner's two functions as one, for an environment that is stepped in Python, as plain Python.
 
     Returns:
-        A function `(configs, table, noise, obs, action, reward, next_obs, terminated, truncated) -> action`,
-        where a negative action begins an episode in `next_obs`. `configs` is an array `[1]`, which costs less
-        to hand over than its record.
+        A function `(configs, table, noise, obs, action, reward, next_obs, terminated, truncated) -> action`.
+        A negative action begins an episode in `next_obs`. `configs` is an array `[1]`, which is cheaper to
+        pass than its record.
     """
 
     def step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated):
@@ -126,45 +136,50 @@ def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
     return step
 
 
-def compiled(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
-    """What `make` makes of a learner's functions, compiled. The machine code is kept on disk, beside Numba's
-    own, as long as its sources stay the same."""
+def build_compiled(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
+    """The function that `make` builds from a learner's functions, compiled. The machine code is cached on
+    disk, in Numba's cache folder, for as long as its sources stay the same."""
     made = make(begin, learn)
     dispatcher = njit(made)
-    dispatcher._cache = _MadeCache(made, sources(make, begin, learn))
+    dispatcher._cache = _DigestCache(made, source_digest(make, begin, learn))
     return dispatcher
 
 
-def machine_code(dispatcher: Dispatcher, *arguments: Any) -> Callable[..., Any]:
-    """A compiled function for arguments of these types and no others.
+def specialize(dispatcher: Dispatcher, *arguments: Any) -> Callable[..., Any]:
+    """A compiled function for arguments of exactly these types.
 
-    Called by itself, it finds the type of every argument anew, which takes 1.7 of 2.1 microseconds of a step.
+    The dispatcher itself finds the type of every argument at each call, which takes 1.7 of the 2.1
+    microseconds of a step.
     """
     types = tuple(map(typeof, arguments))
     dispatcher.compile(types)
     return dispatcher.overloads[types].entry_point
 
 
-def plain(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
-    """The same as Python runs it, to step through in a debugger."""
+def build_plain(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
+    """The same function without compilation, for a debugger."""
     return as_python(make)(as_python(begin), as_python(learn))
 
 
 def as_python(function: Any) -> Callable[..., Any]:
-    """A function that calls no machine code: its Python, and that of every compiled function that it
-    names."""
+    """A function without compilation: its Python code, and that of every compiled function that it
+    calls."""
     python = getattr(function, "py_func", function)
-    own = {name: as_python(value) for name, value in _named(python).items() if isinstance(value, Dispatcher)}
+    own = {
+        name: as_python(value)
+        for name, value in _globals_used(python).items()
+        if isinstance(value, Dispatcher)
+    }
     return FunctionType(
         python.__code__, python.__globals__ | own, python.__name__, python.__defaults__, python.__closure__
     )
 
 
-class _MadeCache(FunctionCache):
-    """Numba's cache of machine code, keyed by what the function is made of.
+class _DigestCache(FunctionCache):
+    """Numba's cache of machine code, with the digest of the function's sources as the key.
 
-    Numba itself keys a closure by a pickle of the functions in it, which no two processes have in common, and
-    looks for changes in one file only.
+    By default the key of a closure is a pickle of the functions in it, which differs between processes, and
+    Numba looks for changes in one file only.
     """
 
     def __init__(self, made: Callable[..., Any], digest: str):
@@ -175,22 +190,22 @@ class _MadeCache(FunctionCache):
         return (sig, codegen.magic_tuple(), self._digest)
 
 
-def sources(*functions: Any) -> str:
-    """SHA-256 of the functions' names, and of every file that holds one or a compiled function that they
-    call, however deep."""
+def source_digest(*functions: Any) -> str:
+    """SHA-256 of the functions' names and of every file that contains one of them or a compiled function that
+    they call, directly or not."""
     named = [getattr(function, "py_func", function) for function in functions]
     files = {"": " ".join(f"{function.__module__}.{function.__qualname__}" for function in named).encode()}
-    for function in _reached(functions, set()):
+    for function in _functions_called(functions, set()):
         file = inspect.getsourcefile(function) or ""
         try:
             with open(file, "rb") as handle:
                 files[file] = handle.read()
-        except OSError:  # typed at a prompt: its code is all there is
+        except OSError:  # defined at a prompt: there is only its code
             files[repr(function)] = function.__code__.co_code + repr(function.__code__.co_consts).encode()
     return hashlib.sha256(b"\0".join(files[name] for name in sorted(files))).hexdigest()
 
 
-def _reached(functions: Any, seen: set[Any]) -> Iterator[Any]:
+def _functions_called(functions: Any, seen: set[Any]) -> Iterator[Any]:
     for function in functions:
         plain = getattr(function, "py_func", function)
         if plain in seen:
@@ -198,13 +213,13 @@ def _reached(functions: Any, seen: set[Any]) -> Iterator[Any]:
         seen.add(plain)
         yield plain
         inside = [cell.cell_contents for cell in plain.__closure__ or ()]
-        yield from _reached(
-            [f for f in (*_named(plain).values(), *inside) if isinstance(f, Dispatcher)], seen
+        yield from _functions_called(
+            [f for f in (*_globals_used(plain).values(), *inside) if isinstance(f, Dispatcher)], seen
         )
 
 
-def _named(function: Callable[..., Any]) -> dict[str, Any]:
-    """The globals that a function or one inside it may use, by their names."""
+def _globals_used(function: Callable[..., Any]) -> dict[str, Any]:
+    """The globals that a function or a function inside it may use, by name."""
     code = [function.__code__, *(c for c in function.__code__.co_consts if inspect.iscode(c))]
     return {
         name: function.__globals__[name] for c in code for name in c.co_names if name in function.__globals__

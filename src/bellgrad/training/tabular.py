@@ -16,18 +16,18 @@ from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
-from bellgrad.tabular.common import OUTGREW, Noise, TabularLearner
+from bellgrad.tabular.common import TABLE_FULL, TabularLearner, UniformNumbers
 from bellgrad.training.driver import Advanced, Driver, Ended, Workload
 from bellgrad.training.engine import Engine
 from bellgrad.training.sampling import (
     LOOP_DRAWS,
-    Place,
-    World,
-    compiled,
-    machine_code,
+    EpisodePosition,
+    SampledDynamics,
+    build_compiled,
+    build_plain,
     make_loop,
     make_step,
-    plain,
+    specialize,
 )
 
 CALLS = 200  # calls in a run, so that each line of the log has one
@@ -57,7 +57,7 @@ class Tabular(Driver):
     ):
         super().__init__(learner, env, engine, seed, device, total)
         self.steps_per_call = max(1, min(MOST_STEPS, learner.horizon // CALLS))
-        self._noise = Noise(
+        self._noise = UniformNumbers(
             np.zeros(max(DRAWN, 2 * self._most_draws)), np.array([max(DRAWN, 2 * self._most_draws)])
         )
         self._table = map_tree(Tensor.numpy, self.state)  # the same memory
@@ -73,7 +73,7 @@ class Tabular(Driver):
 
     @property
     def _most_draws(self) -> int:
-        return LOOP_DRAWS + 2 * self.learner.draws  # of one step that begins an episode
+        return LOOP_DRAWS + 2 * self.learner.max_draws  # of one step that begins an episode
 
     @classmethod
     def workload(cls, learner: TabularLearner, settings: Settings) -> Workload | None:
@@ -96,8 +96,8 @@ class Tabular(Driver):
                 self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:]
             )
             taken, ended = taken + n, ended + e
-            if self._stretch.action == OUTGREW:
-                raise UsageError(self.learner.outgrown())
+            if self._stretch.action == TABLE_FULL:
+                raise UsageError(self.learner.table_full_message())
         self.steps += taken
         self.updates += taken
         over = Ended(
@@ -139,13 +139,21 @@ class SampledStretch:
     """Steps of a known MDP, sampled in one call."""
 
     def __init__(self, learner: TabularLearner, mdp: FiniteMDP, engine: Engine):
-        self._config = learner.numbers
-        self._world = World.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
-        self._place = Place(np.array(0), np.array(-1), np.array(0), np.array(0.0))
-        self._loop = (plain if engine.mode == "eager" else compiled)(make_loop, learner.begin, learner.learn)
+        self._config = learner.config_record
+        self._world = SampledDynamics.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
+        self._place = EpisodePosition(np.array(0), np.array(-1), np.array(0), np.array(0.0))
+        self._loop = (build_plain if engine.mode == "eager" else build_compiled)(
+            make_loop, learner.begin, learner.learn
+        )
 
     def run(
-        self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray
+        self,
+        table: Any,
+        noise: UniformNumbers,
+        steps: int,
+        draws: int,
+        returns: np.ndarray,
+        lengths: np.ndarray,
     ) -> tuple[int, int]:
         """See `sampling.make_loop`."""
         return self._loop(
@@ -154,7 +162,7 @@ class SampledStretch:
 
     @property
     def action(self) -> int:
-        """What is done next; negative as in `sampling.Place`."""
+        """What is done next; negative as in `sampling.EpisodePosition`."""
         return int(self._place.action)
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -177,7 +185,7 @@ class SteppedStretch:
         engine: Engine,
         seed: int,
         table: Any,
-        noise: Noise,
+        noise: UniformNumbers,
     ):
         self._env = env.env
         if not isinstance(self._env, GymEnv) or env.num_envs != 1:
@@ -185,17 +193,17 @@ class SteppedStretch:
                 "a tabular learner acts in one environment of this process: num_envs must be 1, and backend"
                 " not subprocess"
             )
-        self._configs = np.array([learner.numbers.item()], dtype=learner.numbers.dtype)
+        self._configs = np.array([learner.config_record.item()], dtype=learner.config_record.dtype)
         self._see = (
             None if isinstance(self._env.observation_space, Discrete) else env.transforms[0].observe_one
         )
         self.begin(seed)
         if engine.mode == "eager":
-            self._step = plain(make_step, learner.begin, learner.learn)
+            self._step = build_plain(make_step, learner.begin, learner.learn)
         else:
             obs = SingleEnvStepper(self._env, self._see).obs
             arguments = (self._configs, table, noise, obs, 0, 0.0, obs, False, False)
-            self._step = machine_code(compiled(make_step, learner.begin, learner.learn), *arguments)
+            self._step = specialize(build_compiled(make_step, learner.begin, learner.learn), *arguments)
 
     def begin(self, seed: int) -> None:
         """Start the environment anew."""
@@ -203,7 +211,13 @@ class SteppedStretch:
         self.action = -1
 
     def run(
-        self, table: Any, noise: Noise, steps: int, draws: int, returns: np.ndarray, lengths: np.ndarray
+        self,
+        table: Any,
+        noise: UniformNumbers,
+        steps: int,
+        draws: int,
+        returns: np.ndarray,
+        lengths: np.ndarray,
     ) -> tuple[int, int]:
         """As `sampling.make_loop`, with the environment's own steps."""
         configs, step, action, ended, taken = self._configs, self._step, self.action, 0, 0
@@ -217,7 +231,7 @@ class SteppedStretch:
                 taken += 1
                 action = step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated)
                 obs = next_obs
-                if action == OUTGREW:
+                if action == TABLE_FULL:
                     break
                 if terminated or truncated:
                     returns[ended], lengths[ended] = env.return_, env.length
