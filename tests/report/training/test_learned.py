@@ -7,7 +7,7 @@ import bellgrad as bg
 from bellgrad.cli import main
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.examples import corridor
-from bellgrad.report.learned import learned
+from bellgrad.report.training.learned import learned
 
 QUIET = {"progress": "off", "eval_episodes": 0, "engine": "eager"}
 

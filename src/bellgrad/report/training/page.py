@@ -11,10 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from bellgrad.report.curves import plot_diagnostics, plot_run
 from bellgrad.report.files import replacing
-from bellgrad.report.runs import curve_of, flatten, read_evaluation, read_info, read_metrics
 from bellgrad.report.tables import format_duration, format_number
+from bellgrad.report.training.curves import plot_diagnostics, plot_run
+from bellgrad.report.training.experiments import flatten
+from bellgrad.report.training.readers import read_evaluation, read_metrics, read_record
+from bellgrad.report.training.series import series_of
 
 TABLE_PICTURES = {
     "values.png": "Values and policy",
@@ -115,7 +117,7 @@ def write_report(run: Path) -> Path:
         CheckpointError: the run's description or metrics are damaged.
     """
     run = Path(run)
-    info, rows, evaluation = read_info(run), read_metrics(run), read_evaluation(run)
+    info, rows, evaluation = read_record(run), read_metrics(run), read_evaluation(run)
     sections = [
         _headline(info, rows, evaluation),
         _curve(run, rows),
@@ -200,9 +202,9 @@ def _headline(
             ("eval_return_mean", "Last evaluation return"),
             ("episode_return_mean", "Last training return"),
         ):
-            steps, values = curve_of(rows, key)
+            steps, values = series_of(rows, key)
             if steps.size:
-                spread = dict(zip(*curve_of(rows, key.replace("mean", "std")), strict=True)).get(steps[-1])
+                spread = dict(zip(*series_of(rows, key.replace("mean", "std")), strict=True)).get(steps[-1])
                 figures.append(
                     (label, _spread(values[-1], spread), f"mean over episodes, at step {steps[-1]:,.0f}")
                 )
@@ -216,10 +218,10 @@ def _headline(
                 f"of {planned:,} planned" if planned and planned != step else "",
             )
         )
-    times = curve_of(rows, "time")[1]
+    times = series_of(rows, "time")[1]
     if times.size:
         figures.append(("Training time", format_duration(times[-1]), ""))
-    speeds = curve_of(rows, "steps_per_second")[1]
+    speeds = series_of(rows, "steps_per_second")[1]
     if speeds.size:
         figures.append(("Steps per second", f"{median(speeds):,.0f}", "median"))
     if not figures:
@@ -236,7 +238,7 @@ def _spread(mean: float, std: float | None) -> str:
 
 
 def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    if not any(curve_of(rows, key)[0].size for key in ("episode_return_mean", "eval_return_mean")):
+    if not any(series_of(rows, key)[0].size for key in ("episode_return_mean", "eval_return_mean")):
         return ""
     light = plot_run(run, run / "learning_curve.png")
     with TemporaryDirectory() as folder:

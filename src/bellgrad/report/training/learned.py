@@ -11,9 +11,9 @@ from bellgrad.envs.make import env_name
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value, value_from_q
 from bellgrad.mdp.solution import Solution
-from bellgrad.report.mdp_learning import known_over_time
-from bellgrad.report.mdp_pictures import picture
-from bellgrad.report.page import TABLE_PICTURES
+from bellgrad.report.finite.learning import known_over_time
+from bellgrad.report.finite.pictures import picture
+from bellgrad.report.training.page import TABLE_PICTURES
 from bellgrad.runs.settings import algorithm_name
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.run import Run

@@ -11,8 +11,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.report.figures import INK, figure_in_style
 from bellgrad.report.files import replacing
-from bellgrad.report.mdp_grid import color_bar, draw_values, panel, scale
-from bellgrad.report.mdp_shown import kinds
+from bellgrad.report.finite.grid import color_bar, draw_values, panel, scale
+from bellgrad.report.finite.shown import kinds
 from bellgrad.report.tables import short_count
 from bellgrad.report.video import record
 

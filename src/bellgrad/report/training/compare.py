@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report.runs import group_runs, read_curve, read_evaluation
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
 from bellgrad.report.tables import format_number
+from bellgrad.report.training.experiments import group_runs
+from bellgrad.report.training.readers import read_evaluation
+from bellgrad.report.training.series import read_series
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,12 +23,12 @@ def _from_evaluation(run: Path) -> float | None:
 
 
 def _from_last_evaluation(run: Path) -> float | None:
-    _, values = read_curve(run, "eval_return_mean")
+    _, values = read_series(run, "eval_return_mean")
     return float(values[-1]) if values.size else None
 
 
 def _from_last_tenth(run: Path) -> float | None:
-    steps, values = read_curve(run, "episode_return_mean")
+    steps, values = read_series(run, "episode_return_mean")
     return float(values[steps >= 0.9 * steps[-1]].mean()) if values.size else None
 
 

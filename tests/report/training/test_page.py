@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report import page
-from bellgrad.report.page import write_report
+from bellgrad.report.training import page
+from bellgrad.report.training.page import write_report
 
 VOID = {"meta", "link", "img", "source", "br"}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.report.figures import INK
-from bellgrad.report.mdp_shown import Kinds, choices, moves
+from bellgrad.report.finite.shown import Kinds, choices, moves
 from bellgrad.report.tables import format_number
 
 if TYPE_CHECKING:

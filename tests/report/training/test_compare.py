@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report.compare import compare, comparison_table
+from bellgrad.report.training.compare import compare, comparison_table
 
 
 def text_of(result, width=160):

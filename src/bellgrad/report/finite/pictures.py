@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.solution import Solution
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import (
+from bellgrad.report.finite.grid import (
     COLORS,
     SIDES,
     arrow_stride,
@@ -22,7 +22,7 @@ from bellgrad.report.mdp_grid import (
     scale,
     short,
 )
-from bellgrad.report.mdp_shown import (
+from bellgrad.report.finite.shown import (
     action_labels,
     choices,
     first_states,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bellgrad.report.mdp_text import solution_text
+from bellgrad.report.finite.text import solution_text
 
 
 def test_the_corridor_is_a_table_of_values_and_advantages(corridor):

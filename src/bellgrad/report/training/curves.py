@@ -10,9 +10,11 @@ import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.report.figures import INK, Theme, checked_path, figure_in_style, save
-from bellgrad.report.runs import curve_of, group_runs, read_curve, read_metrics
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean
 from bellgrad.report.tables import format_number, short_count
+from bellgrad.report.training.experiments import group_runs
+from bellgrad.report.training.readers import read_metrics
+from bellgrad.report.training.series import read_series, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +65,7 @@ def plot(
     experiments = group_runs(runs)
     drawn = []
     for experiment in experiments:
-        curves = [curve for run in experiment.runs if (curve := read_curve(run, key))[0].size]
+        curves = [curve for run in experiment.runs if (curve := read_series(run, key))[0].size]
         if curves:
             drawn.append((experiment, curves))
     if not drawn:
@@ -130,7 +132,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
     """
     out = checked_path(out)
     rows = read_metrics(run)
-    training, evaluation = curve_of(rows, "episode_return_mean"), curve_of(rows, "eval_return_mean")
+    training, evaluation = series_of(rows, "episode_return_mean"), series_of(rows, "eval_return_mean")
     if not training[0].size and not evaluation[0].size:
         raise UsageError(f"nothing to plot: {run} has logged no return yet")
     with figure_in_style((7.2, 3.8), theme) as figure:
@@ -141,7 +143,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
             marker = "o" if training[0].size == 1 else ""
             ax.plot(*training, color=INK[theme].lines[0], label="training", marker=marker)
         if evaluation[0].size:
-            spread = dict(zip(*curve_of(rows, "eval_return_std"), strict=True))
+            spread = dict(zip(*series_of(rows, "eval_return_std"), strict=True))
             bars = [spread.get(step, 0.0) for step in evaluation[0]]
             dots = {"fmt": "o", "markersize": 5, "elinewidth": 1.2, "zorder": 3}
             ax.errorbar(
@@ -172,7 +174,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
     out = checked_path(out)
     rows = read_metrics(run)
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COMMON]
-    curves = {name: curve for name in names if (curve := curve_of(rows, name))[0].size > 1}
+    curves = {name: curve for name in names if (curve := series_of(rows, name))[0].size > 1}
     if not curves:
         return False
     shown = list(curves.items())[:12]

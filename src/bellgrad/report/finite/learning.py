@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import (
+from bellgrad.report.finite.grid import (
     COLORS,
     FLOOR,
     SIDES,
@@ -21,7 +21,7 @@ from bellgrad.report.mdp_grid import (
     panel,
     scale,
 )
-from bellgrad.report.mdp_shown import action_labels, digits, first_states, kinds, moves, state_labels
+from bellgrad.report.finite.shown import action_labels, digits, first_states, kinds, moves, state_labels
 from bellgrad.report.tables import short_count
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import numpy as np
 
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.solution import Solution
-from bellgrad.report.mdp_shown import (
+from bellgrad.report.finite.shown import (
     action_labels,
     choices,
     digits,
