@@ -5,8 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from statistics import median
+from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
@@ -23,81 +25,6 @@ TABLE_PICTURES = {
     "known.png": "When each action became known",
 }  # of a tabular run
 EMBEDDED_VIDEO = 8_000_000  # bytes: a larger video is linked, not embedded
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ground: #f6f7f9; --text: #1f2328; --quiet: #59616b;
-  --line: #e3e6ea;
-  --accent: #0067a3; --good: #116b3c; --good-ground: #dff3e7; --warn: #8a4600; --warn-ground: #fdeeda; }
-@media (prefers-color-scheme: dark) { :root { --paper: #161b22; --ground: #0d1117; --text: #e6edf3;
-  --quiet: #9198a1;
-  --line: #2a313a; --accent: #6cb6ff; --good: #6fdd9b; --good-ground: #12301f; --warn: #f3b765;
-  --warn-ground: #37260e; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--text);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.25rem 2rem; }
-header { margin-bottom: 2rem; }
-h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -.02em; margin: 0 0 .4rem; overflow-wrap: anywhere; }
-h1 span { color: var(--quiet); font-weight: 400; }
-header p { margin: 0; color: var(--quiet); display: flex; flex-wrap: wrap; gap: .35rem .9rem;
-  align-items: center; }
-.badge { border-radius: 1rem; padding: .05rem .7rem; font-size: .85rem; font-weight: 600; color: var(--warn);
-  background: var(--warn-ground); }
-.badge.finished { color: var(--good); background: var(--good-ground); }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem;
-  padding: 1.4rem 1.5rem;
-  margin-bottom: 1.25rem; }
-h2 { font-size: 1.05rem; margin: 0 0 1rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr));
-  gap: 1.1rem 1.25rem; margin: 0; }
-.figures dt, .figures dd { margin: 0; }
-.figures dt, .figures .note { color: var(--quiet); font-size: .85rem; }
-.figures .value { font-size: 1.3rem; font-weight: 600; line-height: 2.1rem; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.figures > :first-child { grid-column: span 2; }
-.figures > :first-child .value { font-size: 1.9rem; letter-spacing: -.01em; color: var(--accent); }
-.figures small { font-size: 1.05rem; font-weight: 400; letter-spacing: 0; color: var(--quiet); }
-img, video { display: block; width: 100%; height: auto; border-radius: .4rem; }
-video { width: auto; max-width: 100%; min-width: min(100%, 24rem); max-height: 70vh; margin: 0 auto;
-  border: 1px solid var(--line); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
-  gap: 0 1.25rem;
-  align-items: start; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .38rem 0; border-top: 1px solid var(--line); vertical-align: top; }
-tr:first-child > * { border-top: 0; }
-th { font-weight: 400; color: var(--quiet); padding-right: 1.25rem; }
-td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.command { display: flex; gap: .75rem; align-items: start; margin: .3rem 0 1.1rem; }
-.command:last-child { margin-bottom: 0; }
-.command pre { flex: 1; min-width: 0; margin: 0; padding: .6rem .8rem; border-radius: .4rem;
-  background: var(--ground);
-  border: 1px solid var(--line);
-  font: .88rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  overflow-x: auto; }
-button { font: inherit; font-size: .85rem; min-width: 5.2rem; padding: .55rem .9rem; border-radius: .4rem;
-  cursor: pointer;
-  border: 1px solid var(--line); background: var(--paper); color: var(--accent); }
-button:hover { border-color: var(--accent); }
-.label { margin: 0; color: var(--quiet); font-size: .85rem; }
-video + .label { margin-top: .8rem; }
-a { color: var(--accent); }
-footer { color: var(--quiet); font-size: .85rem; text-align: center; padding-top: .5rem; }
-@media (max-width: 32rem) { main { padding: 1.5rem .75rem; } section { padding: 1.1rem;
-  } .command { flex-direction: column; }
-  .command pre { align-self: stretch; } }
-@media print { body { background: none; } button { display: none; } section { break-inside: avoid; } }
-"""
-
-# Where a browser denies the clipboard, the command is selected, so that one key press copies it.
-_SCRIPT = """
-for (const button of document.querySelectorAll("button")) button.addEventListener("click", async () => {
-  const command = button.previousElementSibling;
-  try { await navigator.clipboard.writeText(command.textContent); button.textContent = "Copied"; }
-  catch { getSelection().selectAllChildren(command); button.textContent = "Selected"; }
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
-});
-"""
 
 
 def write_report(run: Path) -> Path:
@@ -117,9 +44,9 @@ def write_report(run: Path) -> Path:
         CheckpointError: the run's description or metrics are damaged.
     """
     run = Path(run)
-    info, rows, evaluation = read_record(run), read_metrics(run), read_evaluation(run)
+    record, rows, evaluation = read_record(run), read_metrics(run), read_evaluation(run)
     sections = [
-        _headline(info, rows, evaluation),
+        _headline(record, rows, evaluation),
         _curve(run, rows),
         _tables(run),
         _video(run),
@@ -127,45 +54,38 @@ def write_report(run: Path) -> Path:
         '<div class="columns">'
         + _table(
             "Hyper-parameters",
-            {name: _exactly(value) for name, value in flatten(info["algorithm"].get("fields", {})).items()},
+            {name: _exactly(value) for name, value in flatten(record["algorithm"].get("fields", {})).items()},
         )
-        + _table("Environment and versions", _circumstances(info))
+        + _table("Environment and versions", _circumstances(record))
         + "</div>",
-        _commands(run, info),
+        _commands(run, record),
     ]
-    algorithm, env = escape(str(info["algorithm"]["name"])), escape(str(info["env"]))
-    status = escape(str(info.get("status", "unknown")))
-    page = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{algorithm} on {env}</title>
-<link rel="icon" href="data:,">
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>{algorithm} <span>on</span> {env}</h1>
-<p><span class="badge {"finished" if status == "finished" else "other"}">{status}</span> {_when(info)}</p>
-</header>
-{"".join(sections)}
-<footer>Written by Bellgrad from {escape(run.resolve().name)}</footer>
-</main>
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
+    status = str(record.get("status", "unknown"))
+    page = Template(_file("page.html")).substitute(
+        style=_file("page.css"),
+        script=_file("page.js"),
+        algorithm=escape(str(record["algorithm"]["name"])),
+        env=escape(str(record["env"])),
+        status=escape(status),
+        kind="finished" if status == "finished" else "other",
+        when=_when(record),
+        sections="".join(sections),
+        folder=escape(run.resolve().name),
+    )
     out = run / "report.html"
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
 
 
-def _when(info: Mapping[str, Any]) -> str:
-    parts = [f"seed {info['seed']}"] if "seed" in info else []
-    parts += [f"{name} {_moment(info[name])}" for name in ("started", "finished") if info.get(name)]
+def _file(name: str) -> str:
+    """A file of this package."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _when(record: Mapping[str, Any]) -> str:
+    parts = [f"seed {record['seed']}"] if "seed" in record else []
+    parts += [f"{name} {_moment(record[name])}" for name in ("started", "finished") if record.get(name)]
     return " ".join(f"<span>{escape(part)}</span>" for part in parts)
 
 
@@ -181,7 +101,7 @@ def _moment(value: Any) -> str:
 
 
 def _headline(
-    info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None
+    record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None
 ) -> str:
     """The few numbers a reader looks for first."""
     figures = []
@@ -210,7 +130,7 @@ def _headline(
                 )
                 break
     if rows:
-        step, planned = rows[-1]["step"], info.get("steps")
+        step, planned = rows[-1]["step"], record.get("steps")
         figures.append(
             (
                 "Environment steps",
@@ -286,33 +206,33 @@ def _video(run: Path) -> str:
     return _section("Video", player)
 
 
-def _circumstances(info: Mapping[str, Any]) -> dict[str, str]:
+def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
     """Where and how the run ran. What was chosen by a rule is shown as chosen; wrappers are shown where there
     are any."""
-    used = info.get("engine_used") or {}
+    used = record.get("engine_used") or {}
     table = {
-        "environment": info["env"],
-        **flatten(info.get("env_kwargs") or {}),
-        "time limit in steps": info.get("max_episode_steps"),
-        "observations normalized": info.get("normalize_obs") or None,
-        "rewards normalized": info.get("normalize_reward") or None,
-        "frames stacked": info["frame_stack"] if info.get("frame_stack", 1) > 1 else None,
-        "parallel environments": info.get("num_envs"),
-        "planned steps": info.get("steps"),
-        "target return": info.get("target_return"),
-        "seed": info.get("seed"),
-        "engine": used.get("mode", info.get("engine")),
-        "threads": used.get("threads", info.get("threads")),
-        "device": info.get("device_used", info.get("device")),
-        **flatten(info.get("versions") or {}),
+        "environment": record["env"],
+        **flatten(record.get("env_kwargs") or {}),
+        "time limit in steps": record.get("max_episode_steps"),
+        "observations normalized": record.get("normalize_obs") or None,
+        "rewards normalized": record.get("normalize_reward") or None,
+        "frames stacked": record["frame_stack"] if record.get("frame_stack", 1) > 1 else None,
+        "parallel environments": record.get("num_envs"),
+        "planned steps": record.get("steps"),
+        "target return": record.get("target_return"),
+        "seed": record.get("seed"),
+        "engine": used.get("mode", record.get("engine")),
+        "threads": used.get("threads", record.get("threads")),
+        "device": record.get("device_used", record.get("device")),
+        **flatten(record.get("versions") or {}),
     }
     return {name: _exactly(value) for name, value in table.items() if value is not None}
 
 
-def _commands(run: Path, info: Mapping[str, Any]) -> str:
+def _commands(run: Path, record: Mapping[str, Any]) -> str:
     commands = {}
-    if info.get("command"):
-        command = info["command"]
+    if record.get("command"):
+        command = record["command"]
         commands["Train it again from the start"] = (
             command if isinstance(command, str) else shlex.join(map(str, command))
         )
