@@ -1,15 +1,19 @@
 import json
 import os
 import re
+import tomllib
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import bellgrad
 from bellgrad.core.errors import UsageError
 from bellgrad.report.training import page
 from bellgrad.report.training.page import write_report
 
+ROOT = Path(__file__).parents[3]
 VOID = {"meta", "link", "img", "source", "br"}
 
 
@@ -167,3 +171,17 @@ def test_clock_readings_are_shown_to_the_minute(make_run, clock):
 def test_a_folder_without_a_description_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no run\.json"):
         write_report(tmp_path)
+
+
+def test_an_installed_package_has_every_file_that_is_not_python():
+    package = Path(bellgrad.__file__).parent
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path
+        for name, patterns in listed.items()
+        for pattern in patterns
+        for path in package.parent.joinpath(*name.split(".")).glob(pattern)
+    }
+    made = set(package.rglob("__pycache__/*"))
+    assert shipped == {path for path in package.rglob("*.*") if path.suffix != ".py"} - made
+    assert {"page.css", "page.html", "page.js"} <= {path.name for path in shipped}
