@@ -163,6 +163,16 @@ def test_settings_are_shown_exactly(make_run):
         assert part in shown
 
 
+def test_settings_that_are_not_at_their_defaults_are_shown(make_run):
+    run = make_run(
+        lines=2, bins=[9], tilings=8, backend="auto", normalize_obs=True, env_kwargs={"gravity": 9.8}
+    )
+    shown = words(parsed(run)[0])
+    for part in ("bins 9", "tilings 8", "normalize_obs(clip=10.0)", "gravity 9.8", "planned steps 20,000"):
+        assert part in shown
+    assert "backend" not in shown
+
+
 @pytest.mark.parametrize("clock", ["2026-01-05T09:12:44+00:00", 1767604364.2])
 def test_clock_readings_are_shown_to_the_minute(make_run, clock):
     assert "started 2026-01-05 09:12 UTC" in words(parsed(make_run(started=clock, lines=2))[0])

@@ -16,9 +16,10 @@ from urllib.parse import quote
 from bellgrad.report.files import replacing
 from bellgrad.report.tables import format_duration, format_number
 from bellgrad.report.training.curves import plot_diagnostics, plot_run
-from bellgrad.report.training.experiments import flatten
+from bellgrad.report.training.experiments import flatten, in_words
 from bellgrad.report.training.readers import read_evaluation, read_metrics, read_record
 from bellgrad.report.training.series import series_of
+from bellgrad.report.training.settings import shown_settings
 
 TABLE_PICTURES = {
     "values.png": "Values and policy",
@@ -54,7 +55,7 @@ def write_report(run: Path) -> Path:
         '<div class="columns">'
         + _table(
             "Hyper-parameters",
-            {name: _exactly(value) for name, value in flatten(record["algorithm"].get("fields", {})).items()},
+            {name: _exactly(value) for name, value in flatten(record["algorithm"]["fields"]).items()},
         )
         + _table("Environment and versions", _circumstances(record))
         + "</div>",
@@ -207,25 +208,9 @@ def _video(run: Path) -> str:
 
 
 def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
-    """Where and how the run ran. What was chosen by a rule is shown as chosen; wrappers are shown where there
-    are any."""
-    used = record.get("engine_used") or {}
-    table = {
-        "environment": record["env"],
-        **flatten(record.get("env_kwargs") or {}),
-        "time limit in steps": record.get("max_episode_steps"),
-        "observations normalized": record.get("normalize_obs") or None,
-        "rewards normalized": record.get("normalize_reward") or None,
-        "frames stacked": record["frame_stack"] if record.get("frame_stack", 1) > 1 else None,
-        "parallel environments": record.get("num_envs"),
-        "planned steps": record.get("steps"),
-        "target return": record.get("target_return"),
-        "seed": record.get("seed"),
-        "engine": used.get("mode", record.get("engine")),
-        "threads": used.get("threads", record.get("threads")),
-        "device": record.get("device_used", record.get("device")),
-        **flatten(record.get("versions") or {}),
-    }
+    """Where and how the run ran."""
+    threads = (record.get("engine_used") or {}).get("threads")
+    table = dict(shown_settings(record)) | {"threads": threads} | (record.get("versions") or {})
     return {name: _exactly(value) for name, value in table.items() if value is not None}
 
 
@@ -279,4 +264,4 @@ def _exactly(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(map(_exactly, value))
-    return str(value)
+    return in_words(value)

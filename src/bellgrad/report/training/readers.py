@@ -35,7 +35,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is not a run folder: there is no run.json in it")
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        record["algorithm"]["name"], record["env"]
+        record["algorithm"]["name"], record["algorithm"]["fields"], record["env"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read as a run's record: {error!r}") from error
     return record
