@@ -11,10 +11,10 @@ MINUS = "\N{MINUS SIGN}"
 
 
 # ------------------------------------------------------------------------------------------------------ paths
-def test_paths_stand_beside_each_other_with_their_returns(grid, solved, tmp_path, drawn):
+def test_paths_are_drawn_side_by_side_with_their_returns(grid, solved, tmp_path, drawn):
     mdp = grid("...", "S#G")
     q = solved(mdp).q
-    round_and_round = np.zeros_like(q)  # left for ever, against the edge
+    round_and_round = np.zeros_like(q)  # left forever, against the edge
     paths(mdp, {"greedy": q, "lost": round_and_round}, tmp_path / "paths.png")
     greedy, lost = drawn().axes
     assert greedy.get_title("left") == f"greedy: 4 steps, return {MINUS}4"

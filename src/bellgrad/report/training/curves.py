@@ -1,5 +1,4 @@
-"""Learning curves: one line for a run, a mean or interquartile mean with a 95% bootstrap band for several
-seeds."""
+"""Learning curves: a line for one run, or a mean with a 95% bootstrap band for several seeds."""
 
 import textwrap
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GRID = 256  # points of the grid that seeds are interpolated to
+GRID = 256  # steps to which seeds are interpolated
 STATISTICS = {"iqm": (interquartile_mean, "interquartile mean"), "mean": (np.mean, "mean")}
 LABELS = {
     "episode_return_mean": "Episode return",
@@ -29,7 +28,7 @@ LABELS = {
     "eval_length_mean": "Evaluation episode length (steps)",
     "steps_per_second": "Environment steps per second",
 }
-COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # of every run
+COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # metrics that every run has
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the eighth line takes the first color again, dashed
 
@@ -43,15 +42,15 @@ def plot(
 ) -> Path:
     """Draw the learning curves of runs: a color for each experiment, a panel for each environment.
 
-    The seeds of an experiment are interpolated linearly to common steps, those that every seed has reached,
-    so an unfinished seed shortens its curve and never changes which seeds an average is over.
+    The seeds of an experiment are interpolated linearly to common steps, which every seed has reached. So an
+    unfinished seed shortens the curve, and every average is over all seeds.
 
     Args:
         runs: run folders and folders of seeds.
         out: `.png`, `.svg` or `.pdf`.
         key: the metric, a name in `metrics.jsonl`.
-        statistic: over seeds, drawn with its 95% bootstrap interval.
-        theme: for light or dark paper.
+        statistic: over the seeds, drawn with its 95% bootstrap interval.
+        theme: for a light or a dark background.
 
     Returns:
         `out`.
@@ -122,7 +121,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
     Args:
         run: a run folder.
         out: `.png`, `.svg` or `.pdf`.
-        theme: for light or dark paper.
+        theme: for a light or a dark background.
 
     Returns:
         `out`.
@@ -160,13 +159,12 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
 
 
 def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
-    """Draw what the algorithm itself logged (losses, entropy, ...), a small panel for each of up to twelve
-    metrics.
+    """Draw what the algorithm itself logged (losses, entropy, ...), in up to twelve small panels.
 
     Args:
         run: a run folder.
         out: `.png`, `.svg` or `.pdf`.
-        theme: for light or dark paper.
+        theme: for a light or a dark background.
 
     Returns:
         Whether there was anything to draw.
@@ -197,7 +195,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
 def _draw(
     ax: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], statistic: str, label: str, style: dict[str, Any]
 ) -> None:
-    """One experiment: a single run as it is, several seeds as a line with a band."""
+    """One experiment: a single run as it is, or several seeds as a line with a band."""
     if len(curves) == 1:
         ax.plot(*curves[0], label=label, marker="o" if curves[0][0].size == 1 else "", **style)
         return
@@ -216,7 +214,7 @@ def _draw(
 
 
 def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: list[Any]) -> None:
-    """One legend above all panels, with the number of seeds behind each line."""
+    """One legend above all panels, with the number of seeds of each line."""
     handles = {
         label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
@@ -225,7 +223,7 @@ def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: 
         counts = sorted({len(curves) for experiment, curves in drawn if experiment.label == label})
         seeds = " to ".join(map(str, counts[:1] + counts[1:][-1:])) + (" seed" if counts == [1] else " seeds")
         texts.append(textwrap.fill(f"{label}, {seeds}", 76))
-    width = figure.get_figwidth() / 0.085  # characters that fit beside each other
+    width = figure.get_figwidth() / 0.085  # characters that fit into one row
     columns = max(1, min(len(texts), int(width // (max(map(len, texts)) + 6))))
     order = [
         i for column in range(columns) for i in range(column, len(labels), columns)

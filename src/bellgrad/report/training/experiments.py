@@ -24,7 +24,7 @@ def group_runs(runs: Iterable[Path | str]) -> list[Experiment]:
         runs: run folders and folders of seeds; a run that is given twice counts once.
 
     Raises:
-        UsageError: a path is neither.
+        UsageError: a path is neither of these.
         CheckpointError: a run's record is damaged.
     """
     groups: list[tuple[dict[str, Any], list[Path]]] = []

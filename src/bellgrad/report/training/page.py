@@ -21,18 +21,16 @@ from bellgrad.report.training.readers import read_evaluation, read_metrics, read
 from bellgrad.report.training.series import series_of
 from bellgrad.report.training.settings import shown_settings
 
-TABLE_PICTURES = {
-    "values.png": "Values and policy",
-    "known.png": "When each action became known",
-}  # of a tabular run
+# Pictures in the folder of a tabular run, with their titles.
+TABLE_PICTURES = {"values.png": "Values and policy", "known.png": "When each action became known"}
 EMBEDDED_VIDEO = 8_000_000  # bytes: a larger video is linked, not embedded
 
 
 def write_report(run: Path) -> Path:
     """Write `report.html`, and the `learning_curve.png` it shows, into a run folder.
 
-    The page holds its figures and its video; what the run does not have yet (an evaluation, a video, a curve)
-    is left out. Only a video above 8 MB stays outside and is linked.
+    The page contains its figures and its video; what the run does not have yet (an evaluation, a video, a
+    curve) is left out. Only a video larger than 8 MB is not embedded but linked.
 
     Args:
         run: a run folder.
@@ -42,7 +40,7 @@ def write_report(run: Path) -> Path:
 
     Raises:
         UsageError: the folder holds no run.
-        CheckpointError: the run's description or metrics are damaged.
+        CheckpointError: the run's record, metrics or evaluation are damaged.
     """
     run = Path(run)
     record, rows, evaluation = read_record(run), read_metrics(run), read_evaluation(run)
@@ -91,7 +89,7 @@ def _when(record: Mapping[str, Any]) -> str:
 
 
 def _moment(value: Any) -> str:
-    """A clock reading, in ISO 8601 or as seconds since 1970, to the minute; anything else as it is."""
+    """A time, in ISO 8601 or as seconds since 1970, to the minute; anything else as it is."""
     try:
         moment = (
             datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
@@ -104,7 +102,7 @@ def _moment(value: Any) -> str:
 def _headline(
     record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None
 ) -> str:
-    """The few numbers a reader looks for first."""
+    """The few numbers that a reader looks for first."""
     figures = []
     if evaluation:
         returns = evaluation.get("returns") or []
@@ -168,7 +166,7 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tables(run: Path) -> str:
-    """What a tabular run has drawn of its tables."""
+    """The pictures that a tabular run has drawn of its tables."""
     there = [(run / name, title) for name, title in TABLE_PICTURES.items() if (run / name).is_file()]
     return "".join(
         _section(title, f'<img src="{_data_uri(path, "image/png")}" alt="{title}">') for path, title in there
@@ -187,7 +185,7 @@ def _diagnostics(run: Path) -> str:
 
 
 def _video(run: Path) -> str:
-    """The newest video, inside the page where it is small enough, and links to the others."""
+    """The newest video, embedded if it is small enough, and links to the others."""
     videos = sorted((run / "videos").glob("[!.]*.mp4"), key=lambda video: (video.stat().st_mtime, video.name))
     if not videos:
         return ""
@@ -221,7 +219,7 @@ def _commands(run: Path, record: Mapping[str, Any]) -> str:
         commands["Train it again from the start"] = (
             command if isinstance(command, str) else shlex.join(map(str, command))
         )
-    commands["Go on where it stopped"] = f"bellgrad resume {shlex.quote(str(run))}"
+    commands["Continue it"] = f"bellgrad resume {shlex.quote(str(run))}"
     commands["Evaluate it"] = f"bellgrad evaluate {shlex.quote(str(run))} --episodes 100"
     body = "".join(
         f'<p class="label">{label}</p><div class="command"><pre>{escape(command)}</pre><button'
@@ -255,7 +253,7 @@ def _data_uri(path: Path, kind: str) -> str:
 
 
 def _exactly(value: Any) -> str:
-    """A setting as it was, not rounded: a discount of 0.99999 is not 1."""
+    """A setting as text, not rounded: a discount of 0.99999 is not 1."""
     if value is None:
         return "none"
     if isinstance(value, bool):

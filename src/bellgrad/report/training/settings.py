@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Runs that differ only in these are seeds of one experiment.
-OF_NO_MATTER = {
+IRRELEVANT = {
     *("seed", "engine", "engine_used", "device", "device_used", "checkpoints", "checkpoint_every"),
     *("eval_episodes", "log_every", "horizon"),
     *("format", "versions", "status", "command", "started", "finished"),
@@ -31,7 +31,7 @@ DEFAULTS = {"transforms": [], "backend": "auto", "tilings": 1}  # that the page 
 def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run an experiment of its own: runs that agree in it are seeds of one experiment.
 
-    Everything counts that is not known to be of no matter, so that a setting that nobody thought of separates
+    Everything counts that is not listed as irrelevant, so that a setting that nobody thought of separates
     runs and never pools them.
 
     Args:
@@ -40,7 +40,7 @@ def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         JSON values by name, among them `algorithm`, `env` and `transforms`.
     """
-    kept = {name: value for name, value in record.items() if name not in OF_NO_MATTER | OLD_TRANSFORMS}
+    kept = {name: value for name, value in record.items() if name not in IRRELEVANT | OLD_TRANSFORMS}
     return {"transforms": _old_transforms(record)} | kept
 
 
