@@ -37,7 +37,7 @@ from bellgrad.envs.catalog import NATIVE  # noqa: E402
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
 from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
-from bellgrad.report.mdp_text import solution_text  # noqa: E402
+from bellgrad.report.finite.text import solution_text  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
 from bellgrad.runs.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 from bellgrad.tabular import q_learning  # noqa: E402

@@ -229,15 +229,15 @@ def record(
 
 
 def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, **options: Any) -> Path:
-    """Learning curves; see `bellgrad.report.curves.plot` for the options."""
-    from bellgrad.report import curves
+    """Learning curves; see `bellgrad.report.training.curves.plot` for the options."""
+    from bellgrad.report.training import curves
 
     return curves.plot(_each(runs), Path(out), **options)
 
 
 def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, Any]:
     """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
-    from bellgrad.report import compare as comparison
+    from bellgrad.report.training import compare as comparison
 
     return comparison.compare(_each(runs))
 
@@ -251,7 +251,7 @@ def export(
     trust_imports: bool = False,
 ) -> Path:
     """The greedy policy as ONNX, from raw observations to the environment's own actions."""
-    from bellgrad.report.export import export_onnx
+    from bellgrad.report.training.export import export_onnx
 
     agent = Agent.load(_open(run, trust_imports, env), checkpoint)
     policy, example = agent.as_module()
@@ -270,7 +270,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
     Raises:
         UsageError: the run has no tables, or its world is only known by stepping it.
     """
-    from bellgrad.report.learned import draw_learned
+    from bellgrad.report.training.learned import draw_learned
 
     opened = _open(run, trust_imports, env)
     return draw_learned(opened, opened.folder)
@@ -278,7 +278,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
 
 def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
-    from bellgrad.report import page
+    from bellgrad.report.training import page
 
     return page.write_report(run.folder if isinstance(run, Run) else Path(run))
 

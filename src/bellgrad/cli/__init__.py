@@ -332,7 +332,7 @@ def _compare(args: argparse.Namespace) -> Any:
     result = api.compare(args.runs)
     if args.json:
         return result
-    from bellgrad.report.compare import comparison_table
+    from bellgrad.report.training.compare import comparison_table
 
     return comparison_table(result)
 

@@ -1,5 +1,4 @@
-"""Learning curves: one line for a run, a mean or interquartile mean with a 95% bootstrap band for several
-seeds."""
+"""Learning curves: a line for one run, or a mean with a 95% bootstrap band for several seeds."""
 
 import textwrap
 from collections.abc import Iterable
@@ -10,15 +9,17 @@ import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.report.figures import INK, Theme, checked_path, figure_in_style, save
-from bellgrad.report.runs import curve_of, group_runs, read_curve, read_metrics
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean
 from bellgrad.report.tables import format_number, short_count
+from bellgrad.report.training.experiments import group_runs
+from bellgrad.report.training.readers import read_metrics
+from bellgrad.report.training.series import read_series, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GRID = 256  # points of the grid that seeds are interpolated to
+GRID = 256  # steps to which seeds are interpolated
 STATISTICS = {"iqm": (interquartile_mean, "interquartile mean"), "mean": (np.mean, "mean")}
 LABELS = {
     "episode_return_mean": "Episode return",
@@ -27,7 +28,7 @@ LABELS = {
     "eval_length_mean": "Evaluation episode length (steps)",
     "steps_per_second": "Environment steps per second",
 }
-COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # of every run
+COMMON = {"step", "time", "updates", "eval_return_std", *LABELS}  # metrics that every run has
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the eighth line takes the first color again, dashed
 
@@ -41,15 +42,15 @@ def plot(
 ) -> Path:
     """Draw the learning curves of runs: a color for each experiment, a panel for each environment.
 
-    The seeds of an experiment are interpolated linearly to common steps, those that every seed has reached,
-    so an unfinished seed shortens its curve and never changes which seeds an average is over.
+    The seeds of an experiment are interpolated linearly to common steps, which every seed has reached. So an
+    unfinished seed shortens the curve, and every average is over all seeds.
 
     Args:
         runs: run folders and folders of seeds.
         out: `.png`, `.svg` or `.pdf`.
         key: the metric, a name in `metrics.jsonl`.
-        statistic: over seeds, drawn with its 95% bootstrap interval.
-        theme: for light or dark paper.
+        statistic: over the seeds, drawn with its 95% bootstrap interval.
+        theme: for a light or a dark background.
 
     Returns:
         `out`.
@@ -63,7 +64,7 @@ def plot(
     experiments = group_runs(runs)
     drawn = []
     for experiment in experiments:
-        curves = [curve for run in experiment.runs if (curve := read_curve(run, key))[0].size]
+        curves = [curve for run in experiment.runs if (curve := read_series(run, key))[0].size]
         if curves:
             drawn.append((experiment, curves))
     if not drawn:
@@ -120,7 +121,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
     Args:
         run: a run folder.
         out: `.png`, `.svg` or `.pdf`.
-        theme: for light or dark paper.
+        theme: for a light or a dark background.
 
     Returns:
         `out`.
@@ -130,7 +131,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
     """
     out = checked_path(out)
     rows = read_metrics(run)
-    training, evaluation = curve_of(rows, "episode_return_mean"), curve_of(rows, "eval_return_mean")
+    training, evaluation = series_of(rows, "episode_return_mean"), series_of(rows, "eval_return_mean")
     if not training[0].size and not evaluation[0].size:
         raise UsageError(f"nothing to plot: {run} has logged no return yet")
     with figure_in_style((7.2, 3.8), theme) as figure:
@@ -141,7 +142,7 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
             marker = "o" if training[0].size == 1 else ""
             ax.plot(*training, color=INK[theme].lines[0], label="training", marker=marker)
         if evaluation[0].size:
-            spread = dict(zip(*curve_of(rows, "eval_return_std"), strict=True))
+            spread = dict(zip(*series_of(rows, "eval_return_std"), strict=True))
             bars = [spread.get(step, 0.0) for step in evaluation[0]]
             dots = {"fmt": "o", "markersize": 5, "elinewidth": 1.2, "zorder": 3}
             ax.errorbar(
@@ -158,13 +159,12 @@ def plot_run(run: Path, out: Path, theme: Theme = "light") -> Path:
 
 
 def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
-    """Draw what the algorithm itself logged (losses, entropy, ...), a small panel for each of up to twelve
-    metrics.
+    """Draw what the algorithm itself logged (losses, entropy, ...), in up to twelve small panels.
 
     Args:
         run: a run folder.
         out: `.png`, `.svg` or `.pdf`.
-        theme: for light or dark paper.
+        theme: for a light or a dark background.
 
     Returns:
         Whether there was anything to draw.
@@ -172,7 +172,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
     out = checked_path(out)
     rows = read_metrics(run)
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COMMON]
-    curves = {name: curve for name in names if (curve := curve_of(rows, name))[0].size > 1}
+    curves = {name: curve for name in names if (curve := series_of(rows, name))[0].size > 1}
     if not curves:
         return False
     shown = list(curves.items())[:12]
@@ -195,7 +195,7 @@ def plot_diagnostics(run: Path, out: Path, theme: Theme = "light") -> bool:
 def _draw(
     ax: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], statistic: str, label: str, style: dict[str, Any]
 ) -> None:
-    """One experiment: a single run as it is, several seeds as a line with a band."""
+    """One experiment: a single run as it is, or several seeds as a line with a band."""
     if len(curves) == 1:
         ax.plot(*curves[0], label=label, marker="o" if curves[0][0].size == 1 else "", **style)
         return
@@ -214,7 +214,7 @@ def _draw(
 
 
 def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: list[Any]) -> None:
-    """One legend above all panels, with the number of seeds behind each line."""
+    """One legend above all panels, with the number of seeds of each line."""
     handles = {
         label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
@@ -223,7 +223,7 @@ def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: 
         counts = sorted({len(curves) for experiment, curves in drawn if experiment.label == label})
         seeds = " to ".join(map(str, counts[:1] + counts[1:][-1:])) + (" seed" if counts == [1] else " seeds")
         texts.append(textwrap.fill(f"{label}, {seeds}", 76))
-    width = figure.get_figwidth() / 0.085  # characters that fit beside each other
+    width = figure.get_figwidth() / 0.085  # characters that fit into one row
     columns = max(1, min(len(texts), int(width // (max(map(len, texts)) + 6))))
     order = [
         i for column in range(columns) for i in range(column, len(labels), columns)

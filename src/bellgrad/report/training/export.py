@@ -18,15 +18,15 @@ _LARGEST = 2**31 - 1  # bytes: a protobuf's limit, and weights are kept inside t
 
 
 def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tensor]", out: Path) -> Path:
-    """Write `policy` with everything inside it (normalizer, network, action scaling) to one file.
+    """Write `policy` with all its parts (normalizer, network, action scaling) to one file.
 
-    The graph has the input `obs [B, *O]`, or one for each key of a dictionary under the key's name, and the
-    output `action`, all with a free batch axis. Modules are exported in evaluation mode and put back as they
-    were. Nothing is printed.
+    The graph has the input `obs [B, *O]`, or one input for each key of a dictionary, and the output `action`,
+    all with a batch axis of any length. Modules are exported in evaluation mode; afterwards they are in their
+    former mode. Nothing is printed.
 
     Args:
         policy: maps raw observations to the environment's own actions.
-        example_obs: `[B, *O]`, or a dictionary of such, of the dtype that will be fed later (float32, int64,
+        example_obs: `[B, *O]`, or a dictionary of such tensors, of the dtype of later inputs (float32, int64,
             or uint8 for images); the values do not matter.
         out: a path that ends in `.onnx`.
 
@@ -35,7 +35,7 @@ def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tens
 
     Raises:
         UsageError: `out` is not an ONNX file, the policy is too large for one or cannot be traced, or onnx or
-            onnxscript are missing.
+            onnxscript is missing.
     """
     out = Path(out)
     if out.suffix.lower() != ".onnx":
@@ -52,16 +52,15 @@ def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tens
     tensors = [*policy.parameters(), *policy.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _LARGEST:
         raise UsageError("the policy is larger than 2 GB, which is more than one ONNX file can hold")
-    example_obs = map_tree(
-        lambda x: torch.cat([x, x]) if len(x) < 2 else x, example_obs
-    )  # one would be taken for a constant
+    # A batch of one would become a constant of the graph.
+    example_obs = map_tree(lambda x: torch.cat([x, x]) if len(x) < 2 else x, example_obs)
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     try:
         with replacing(out) as temporary, _quiet(), torch.no_grad():
             torch.onnx.export(
                 policy,
-                (example_obs, {}),  # a dictionary that comes last would be taken for keyword arguments
+                (example_obs, {}),  # a dictionary as the last argument would be read as keyword arguments
                 temporary,
                 dynamo=True,
                 verbose=False,

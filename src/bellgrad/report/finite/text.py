@@ -1,10 +1,10 @@
-"""A solved MDP in words: what a terminal shows."""
+"""A solved MDP as text for a terminal."""
 
 import numpy as np
 
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.solution import Solution
-from bellgrad.report.mdp_shown import (
+from bellgrad.report.finite.shown import (
     action_labels,
     choices,
     digits,
@@ -18,9 +18,9 @@ from bellgrad.report.mdp_shown import (
 )
 from bellgrad.report.tables import markdown_table
 
-MAX_ROWS = 20  # states of a table; of a larger MDP the first ones are shown
-MAX_ACTIONS = 6  # columns of Q; the policy names the others too
-MAX_GRID = (40, 120)  # rows of a grid, characters of its lines
+MAX_ROWS = 20  # states in a table; of a larger MDP the first ones are shown
+MAX_ACTIONS = 6  # columns of Q; the column of the policy names the other actions too
+MAX_GRID = (40, 120)  # rows of a grid, characters in a line
 ARROWS = {
     (-1, 0): "←",
     (1, 0): "→",
@@ -35,14 +35,14 @@ ARROWS = {
 
 
 def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
-    """A solution for a terminal: the evidence for it, then a small grid cell by cell, or a table of states.
+    """A solution for a terminal: its accuracy, then a small grid cell by cell, or a table of states.
 
     Args:
         mdp: what was solved.
         solution: with a horizon, its first step is shown.
 
     Returns:
-        Several lines, the last one without its end.
+        Several lines, without a line break at the end.
     """
     value, q, policy = first_step(solution)
     ended = "converged" if solution.converged else "NOT converged"
@@ -56,7 +56,7 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
     if solution.note:
         lines.append(solution.note)
     if solution.gain is not None:
-        lines.append(f"gain {digits(solution.gain)} a step")
+        lines.append(f"gain {digits(solution.gain)} per step")
     lines.append(
         f"value {digits(mdp.initial @ value)} at the start, {digits(value.min())} to {digits(value.max())} "
         f"over {mdp.num_states:,} states with {mdp.num_actions:,} actions"
@@ -67,8 +67,8 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
 
 
 def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
-    """Value and arrows of every cell; empty where there is no grid of several rows, no direction in the
-    actions, or no room."""
+    """Value and arrows of every cell; empty without a grid of several rows, without directions, or without
+    room."""
     directions = moves(mdp)
     if (
         mdp.grid is None
@@ -98,7 +98,7 @@ def _grid(mdp: FiniteMDP, value: Floats, policy: Floats) -> str:
 
 
 def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats, residual: float) -> str:
-    """V, Q, the advantage A = Q - V where the actions are few, and the policy, state by state."""
+    """V, Q, the advantage A = Q - V if there are few actions, and the policy, state by state."""
     names = action_labels(mdp)
     states = first_states(mdp, MAX_ROWS)
     chosen = choices(policy)
@@ -108,7 +108,7 @@ def _table(mdp: FiniteMDP, value: Floats, q: Floats, policy: Floats, residual: f
         row |= {f"Q({name})": rounded(q[state, a]) for a, name in enumerate(names[:MAX_ACTIONS])}
         if len(names) <= 3:
             advantage = q[state] - value[state]
-            advantage[np.abs(advantage) <= residual] = 0  # a best action's is but the residual of its state
+            advantage[np.abs(advantage) <= residual] = 0  # that of a best action is only its state's residual
             row |= {f"A({name})": rounded(advantage[a]) for a, name in enumerate(names)}
         row["policy"] = ", ".join(names[a] for a in np.flatnonzero(chosen[state]))
         rows.append(row)

@@ -1,15 +1,19 @@
 import json
 import os
 import re
+import tomllib
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import bellgrad
 from bellgrad.core.errors import UsageError
-from bellgrad.report import page
-from bellgrad.report.page import write_report
+from bellgrad.report.training import page
+from bellgrad.report.training.page import write_report
 
+ROOT = Path(__file__).parents[3]
 VOID = {"meta", "link", "img", "source", "br"}
 
 
@@ -159,6 +163,16 @@ def test_settings_are_shown_exactly(make_run):
         assert part in shown
 
 
+def test_settings_that_are_not_at_their_defaults_are_shown(make_run):
+    run = make_run(
+        lines=2, bins=[9], tilings=8, backend="auto", normalize_obs=True, env_kwargs={"gravity": 9.8}
+    )
+    shown = words(parsed(run)[0])
+    for part in ("bins 9", "tilings 8", "normalize_obs(clip=10.0)", "gravity 9.8", "planned steps 20,000"):
+        assert part in shown
+    assert "backend" not in shown
+
+
 @pytest.mark.parametrize("clock", ["2026-01-05T09:12:44+00:00", 1767604364.2])
 def test_clock_readings_are_shown_to_the_minute(make_run, clock):
     assert "started 2026-01-05 09:12 UTC" in words(parsed(make_run(started=clock, lines=2))[0])
@@ -167,3 +181,17 @@ def test_clock_readings_are_shown_to_the_minute(make_run, clock):
 def test_a_folder_without_a_description_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no run\.json"):
         write_report(tmp_path)
+
+
+def test_an_installed_package_has_every_file_that_is_not_python():
+    package = Path(bellgrad.__file__).parent
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path
+        for name, patterns in listed.items()
+        for pattern in patterns
+        for path in package.parent.joinpath(*name.split(".")).glob(pattern)
+    }
+    made = set(package.rglob("__pycache__/*"))
+    assert shipped == {path for path in package.rglob("*.*") if path.suffix != ".py"} - made
+    assert {"page.css", "page.html", "page.js"} <= {path.name for path in shipped}

@@ -11,8 +11,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.report.figures import INK, figure_in_style
 from bellgrad.report.files import replacing
-from bellgrad.report.mdp_grid import color_bar, draw_values, panel, scale
-from bellgrad.report.mdp_shown import kinds
+from bellgrad.report.finite.grid import color_bar, draw_values, panel, scale
+from bellgrad.report.finite.shown import kinds
 from bellgrad.report.tables import short_count
 from bellgrad.report.video import record
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GROWTH = 1.12  # of the distances between sweeps that are kept: about 60 of 5,000
+GROWTH = 1.12  # of the distance between sweeps that are kept: about 60 of 5,000
 FPS = 10
 FILM_DPI = 110
-LAST_FRAME = 2.0  # seconds that the end is shown
-BARS = 60  # states that are drawn as a bar each
+LAST_FRAME = 2.0  # seconds that the last frame is shown
+BARS = 60  # the most states that are drawn as bars
 
 
 class Frame(NamedTuple):
@@ -35,11 +35,10 @@ class Frame(NamedTuple):
 
 
 class Sweeps:
-    """Keeps some of a solver's sweeps: `sweeps = Sweeps(); solve(mdp, on_sweep=sweeps); animate(mdp, sweeps,
-    "sweeps.gif")`.
+    """Keeps some of a solver's sweeps for `animate`.
 
-    The first sweeps change most, so that these are kept one by one, and later ones at distances that grow
-    with their number.
+    `sweeps = Sweeps(); solve(mdp, on_sweep=sweeps); animate(mdp, sweeps, "sweeps.gif")`. The first sweeps
+    change most, so all of them are kept; of later ones, fewer and fewer.
     """
 
     def __init__(self) -> None:
@@ -57,22 +56,21 @@ class Sweeps:
 
     @property
     def frames(self) -> list[Frame]:
-        """Those that were kept, and the last one."""
+        """The sweeps that were kept, and the last one."""
         return self._kept if self._last is None or self._kept[-1] is self._last else [*self._kept, self._last]
 
 
 def animate(
     mdp: FiniteMDP, values: Sweeps | Iterable[Floats], out: Path | str, gamma: float | None = None
 ) -> Path:
-    """Write a film of how the values come about: about 60 frames, all in the same colors.
+    """Write a film of the values after each sweep: about 60 frames, all with the same color scale.
 
     Args:
-        mdp: what was solved; a grid is drawn as one, the states of any other MDP as bars, or as a line where
-            they are many.
-        values: what a `Sweeps` has kept, or the values `[S]` after each sweep.
+        mdp: what was solved; a grid is drawn as one, the states of any other MDP as bars, or as a line if
+            there are many.
+        values: a `Sweeps`, or the values `[S]` after each sweep.
         out: `.gif` or `.mp4`; the latter needs the extra `video`.
-        gamma: the discount, with which a grid gets the arrows of the policy that is greedy for the values;
-            None for no arrows.
+        gamma: the discount; if given, a grid has the arrows of the greedy policy for the values.
 
     Returns:
         `out`.
@@ -98,10 +96,10 @@ def animate(
 
 
 def checked_film_path(out: Path | str) -> Path:
-    """`out` as a path.
+    """`out` as a path that ends in `.gif` or `.mp4`.
 
     Raises:
-        UsageError: a suffix that no film is written as.
+        UsageError: the suffix is neither of these.
     """
     out = Path(out)
     if out.suffix.lower() not in (".gif", ".mp4"):
@@ -124,7 +122,7 @@ def _draw_grid(mdp: FiniteMDP, frames: list[Frame], gamma: float | None) -> Iter
 
 
 def _greedy(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
-    """`[S, A]` the best actions for the values, each with the same share."""
+    """`[S, A]` the best actions for the values, each with the same probability."""
     ahead = (mdp.transition @ value).reshape(mdp.legal.shape)
     q = np.where(mdp.legal, mdp.expected_reward + gamma * ahead, -np.inf)
     best = np.isclose(q, q.max(axis=1, keepdims=True), rtol=1e-9, atol=1e-12)
@@ -132,8 +130,7 @@ def _greedy(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
 
 
 def _draw_states(mdp: FiniteMDP, frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
-    """Bars in the order of the states, or a line from the state that is best in the end to the one that is
-    worst."""
+    """Bars in the order of the states, or a line over the states in the order of their final values."""
     everything = np.stack([frame.value for frame in frames])
     low, high = min(float(everything.min()), 0.0), max(float(everything.max()), 0.0)
     margin = 0.03 * ((high - low) or 1.0)
@@ -148,15 +145,14 @@ def _draw_states(mdp: FiniteMDP, frames: list[Frame]) -> Iterator[NDArray[np.uin
             ax.set(
                 ylim=(low - margin, high + margin),
                 ylabel="Value",
-                xlabel="State" if few else "States, the best in the end first",
+                xlabel="State" if few else "States, sorted by their final values",
             )
             ax.xaxis.set_major_formatter(short_count)
             yield _picture(figure, ax, frame)
 
 
 def _picture(figure: "Figure", ax: "Axes", frame: Frame) -> NDArray[np.uint8]:
-    """The figure as `[H, W, 3]`. After the first, nothing is laid out anew, so that the film does not
-    tremble."""
+    """The figure as `[H, W, 3]`. Only the first frame is laid out, so that the axes do not move."""
     ax.set_title(f"Sweep {frame.sweep:,}")
     figure.set_dpi(FILM_DPI)
     figure.canvas.draw()
@@ -167,7 +163,7 @@ def _picture(figure: "Figure", ax: "Axes", frame: Frame) -> NDArray[np.uint8]:
 def _write_gif(pictures: list[NDArray[np.uint8]], out: Path) -> Path:
     from PIL import Image
 
-    # The colors of the whole film in one palette: with one for each frame, a value's color would flicker.
+    # One palette for the whole film: with one for each frame, a value's color would flicker.
     palette = Image.fromarray(
         np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
     ).quantize(256, kmeans=1)

@@ -6,18 +6,9 @@ import pytest
 from PIL import Image
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report import curves
-from bellgrad.report.curves import plot, plot_diagnostics, plot_run
 from bellgrad.report.figures import INK
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figure that `plot` saved last."""
-    kept = []
-    save = curves.save
-    monkeypatch.setattr(curves, "save", lambda figure, out: (kept.append(figure), save(figure, out)))
-    return lambda: kept[-1]
+from bellgrad.report.training import curves
+from bellgrad.report.training.curves import plot, plot_diagnostics, plot_run
 
 
 def straight(run, *points):

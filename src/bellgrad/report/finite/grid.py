@@ -1,5 +1,4 @@
-"""States that are the cells of a grid, drawn on axes: colors for the value, arrows for the policy, triangles
-for Q."""
+"""A grid of states, drawn on axes: colors for the value, arrows for the policy, triangles for Q."""
 
 import math
 from itertools import pairwise
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.report.figures import INK
-from bellgrad.report.mdp_shown import Kinds, choices, moves
+from bellgrad.report.finite.shown import Kinds, choices, moves
 from bellgrad.report.tables import format_number
 
 if TYPE_CHECKING:
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-COLORS = "viridis"  # perceptually uniform, and told apart with every common color blindness
+COLORS = "viridis"  # perceptually uniform, and readable with any common color blindness
 WALL, END, UNREACHED, FLOOR = "#4a5058", "#ffffff", "#c4c9cf", "#e7eaee"
-ARROWS_ACROSS = 30  # of a larger grid, only every n-th cell gets its arrow
-NUMBERS_FROM = 0.5  # inches of a cell, from which its value can be read
-LINES_FROM = 0.12  # inches of a cell, from which lines between cells help
+ARROWS_ACROSS = 30  # in a larger grid, only every n-th cell has an arrow
+NUMBERS_FROM = 0.5  # inches: in a cell of this size or larger, a number can be read
+LINES_FROM = 0.12  # inches: between cells of this size or larger, lines are drawn
 SIDES = {
     (-1, 0): ((-0.5, 0.5), (-0.5, -0.5)),
     (1, 0): ((0.5, -0.5), (0.5, 0.5)),
@@ -32,7 +31,7 @@ SIDES = {
 
 
 class Panel(NamedTuple):
-    """The size of a grid on paper, in inches."""
+    """The size of a grid in a figure, in inches."""
 
     cell: float
     width: float
@@ -40,14 +39,14 @@ class Panel(NamedTuple):
 
 
 def panel(mdp: FiniteMDP, largest: float = 6.4) -> Panel:
-    """Cells as large as a panel of so many inches lets them be, and no larger than one reads well."""
+    """Cells as large as a panel of at most `largest` inches permits, and at most 0.8 inches."""
     rows, columns = mdp.grid
     cell = min(0.8, largest / columns, largest / rows)
     return Panel(cell, cell * columns, cell * rows)
 
 
 def scale(values: Floats) -> "Normalize":
-    """From the smallest to the largest of the values, which may be equal."""
+    """A color scale from the smallest to the largest of the values, which may be equal."""
     from matplotlib.colors import Normalize
 
     finite = values[np.isfinite(values)]
@@ -56,7 +55,7 @@ def scale(values: Floats) -> "Normalize":
 
 
 def ink_on(colors: NDArray) -> NDArray:
-    """`[..., 4]` dark or light, whichever can be read on `colors [..., 4]`."""
+    """`[..., 4]` a dark or a light color, which can be read on `colors [..., 4]`."""
     from matplotlib.colors import to_rgba
 
     bright = colors[..., :3] @ (0.299, 0.587, 0.114) > 0.5
@@ -64,8 +63,7 @@ def ink_on(colors: NDArray) -> NDArray:
 
 
 def short(value: float, norm: "Normalize", digits: int = 3) -> str:
-    """A number for a cell: with so many digits at the largest of the scale, and as many decimals in every
-    other cell."""
+    """A number for a cell, with as many decimals as give `digits` digits to the scale's largest number."""
     largest = max(abs(norm.vmin), abs(norm.vmax))
     decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 0
     text = f"{round(float(value), decimals) + 0.0:.{decimals}f}"
@@ -73,7 +71,7 @@ def short(value: float, norm: "Normalize", digits: int = 3) -> str:
 
 
 def color_bar(ax: "Axes", colors: "ScalarMappable", label: str, width: float) -> None:
-    """A bar beside axes that are `width` inches wide, exactly as high as they are."""
+    """A color bar to the right of axes that are `width` inches wide, exactly as high as they are."""
     bar = ax.figure.colorbar(colors, cax=ax.inset_axes((1 + 0.12 / width, 0, 0.16 / width, 1)), label=label)
     bar.ax.yaxis.set_major_formatter(
         lambda value, _position: format_number(value).replace("-", "\N{MINUS SIGN}")
@@ -90,20 +88,19 @@ def draw_values(
     norm: "Normalize",
     cell: float,
 ) -> "ScalarMappable":
-    """A cell for each state in the color of its value, with its number where that can be read, and the
-    policy's arrows.
+    """Draw a cell for each state in the color of its value, with a number if it can be read, and the arrows.
 
     Args:
-        ax: drawn on; one unit is a cell.
+        ax: where to draw; one unit is a cell.
         mdp: with a grid.
         what: `kinds(mdp)`.
         value: `[S]`.
         policy: `[S, A]`, or None for no arrows.
-        norm: of the colors.
-        cell: inches of a cell.
+        norm: the color scale.
+        cell: the side of a cell, in inches.
 
     Returns:
-        What a color bar is made of.
+        The colors, for a color bar.
     """
     from matplotlib.cm import ScalarMappable
 
@@ -133,18 +130,18 @@ def draw_values(
 def draw_q(
     ax: "Axes", mdp: FiniteMDP, what: Kinds, q: Floats, norm: "Normalize", cell: float
 ) -> "ScalarMappable":
-    """Four triangles a cell, one for each direction, in the color of its Q; the number of a best one is bold.
+    """Draw four triangles in each cell, one per direction, in the color of its Q; the best number is bold.
 
     Args:
-        ax: drawn on; one unit is a cell.
-        mdp: with a grid and actions that are moves to its four sides.
+        ax: where to draw; one unit is a cell.
+        mdp: with a grid and actions that move to the four sides of a cell.
         what: `kinds(mdp)`.
         q: `[S, A]`; -inf leaves the triangle out.
-        norm: of the colors.
-        cell: inches of a cell.
+        norm: the color scale.
+        cell: the side of a cell, in inches.
 
     Returns:
-        What a color bar is made of.
+        The colors, for a color bar.
     """
     from matplotlib.cm import ScalarMappable
 
@@ -171,10 +168,10 @@ def draw_q(
 def draw_triangles(
     ax: "Axes", mdp: FiniteMDP, what: Kinds, drawn: NDArray[np.bool_], colors: NDArray, cell: float
 ) -> NDArray:
-    """A triangle on its side of the cell for each pair that is `drawn [S, A]`, in its row of `colors [n, 4]`.
+    """Draw a triangle at its side of the cell for each pair in `drawn [S, A]`, in the colors `[n, 4]`.
 
     Returns:
-        `[n, 2]` where a number stands well in it.
+        `[n, 2]` the places for their numbers.
     """
     from matplotlib.collections import PolyCollection
 
@@ -191,7 +188,7 @@ def draw_triangles(
 
 
 def draw_path(ax: "Axes", mdp: FiniteMDP, states: list[int], color: str, cell: float) -> None:
-    """A line through the states with a ring where it begins and an arrow's head at each step that moves."""
+    """Draw a line through the states, with a dot at its start and an arrowhead at each step that moves."""
     from matplotlib.patches import FancyArrowPatch
 
     points = np.array([(state % mdp.grid[1], state // mdp.grid[1]) for state in states], float)
@@ -214,8 +211,10 @@ def draw_path(ax: "Axes", mdp: FiniteMDP, states: list[int], color: str, cell: f
 
 
 def draw_floor(ax: "Axes", mdp: FiniteMDP, what: Kinds, cell: float, pixels: NDArray | None = None) -> None:
-    """The cells in their colors `[S, 4]`, or pale; walls, ends and what is never reached in gray and white;
-    then the letters."""
+    """Draw the cells in their colors `[S, 4]`, or pale, then the letters.
+
+    Walls and cells that are never reached are gray, ends white.
+    """
     from matplotlib.colors import to_rgba
     from matplotlib.patheffects import withStroke
 
@@ -247,7 +246,7 @@ def draw_floor(ax: "Axes", mdp: FiniteMDP, what: Kinds, cell: float, pixels: NDA
                 else (column, row, "center", "center_baseline")
             )
             ax.text(*place[:2], what.letter[state], ha=place[2], va=place[3], zorder=6, **style)
-    elif len(written) <= ARROWS_ACROSS:  # the cells are too small for letters, so these stand out in boxes
+    elif len(written) <= ARROWS_ACROSS:  # the cells are too small for letters, so these are in boxes
         for state in written:
             row, column = divmod(state, columns)
             box = {
@@ -271,7 +270,7 @@ def draw_floor(ax: "Axes", mdp: FiniteMDP, what: Kinds, cell: float, pixels: NDA
 
 
 def arrow_stride(mdp: FiniteMDP) -> int:
-    """Every n-th cell has arrows, so that they can be seen."""
+    """n, if only every n-th cell in each direction has arrows, so that they are large enough to see."""
     return math.ceil(max(mdp.grid) / ARROWS_ACROSS)
 
 
@@ -284,8 +283,7 @@ def _arrows(
     inks: NDArray,
     lift: float,
 ) -> None:
-    """An arrow for each action that is taken, as long as it is likely beside the likeliest; a dot for
-    staying."""
+    """Draw an arrow for each action, its length in proportion to the probability; a dot for staying."""
     rows, columns = mdp.grid
     stride = arrow_stride(mdp)
     sampled = np.zeros((rows, columns), bool)
@@ -294,9 +292,7 @@ def _arrows(
     length = 0.36 * stride * policy[state, action] / policy[state].max(axis=1)
     towards = np.array(directions, float)[action] * length[:, None]
     x, y = (state % columns).astype(float), state // columns - lift
-    alone = (
-        np.count_nonzero(policy[state] > 1e-9, axis=1) == 1
-    )  # a single arrow stands in the middle of its cell
+    alone = np.count_nonzero(policy[state] > 1e-9, axis=1) == 1  # a single arrow is in the middle of its cell
     x, y = x - np.where(alone, towards[:, 0] / 2, 0), y - np.where(alone, towards[:, 1] / 2, 0)
     ax.quiver(
         x,

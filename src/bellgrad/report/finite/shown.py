@@ -1,4 +1,4 @@
-"""What of a finite MDP and its solution is shown, in words and in pictures alike."""
+"""What text and pictures both show of a finite MDP and its solution."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,27 +12,22 @@ from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.solution import Solution
 from bellgrad.report.tables import format_value
 
-# The names of actions that are moves on a grid: to the right and down in cells.
+# The names of actions that are moves on a grid, as (cells to the right, cells down).
 MOVES = {
     "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "stay": (0, 0),
     "l": (-1, 0), "r": (1, 0), "u": (0, -1), "d": (0, 1),
     "west": (-1, 0), "east": (1, 0), "north": (0, -1), "south": (0, 1),
     "up left": (-1, -1), "up right": (1, -1), "down left": (-1, 1), "down right": (1, 1),
 }  # fmt: skip
-PLAIN = {
-    "",
-    " ",
-    ".",
-    "F",
-    "#",
-}  # letters of a map that need not be written into its cell: floor, and walls, which are drawn
+# Names that are not written into a cell: of floor, and of walls, which are drawn.
+PLAIN = {"", " ", ".", "F", "#"}
 
 
 class FirstStep(NamedTuple):
-    """What a solution says of the first step; without a horizon every step is like it."""
+    """The first step of a solution; without a horizon all steps are the same."""
 
-    value: Floats  # [S]; the relative value where the criterion is the average reward
-    q: Floats  # [S, A], -inf where the action is illegal
+    value: Floats  # [S]; the relative value if the criterion is the average reward
+    q: Floats  # [S, A], -inf for an illegal action
     policy: Floats  # [S, A]
 
 
@@ -44,12 +39,12 @@ def first_step(solution: Solution) -> FirstStep:
 
 
 def choices(policy: Floats) -> NDArray[np.bool_]:
-    """`[S, A]` the actions that no other is likelier than."""
+    """`[S, A]` the most likely actions."""
     return policy >= policy.max(axis=1, keepdims=True) - 1e-9
 
 
 def how_solved(solution: Solution) -> str:
-    """The method and what it maximized: `policy_iteration, discounted, gamma 0.99`."""
+    """The method and the criterion: `policy_iteration, discounted, gamma 0.99`."""
     parts = [solution.method, "average reward" if solution.criterion == "average" else solution.criterion]
     if solution.criterion == "discounted":
         parts.append(f"gamma {solution.gamma:g}")
@@ -59,27 +54,25 @@ def how_solved(solution: Solution) -> str:
 
 
 def moves(mdp: FiniteMDP) -> list[tuple[int, int]] | None:
-    """`[A]` where each action goes, as its name says; None where a name is no direction."""
+    """`[A]` the direction of each action, from its name; None if a name is not a direction."""
     found = [MOVES.get(name.lower()) for name in mdp.action_names or ("",)]
     return None if None in found else found
 
 
 def action_labels(mdp: FiniteMDP) -> tuple[str, ...]:
-    """`[A]` names, or numbers where there are none."""
+    """`[A]` names, or numbers if there are no names."""
     return mdp.action_names or tuple(map(str, range(mdp.num_actions)))
 
 
 def first_states(mdp: FiniteMDP, number: int) -> Ints:
-    """Every state where there are no more than so many, else the first of those in which something is
-    decided."""
+    """All states if there are at most `number`; otherwise the first of those that are open (see `Kinds`)."""
     if mdp.num_states <= number:
         return np.arange(mdp.num_states)
     return np.flatnonzero(kinds(mdp).open)[:number]
 
 
 def state_labels(mdp: FiniteMDP, states: Ints) -> list[str]:
-    """The names of some states where these tell them apart, else their numbers, with the names that there
-    are."""
+    """The names of some states if these are all different; otherwise their numbers and names."""
     names = [mdp.state_names[state] for state in states] if mdp.state_names else [""] * len(states)
     if len(set(names)) == len(names):
         return names
@@ -87,23 +80,23 @@ def state_labels(mdp: FiniteMDP, states: Ints) -> list[str]:
 
 
 def rounded(value: float) -> float | None:
-    """Without the noise of its last bits; None, which is shown as a dash, for an action that is illegal."""
+    """Without the noise of its last bits; None, which is shown as a dash, for an illegal action."""
     return round(float(value), 9) + 0.0 if np.isfinite(value) else None
 
 
 def digits(value: float) -> str:
-    """A value for reading."""
+    """A value as text."""
     return format_value(rounded(value))
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """What each state is. All `[S]`; a state is at most one of `wall`, `end` and `unreached`.
+    """The kind of each state. All `[S]`; a state is at most one of `wall`, `end` and `unreached`.
 
     Attributes:
         wall: named `#`.
-        end: nothing more is to be had there.
-        unreached: no way leads there from where episodes begin.
+        end: no more reward can be gained there.
+        unreached: no path leads there from any state in which episodes begin.
         letter: what is written into its cell of a grid; empty for plain floor.
     """
 
@@ -114,12 +107,12 @@ class Kinds:
 
     @property
     def open(self) -> NDArray[np.bool_]:
-        """Where something is to be decided."""
+        """The states in which there is something to decide."""
         return ~(self.wall | self.end | self.unreached)
 
 
 def kinds(mdp: FiniteMDP) -> Kinds:
-    """What each state is, from its outcomes and from its name."""
+    """The kind of each state, from its outcomes and its name."""
     source = np.repeat(np.arange(mdp.num_states), np.diff(mdp.offset[:: mdp.num_actions]))
     goes = (mdp.next_state != source) & (mdp.probability > 0)
     reached = _reached(mdp, source, goes & ~mdp.terminated)
@@ -139,9 +132,9 @@ def kinds(mdp: FiniteMDP) -> Kinds:
 
 
 def _reached(mdp: FiniteMDP, source: Ints, goes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`[S]` whether an episode can get there by outcomes that go on, from any of its starts."""
+    """`[S]` whether an episode can get there without ending, from any of its start states."""
     starts = np.flatnonzero(mdp.initial > 0)
-    before = mdp.num_states  # a node of its own, from which every start is one step away
+    before = mdp.num_states  # an extra node, one step before every start
     tails = np.concatenate([source[goes], np.full(len(starts), before)])
     heads = np.concatenate([mdp.next_state[goes], starts])
     graph = sparse.csr_array((np.ones(len(tails), np.int8), (tails, heads)), shape=(before + 1, before + 1))

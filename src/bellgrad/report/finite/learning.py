@@ -1,4 +1,4 @@
-"""Pictures of learning on a table: where greedy policies go, and since when what is known."""
+"""Pictures of learned tables: where greedy policies go, and when each pair became known."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import (
+from bellgrad.report.finite.grid import (
     COLORS,
     FLOOR,
     SIDES,
@@ -21,22 +21,22 @@ from bellgrad.report.mdp_grid import (
     panel,
     scale,
 )
-from bellgrad.report.mdp_shown import action_labels, digits, first_states, kinds, moves, state_labels
+from bellgrad.report.finite.shown import action_labels, digits, first_states, kinds, moves, state_labels
 from bellgrad.report.tables import short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
-TABLE_ROWS = 24  # states of an MDP that is no grid; of a larger one the first ones are drawn
+TABLE_ROWS = 24  # states of an MDP that is not a grid; of a larger one the first ones are drawn
 
 
 def paths(mdp: FiniteMDP, tables: Mapping[str, ArrayLike], out: Path | str) -> Path:
-    """Draw side by side where greedy policies lead from the start, each step by its likeliest outcome.
+    """Draw side by side the paths of greedy policies from the start, each step by its likeliest outcome.
 
     Args:
         mdp: with a grid.
-        tables: by the name of what learned it, a table `[S, A]` of Q, or of a policy's probabilities.
+        tables: by name, tables `[S, A]` of Q or of a policy's probabilities.
         out: `.png`, `.svg` or `.pdf`.
 
     Returns:
@@ -75,13 +75,10 @@ def paths(mdp: FiniteMDP, tables: Mapping[str, ArrayLike], out: Path | str) -> P
 
 
 def _walk(mdp: FiniteMDP, table: Floats) -> tuple[list[int], float, bool]:
-    """The states that the best actions lead through, the rewards on the way, and whether the episode
-    ended."""
+    """The states that the best actions visit, the sum of their rewards, and whether the episode ended."""
     best = np.where(mdp.legal, table, -np.inf).argmax(axis=1)
     states, total = [int(mdp.initial.argmax())], 0.0
-    while (
-        len(states) <= mdp.num_states
-    ):  # a longer walk has been somewhere twice, so that it goes round for ever
+    while len(states) <= mdp.num_states:  # a longer walk has been in some state twice: it goes round forever
         pair = states[-1] * mdp.num_actions + best[states[-1]]
         first, last = mdp.offset[pair], mdp.offset[pair + 1]
         outcome = first + int(mdp.probability[first:last].argmax())
@@ -93,11 +90,11 @@ def _walk(mdp: FiniteMDP, table: Floats) -> tuple[list[int], float, bool]:
 
 
 def known_over_time(mdp: FiniteMDP, known: ArrayLike, out: Path | str) -> Path:
-    """Draw when each state-action pair became known, as R-max counts it, and how many were known by when.
+    """Draw when each state-action pair became known to R-max, and how many pairs were known over time.
 
     Args:
         mdp: with or without a grid.
-        known: `[S, A]` the environment step at which the pair became known; -1 where it never did.
+        known: `[S, A]` the environment step at which the pair became known; -1 if it never did.
         out: `.png`, `.svg` or `.pdf`.
 
     Returns:
@@ -138,7 +135,7 @@ def known_over_time(mdp: FiniteMDP, known: ArrayLike, out: Path | str) -> Path:
 
 
 def _draw_grid_known(ax: "Axes", mdp: FiniteMDP, since: Ints) -> "ScalarMappable":
-    """A triangle for each pair that is known."""
+    """Draw a triangle for each pair that is known."""
     from matplotlib.cm import ScalarMappable
 
     what = kinds(mdp)
@@ -149,7 +146,7 @@ def _draw_grid_known(ax: "Axes", mdp: FiniteMDP, since: Ints) -> "ScalarMappable
 
 
 def _draw_table_known(ax: "Axes", mdp: FiniteMDP, since: Ints, states: Ints) -> "ScalarMappable":
-    """A cell for each pair of some states."""
+    """Draw a cell for each pair of some states."""
     ax.set_facecolor(FLOOR)
     norm = scale(since[since >= 0].astype(float))
     image = ax.imshow(np.ma.masked_less(since[states], 0), cmap=COLORS, norm=norm, aspect="auto")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report.export import export_onnx
+from bellgrad.report.training.export import export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report.compare import compare, comparison_table
+from bellgrad.report.training.compare import compare, comparison_table
 
 
 def text_of(result, width=160):
@@ -106,3 +106,17 @@ def test_the_table_shows_names_as_they_are(make_run):
         "ppo (hidden=[64, 64])" in shown and "ppo (hidden=[32])" in shown
     )  # rich would take brackets for markup
     assert "Probability of improvement" in shown
+
+
+def test_runs_with_other_bins_are_compared_and_not_averaged(make_run, evaluated):
+    runs = [
+        evaluated(make_run(f"r{bins}{seed}", "q_learning", seed=seed, bins=[bins], lines=2), [float(bins)])
+        for bins in (2, 9)
+        for seed in (0, 1)
+    ]
+    result = compare(runs)
+    assert [(group["label"], group["scores"]) for group in result["groups"]] == [
+        ("q_learning (bins=[2])", [2, 2]),
+        ("q_learning (bins=[9])", [9, 9]),
+    ]
+    assert result["improvement"][0]["probability"] == 0

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report.runs import group_runs, read_curve, read_evaluation
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
 from bellgrad.report.tables import format_number
+from bellgrad.report.training.experiments import group_runs
+from bellgrad.report.training.readers import read_evaluation
+from bellgrad.report.training.series import read_series
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,12 +23,12 @@ def _from_evaluation(run: Path) -> float | None:
 
 
 def _from_last_evaluation(run: Path) -> float | None:
-    _, values = read_curve(run, "eval_return_mean")
+    _, values = read_series(run, "eval_return_mean")
     return float(values[-1]) if values.size else None
 
 
 def _from_last_tenth(run: Path) -> float | None:
-    steps, values = read_curve(run, "episode_return_mean")
+    steps, values = read_series(run, "episode_return_mean")
     return float(values[steps >= 0.9 * steps[-1]].mean()) if values.size else None
 
 
@@ -38,13 +40,12 @@ SOURCES: dict[str, Callable[[Path], float | None]] = {  # best first
 
 
 def final_performance(runs: Iterable[Path]) -> tuple[dict[Path, float], str]:
-    """The final return of every run, all from the same source, and which source that was.
+    """The final return of every run, all from the same source, and the name of that source.
 
-    The best source that every run has is taken: an evaluated run against another's training return would be
-    no comparison.
+    The best source that every run has is used: an evaluation is never compared with a training return.
 
     Raises:
-        UsageError: there is no source that every run has.
+        UsageError: no source is available for every run.
     """
     runs = list(runs)
     for source, read in SOURCES.items():
@@ -58,17 +59,17 @@ def final_performance(runs: Iterable[Path]) -> tuple[dict[Path, float], str]:
 
 
 def compare(runs: Iterable[Path | str]) -> dict[str, Any]:
-    """Final performance of every experiment with intervals, and every pair in the same environment against
-    each other.
+    """The final performance of every experiment with intervals, and a comparison of every pair in the same
+    environment.
 
     Args:
-        runs: run folders and folders of seeds, at best several seeds of each experiment.
+        runs: run folders and folders of seeds, preferably several seeds of each experiment.
 
     Returns:
         A dictionary that can be written as JSON. `groups`: for each experiment `label, algorithm, env, seeds,
         source, scores`, and `iqm` and `mean`, each `{"value", "low", "high"}` (95% bootstrap; low and high
         are None for a single seed). `improvement`: for each pair `x, y, env, probability, low, high`: the
-        chance that a run of x beats a run of y.
+        probability that a run of x beats a run of y.
 
     Raises:
         UsageError: no run was given, or a run has no final return.
@@ -101,23 +102,23 @@ def compare(runs: Iterable[Path | str]) -> dict[str, Any]:
     pairs = []
     for a, b in combinations(groups, 2):
         if a["env"] == b["env"]:
-            chance = probability_of_improvement(a["scores"], b["scores"])
+            improvement = probability_of_improvement(a["scores"], b["scores"])
             several = min(a["seeds"], b["seeds"]) > 1
             pairs.append(
                 {
                     "x": a["label"],
                     "y": b["label"],
                     "env": a["env"],
-                    "probability": chance.value,
-                    "low": chance.low if several else None,
-                    "high": chance.high if several else None,
+                    "probability": improvement.value,
+                    "low": improvement.low if several else None,
+                    "high": improvement.high if several else None,
                 }
             )
     return {"groups": groups, "improvement": pairs}
 
 
 def _estimate(scores: list[float], statistic: Callable[..., Any]) -> dict[str, float | None]:
-    """A statistic with its interval, which a single seed cannot have."""
+    """A statistic with its interval; a single seed has none."""
     low, high = bootstrap_interval(scores, statistic) if len(scores) > 1 else (None, None)
     return {
         "value": float(statistic(np.asarray(scores))),
@@ -127,8 +128,7 @@ def _estimate(scores: list[float], statistic: Callable[..., Any]) -> dict[str, f
 
 
 def comparison_table(result: dict[str, Any]) -> "RenderableType":
-    """What `compare` found, for a rich console: one table of experiments and, with two or more, one of
-    pairs."""
+    """The result of `compare` for a rich console: a table of experiments, and one of pairs."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -161,10 +161,10 @@ def comparison_table(result: dict[str, Any]) -> "RenderableType":
         pairs.add_column(heading)
     pairs.add_column(Text("with probability [95%]"), justify="right")
     for pair in result["improvement"]:
-        chance = f"{pair['probability']:.2f}" + (
+        probability = f"{pair['probability']:.2f}" + (
             f" [{pair['low']:.2f}, {pair['high']:.2f}]" if pair["low"] is not None else ""
         )
-        pairs.add_row(*map(Text, (pair["x"], pair["y"], pair["env"], chance)))
+        pairs.add_row(*map(Text, (pair["x"], pair["y"], pair["env"], probability)))
     return Group(table, pairs)
 
 

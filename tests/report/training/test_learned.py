@@ -7,12 +7,12 @@ import bellgrad as bg
 from bellgrad.cli import main
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.examples import corridor
-from bellgrad.report.learned import learned
+from bellgrad.report.training.learned import learned
 
 QUIET = {"progress": "off", "eval_episodes": 0, "engine": "eager"}
 
 
-def test_a_table_is_a_solution_of_the_world_that_it_was_learned_in(tmp_path):
+def test_a_table_is_a_solution_of_the_mdp_that_it_was_learned_in(tmp_path):
     # The corridor is deterministic: with a step size of 1 the table is exact, and so is its Bellman residual.
     run = bg.train(
         bg.QLearning(alpha=1.0, gamma=1.0),
@@ -46,7 +46,7 @@ def test_training_a_table_draws_it_and_the_report_shows_it(tmp_path, capsys):
     assert "Values and policy" in bg.write_report(tmp_path / "run").read_text()
 
 
-def test_what_has_no_world_to_be_drawn_in_is_said(tmp_path, capsys):
+def test_a_table_of_an_unknown_environment_cannot_be_drawn(tmp_path, capsys):
     options = [
         "--bins",
         "5",
@@ -60,7 +60,7 @@ def test_what_has_no_world_to_be_drawn_in_is_said(tmp_path, capsys):
     ]
     assert main(["train", "q_learning", "--env", "MountainCar-v0", "--steps", "100", *options]) == 0
     assert capsys.readouterr() == ("", "")
-    with pytest.raises(UsageError, match="nothing is known of the states of MountainCar-v0"):
+    with pytest.raises(UsageError, match="nothing is known about the states of MountainCar-v0"):
         bg.picture(tmp_path / "run")
 
 

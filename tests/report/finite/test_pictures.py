@@ -1,30 +1,14 @@
 """Pictures of solved MDPs: what is drawn is read back from the figures."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.quiver import Quiver
-from PIL import Image
 
 from bellgrad.core.errors import UsageError
-from bellgrad.report import mdp_learning, mdp_pictures
-from bellgrad.report.mdp_film import GROWTH, Sweeps, animate
-from bellgrad.report.mdp_learning import known_over_time, paths
-from bellgrad.report.mdp_pictures import blackjack, picture
+from bellgrad.report.finite.pictures import blackjack, picture
 
 MINUS = "\N{MINUS SIGN}"
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figure that was saved last."""
-    kept = []
-    save = mdp_pictures.save
-    for module in (mdp_pictures, mdp_learning):
-        monkeypatch.setattr(module, "save", lambda figure, out: (kept.append(figure), save(figure, out)))
-    return lambda: kept[-1]
 
 
 def words(ax):
@@ -138,94 +122,8 @@ def test_blackjack_has_two_panels_with_the_line_between_hit_and_stick(
         assert ax.texts[-1].get_text() == "21\nstick"
 
 
-# ------------------------------------------------------------------------------------------------------ paths
-def test_paths_stand_beside_each_other_with_their_returns(grid, solved, tmp_path, drawn):
-    mdp = grid("...", "S#G")
-    q = solved(mdp).q
-    round_and_round = np.zeros_like(q)  # left for ever, against the edge
-    paths(mdp, {"greedy": q, "lost": round_and_round}, tmp_path / "paths.png")
-    greedy, lost = drawn().axes
-    assert greedy.get_title("left") == f"greedy: 4 steps, return {MINUS}4"
-    assert len(greedy.patches) == 4
-    assert lost.get_title("left") == "lost: never arrives"
-
-
-def test_paths_need_a_grid_and_tables_that_fit(maze, random_mdp, tmp_path):
-    mdp, _ = maze
-    with pytest.raises(UsageError, match="this MDP has none"):
-        paths(random_mdp(2, 2), {"a": np.zeros((2, 2))}, tmp_path / "a.png")
-    with pytest.raises(UsageError, match=r"table of a has shape \(2, 2\); expected \[S, A\] = \(4, 4\)"):
-        paths(mdp, {"a": np.zeros((2, 2))}, tmp_path / "a.png")
-    with pytest.raises(UsageError, match="no table"):
-        paths(mdp, {}, tmp_path / "a.png")
-
-
-# ------------------------------------------------------------------------------------------------------ known
-def test_what_is_known_has_triangles_and_a_count_over_time(maze, tmp_path, drawn):
-    mdp, _ = maze
-    known = np.full((4, 4), -1)
-    known[0, :3] = (30, 10, 20)
-    known_over_time(mdp, known, tmp_path / "known.png")
-    pairs, curve = drawn().axes
-    (triangles,) = of_kind(pairs, PolyCollection)
-    assert len(triangles.get_paths()) == 3
-    assert curve.get_title("left") == "3 of 12 pairs known"
-    np.testing.assert_array_equal(curve.lines[0].get_xydata(), [(0, 0), (10, 1), (20, 2), (30, 3)])
-
-
-def test_what_is_known_of_an_mdp_without_a_grid_is_a_table(random_mdp, tmp_path, drawn):
-    known_over_time(random_mdp(3, 2), [[5, -1], [1, 2], [-1, -1]], tmp_path / "known.png")
-    shown = drawn().axes[0].images[0].get_array()
-    np.testing.assert_array_equal(shown.mask, [[False, True], [False, False], [True, True]])
-    with pytest.raises(UsageError, match="no pair is known"):
-        known_over_time(random_mdp(3, 2), np.full((3, 2), -1), tmp_path / "b.png")
-    with pytest.raises(UsageError, match="known has shape"):
-        known_over_time(random_mdp(3, 2), np.zeros((2, 2)), tmp_path / "b.png")
-
-
-# ------------------------------------------------------------------------------------------------------- film
-def test_of_many_sweeps_a_film_keeps_the_first_some_later_ones_and_the_last():
-    sweeps = Sweeps()
-    buffer = np.zeros(3)
-    for sweep in range(1, 5_001):
-        buffer[:] = sweep  # a solver may write each sweep over the one before it
-        sweeps(sweep, buffer)
-    numbers = [frame.sweep for frame in sweeps.frames]
-    assert numbers[:8] == [1, 2, 3, 4, 5, 6, 7, 8] and numbers[-1] == 5_000
-    assert len(numbers) <= 70
-    assert all(b <= max(a + 1, a * GROWTH + 1) for a, b in pairwise(numbers))
-    assert all((frame.value == frame.sweep).all() for frame in sweeps.frames)
-
-
-def test_a_gif_has_a_frame_for_each_sweep(maze, solved, tmp_path):
-    mdp, _ = maze
-    sweeps = Sweeps()
-    solved(mdp, sweeps=sweeps)
-    out = animate(mdp, sweeps, tmp_path / "sweeps.gif", gamma=1.0)
-    with Image.open(out) as film:
-        assert film.n_frames == len(sweeps.frames) == 3
-        first = film.convert("RGB")
-        film.seek(1)
-        assert first.size == film.size and first.tobytes() != film.convert("RGB").tobytes()
-
-
-def test_an_mp4_and_an_mdp_without_a_grid(random_mdp, solved, tmp_path):
-    pytest.importorskip("imageio_ffmpeg")
-    for states in (3, 61):  # bars, and a line
-        mdp = random_mdp(states, 2)
-        values = []
-        solved(mdp, gamma=0.5, sweeps=lambda _, value, kept=values: kept.append(value))
-        out = animate(mdp, values[:2], tmp_path / f"{states}.mp4")
-        assert out.read_bytes()[4:8] == b"ftyp"  # ISO/IEC 14496-12: the first box of an MP4
-
-
 # --------------------------------------------------------------------------------------------------- mistakes
-def test_a_wrong_suffix_or_an_empty_film_is_one_clear_line_and_no_file(maze, tmp_path):
-    mdp, solution = maze
+def test_a_wrong_suffix_is_refused_in_one_line_and_leaves_no_file(maze, tmp_path):
     with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf, not 'a\.jpg'"):
-        picture(mdp, solution, tmp_path / "a.jpg")
-    with pytest.raises(UsageError, match=r"\.gif or \.mp4, not 'a\.avi'"):
-        animate(mdp, [solution.value], tmp_path / "a.avi")
-    with pytest.raises(UsageError, match="no sweep"):
-        animate(mdp, [], tmp_path / "a.gif")
+        picture(*maze, tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())

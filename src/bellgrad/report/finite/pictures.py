@@ -1,5 +1,4 @@
-"""Pictures of a solved MDP: grids as heat maps with arrows, Blackjack as in the book, everything else as a
-table of Q."""
+"""Pictures of a solved MDP: a grid as a heat map with arrows, Blackjack as in the book, or a table of Q."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.solution import Solution
 from bellgrad.report.figures import INK, checked_path, figure_in_style, save
-from bellgrad.report.mdp_grid import (
+from bellgrad.report.finite.grid import (
     COLORS,
     SIDES,
     arrow_stride,
@@ -22,7 +21,7 @@ from bellgrad.report.mdp_grid import (
     scale,
     short,
 )
-from bellgrad.report.mdp_shown import (
+from bellgrad.report.finite.shown import (
     action_labels,
     choices,
     first_states,
@@ -40,18 +39,19 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
 
 TABLE_ROWS, TABLE_COLUMNS = 24, 10  # states and actions of a table; of a larger MDP the first ones are drawn
-TRIANGLES_FROM = 0.24  # inches of a cell, from which four triangles can be told apart
-BLACKJACK = (32, 11, 2)  # the player's sum, the dealer's card, whether there is a usable ace
+TRIANGLES_FROM = 0.24  # inches: in a cell of this size or larger, four triangles can be told apart
+# Sizes of the observation: the player's sum, the dealer's card, and whether there is a usable ace.
+BLACKJACK = (32, 11, 2)
 
 
 def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = "") -> Path:
-    """Draw a solution in the way that suits its MDP: a grid, Blackjack, or a table.
+    """Draw a solution in the form that fits its MDP: a grid, Blackjack, or a table.
 
     Args:
         mdp: what was solved.
         solution: with a horizon, its first step is drawn.
         out: `.png`, `.svg` or `.pdf`.
-        title: stands before what was maximized, and how.
+        title: put before the method and the criterion.
 
     Returns:
         `out`.
@@ -61,8 +61,8 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
     """
     out = checked_path(out)
     heading = f"{title}: {how_solved(solution)}" if title else how_solved(solution)
-    # A grid whose actions are no directions has no arrows, so that a table tells more where it has room for
-    # every state.
+    # A grid whose actions are not directions has no arrows, so a table shows more if it has room for every
+    # state.
     if mdp.grid is not None and (moves(mdp) is not None or mdp.num_states > TABLE_ROWS):
         return _grid(mdp, solution, out, heading)
     if mdp.num_states == np.prod(BLACKJACK) and mdp.action_names == ("stick", "hit"):
@@ -71,7 +71,7 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
 
 
 def _grid(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
-    """The value with the policy's arrows, and beside it Q where its triangles can be told apart."""
+    """The value with the policy's arrows, and next to it Q if its triangles can be told apart."""
     value, q, policy = first_step(solution)
     what, size = kinds(mdp), panel(mdp)
     directions = moves(mdp)
@@ -101,14 +101,14 @@ def _grid(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
 
 
 def _unit(solution: Solution) -> str:
-    """What a value counts."""
+    """What a value measures."""
     if solution.criterion == "average":
         return "Relative value"
     return "Expected discounted return" if solution.gamma < 1 else "Expected return"
 
 
 def _table(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
-    """V and Q state by state; of many states the first, with the values of all of them beside it, sorted."""
+    """V and Q of each state; of many states only the first, and next to them the sorted values of all."""
     value, q, policy = first_step(solution)
     states, actions = first_states(mdp, TABLE_ROWS), min(mdp.num_actions, TABLE_COLUMNS)
     rows, labels = len(states), state_labels(mdp, states)
@@ -128,7 +128,7 @@ def _table(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
             if n
         ]
         axes[0].set_title(
-            "Bold: what the policy does" + (f". Not shown: {', '.join(left_out)}" if left_out else ""),
+            "Bold: the policy's actions" + (f". Not shown: {', '.join(left_out)}" if left_out else ""),
             fontsize=8.5,
             fontweight="normal",
         )
@@ -149,7 +149,7 @@ def _table(mdp: FiniteMDP, solution: Solution, out: Path, heading: str) -> Path:
 def _draw_table(
     ax: "Axes", shown: Floats, chosen: NDArray[np.bool_], labels: list[str], names: list[str]
 ) -> "ScalarMappable":
-    """A cell for V and for each action, in the color of its value and with its number."""
+    """Draw a cell for V and for each action, in the color of its value and with its number."""
     from matplotlib.cm import ScalarMappable
 
     norm = scale(shown)
@@ -183,13 +183,13 @@ def blackjack(solution: Solution, out: Path | str, heading: str = "Blackjack") -
     """Draw value and policy of Blackjack: the player's sum over the dealer's card, with and without a usable
     ace.
 
-    States are the cells of `Tuple(Discrete(32), Discrete(11), Discrete(2))` row by row; action 0 sticks, 1
-    hits.
+    The states are those of `Tuple(Discrete(32), Discrete(11), Discrete(2))` in row-major order; action 0
+    sticks, 1 hits.
 
     Args:
         solution: of Blackjack.
         out: `.png`, `.svg` or `.pdf`.
-        heading: above it all.
+        heading: above both panels.
 
     Returns:
         `out`.
@@ -216,8 +216,7 @@ def blackjack(solution: Solution, out: Path | str, heading: str = "Blackjack") -
 
 
 def _draw_hands(ax: "Axes", values: Floats, hits: NDArray[np.bool_], norm: "Normalize") -> "ScalarMappable":
-    """What each hand is worth and what is done with it, and a line between the hands that hit and those that
-    stick."""
+    """Draw the value and the action of each hand, and a line between hands that hit and hands that stick."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
 

@@ -1,4 +1,4 @@
-"""Pictures of what a tabular run has learned, in the world that it learned it in."""
+"""Pictures of what a tabular run has learned, in its own environment."""
 
 import math
 from pathlib import Path
@@ -10,19 +10,19 @@ from bellgrad.envs.make import env_name
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value, value_from_q
 from bellgrad.mdp.solution import Solution
-from bellgrad.report.mdp_learning import known_over_time
-from bellgrad.report.mdp_pictures import picture
-from bellgrad.report.page import TABLE_PICTURES
+from bellgrad.report.finite.learning import known_over_time
+from bellgrad.report.finite.pictures import picture
+from bellgrad.report.training.page import TABLE_PICTURES
 from bellgrad.runs.settings import algorithm_name
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.run import Run
 
 
 def learned(run: Run) -> tuple[FiniteMDP, Solution]:
-    """The world of a tabular run, and the run's newest tables in the form of a solution of it.
+    """The MDP of a tabular run's environment, and the run's newest tables in the form of a solution.
 
     Raises:
-        UsageError: the run has no tables, or its world is only known by stepping it.
+        UsageError: the run has no tables, or the dynamics of its environment are not known.
     """
     algorithm = run.settings.algorithm
     if not isinstance(algorithm, Tabular):
@@ -34,7 +34,7 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
         env.close()
     if mdp is None or mdp.num_states != learner.num_states:
         raise UsageError(
-            f"the values of {run.folder} cannot be drawn: nothing is known of the states of"
+            f"the values of {run.folder} cannot be drawn: nothing is known about the states of"
             f" {env_name(run.settings.env)}"
         )
     policy = learner.policy(state, explore=False).numpy()
@@ -52,7 +52,7 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
 
 
 def draw_learned(run: Run, folder: Path) -> list[Path]:
-    """Draw a tabular run: its values and its policy, and for R-max when each pair became known.
+    """Draw a tabular run: its values and its policy, and for R-max also when each pair became known.
 
     Args:
         run: a tabular run.
@@ -62,7 +62,7 @@ def draw_learned(run: Run, folder: Path) -> list[Path]:
         The pictures.
 
     Raises:
-        UsageError: as `learned`.
+        UsageError: as in `learned`.
     """
     mdp, solution = learned(run)
     values, known = (folder / name for name in TABLE_PICTURES)

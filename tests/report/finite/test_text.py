@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bellgrad.report.mdp_text import solution_text
+from bellgrad.report.finite.text import solution_text
 
 
 def test_the_corridor_is_a_table_of_values_and_advantages(corridor):
@@ -46,7 +46,7 @@ def test_an_illegal_action_is_a_dash_and_never_the_policy(random_mdp, solved):
     assert row[3].strip() == "-" and row[5].strip() == "-" and row[7].strip() == "1"
 
 
-def test_what_did_not_converge_is_said_aloud(maze, changed):
+def test_a_solution_that_did_not_converge_says_so(maze, changed):
     mdp, solution = maze
     text = solution_text(mdp, changed(solution, converged=False, error_bound=np.inf, note="auto chose this"))
     assert "NOT converged" in text and "error at most inf" in text and "auto chose this" in text
@@ -71,4 +71,4 @@ def test_an_average_has_its_gain_and_relative_values(maze, changed):
         mdp,
         changed(solution, criterion="average", gain=-0.5, bias=solution.value + 7, value=solution.value * 0),
     )
-    assert "average reward" in text and "gain -0.5 a step" in text and "value 5 at the start" in text
+    assert "average reward" in text and "gain -0.5 per step" in text and "value 5 at the start" in text
