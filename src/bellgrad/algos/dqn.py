@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from gymnasium.spaces import Discrete
@@ -26,6 +26,7 @@ from torch import Tensor
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.masks import has_mask
 from bellgrad.core.records import Acted, Batch, EnvSpec, Metrics
+from bellgrad.core.registry import NETWORKS, OPTIMIZERS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.data.replay import RANGES as REPLAY_RANGES
@@ -35,10 +36,12 @@ from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.exploration import epsilon_greedy, value_of_action
 from bellgrad.ops.grads import clip_by_norm, clip_by_value, value_and_grad
 from bellgrad.ops.losses import huber, squared_error
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.schedules import Exponential, Linear
 from bellgrad.ops.targets import double_q_target, q_learning_target
+
+ALGORITHMS = {"dqn": "DQN"}
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,11 @@ class DQN:
     max_grad_value: float | None = None
     network: Spec = field(default_factory=lambda: MLP((128, 128), activation="relu", initialization="torch"))
 
+    default_num_envs: ClassVar[int] = 1
+
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimizer(self.optimizer)
+        take_names(self, optimizer=OPTIMIZERS, network=NETWORKS)
         check_spec(self.network)
         check_range(
             self,

@@ -26,6 +26,8 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
 
+ALGORITHMS = {"openai_es": "OpenAIES"}
+
 
 @dataclass(frozen=True)
 class OpenAIES(Search):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from gymnasium.spaces import Box
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.records import Acted, Batch, EnvSpec, Metrics
+from bellgrad.core.registry import NETWORKS, OPTIMIZERS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, map_tree
 from bellgrad.data.replay import RANGES as REPLAY_RANGES
@@ -34,9 +35,11 @@ from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.distributions import SquashedGaussian
 from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import sac_actor_loss, sac_temperature_loss
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.targets import soft_q_target
+
+ALGORITHMS = {"sac": "SAC"}
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the authors' bounds: outside them the density under- or overflows
 
@@ -77,9 +80,11 @@ class SAC:
     optimizer: Optimizer = field(default_factory=Adam)
     network: Spec = field(default_factory=lambda: MLP((256, 256), activation="relu", initialization="torch"))
 
+    default_num_envs: ClassVar[int] = 1
+
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimizer(self.optimizer)
+        take_names(self, optimizer=OPTIMIZERS, network=NETWORKS)
         check_spec(self.network)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), tau=(1e-12, 1), temperature=(1e-12, 1e6))
         check_range(self, target_period=(1, 1e12), target_entropy=(-1e9, 1e9), **REPLAY_RANGES)

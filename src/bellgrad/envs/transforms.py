@@ -144,11 +144,11 @@ class NormalizeReward(Transform):
     1; here the return begins anew with every episode.
 
     Attributes:
-        gamma: the learner's discount, in [0, 1].
+        gamma: the learner's discount, in [0, 1]; in a run, None is the algorithm's.
         clip: bound of the result, in standard deviations, above 0.
     """
 
-    gamma: float
+    gamma: float | None = None
     clip: float = 10.0
 
     def __post_init__(self) -> None:

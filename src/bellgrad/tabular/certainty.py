@@ -22,6 +22,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import OUTGREW, EpsilonGreedy, behave, inlined
 from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count, plan
 
+ALGORITHMS = {"certainty_equivalence": "CertaintyEquivalence"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

@@ -21,6 +21,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree
 from bellgrad.tabular.common import Control, TabularLearner, behave, draw, epsilon_greedy, inlined, step_size
 
+ALGORITHMS = {"double_q_learning": "DoubleQLearning"}
+
 
 class DoubleQTable(NamedTuple):
     """Two tables and their mean."""

@@ -27,6 +27,8 @@ from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import Control, TabularLearner, behave, best, choose, draw, inlined, step_size
 
+ALGORITHMS = {"dyna_q": "DynaQ"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import Control, TabularLearner, behave, epsilon_at, expected, inlined, step_size
 
+ALGORITHMS = {"expected_sarsa": "ExpectedSARSA"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

@@ -39,6 +39,8 @@ from bellgrad.tabular.common import (
 )
 from bellgrad.tabular.episodes import Episode, EpisodeLearner, WholeEpisodes, begin_episode, remember
 
+ALGORITHMS = {"monte_carlo": "MonteCarlo", "monte_carlo_control": "MonteCarloControl"}
+
 
 @dataclass(frozen=True)
 class MeanOfReturns(WholeEpisodes, StepSize):

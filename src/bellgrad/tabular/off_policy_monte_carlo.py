@@ -39,6 +39,11 @@ from bellgrad.tabular.common import (
 )
 from bellgrad.tabular.episodes import Episode, EpisodeLearner, WholeEpisodes, begin_episode, remember
 
+ALGORITHMS = {
+    "off_policy_monte_carlo": "OffPolicyMonteCarlo",
+    "off_policy_monte_carlo_control": "OffPolicyMonteCarloControl",
+}
+
 
 @dataclass(frozen=True)
 class ImportanceSampling(WholeEpisodes):

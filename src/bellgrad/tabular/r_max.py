@@ -31,6 +31,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import OUTGREW, behave, inlined, numbers
 from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count, plan
 
+ALGORITHMS = {"r_max": "RMax"}
+
 
 @inlined
 def utopia(config, r_max):

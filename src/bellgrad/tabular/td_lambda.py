@@ -25,6 +25,8 @@ from bellgrad.tabular import traces
 from bellgrad.tabular.common import Prediction, PredictionLearner, StepSize, follow, inlined, step_size
 from bellgrad.tabular.traces import Traces, forget, mark, spread, update
 
+ALGORITHMS = {"td_lambda": "TDLambda"}
+
 
 class TracedVTable(NamedTuple):
     """The value of a given policy, with traces."""

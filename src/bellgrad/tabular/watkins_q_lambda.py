@@ -18,6 +18,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import behave, best, inlined, step_size
 from bellgrad.tabular.traces import TracedControl, TracedLearner, forget, update
 
+ALGORITHMS = {"watkins_q_lambda": "WatkinsQLambda"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

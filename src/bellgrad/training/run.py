@@ -17,11 +17,13 @@ from typing import Any, Literal
 import torch
 from gymnasium.spaces import Discrete
 
+from bellgrad.core.codec import foreign
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
+from bellgrad.core.registry import TRANSFORMS
 from bellgrad.core.tree import restore_tree
 from bellgrad.envs.discrete import DiscreteStates, known_dynamics
 from bellgrad.envs.make import env_name, make_env, requires_import
-from bellgrad.envs.transforms import FrameStack, NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
 from bellgrad.runs.files import make_folder, read_json, reason, write_json_atomic
 from bellgrad.runs.settings import Settings, algorithm_name
@@ -64,17 +66,10 @@ def make_run_env(settings: Settings, device: torch.device, num_envs: int, **opti
     if settings.bins is not None or settings.tilings > 1:
         given = "tilings" if settings.bins is None else "bins"
         raise UsageError(f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
-    transforms = []
-    if settings.normalize_obs:
-        transforms.append(NormalizeObs())
-    if settings.frame_stack > 1:
-        transforms.append(FrameStack(settings.frame_stack))
-    if settings.normalize_reward:
-        transforms.append(NormalizeReward(settings.algorithm.gamma))
     options = {
         "backend": settings.backend,
         "env_kwargs": settings.env_kwargs,
-        "transforms": transforms,
+        "transforms": settings.filled_transforms(),
     } | options
     env = make_env(
         settings.env,
@@ -97,11 +92,9 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
     """An environment whose observations are rows of a table; with its exact dynamics, where they are known
     and wanted."""
     s = settings
-    unfit = [name for name in ("normalize_obs", "normalize_reward") if getattr(s, name)] + ["frame_stack"] * (
-        s.frame_stack > 1
-    )
-    if unfit:
-        raise UsageError(f"{unfit[0]} is for networks; {algorithm_name(s.algorithm)} learns a table")
+    if s.transforms:
+        unfit = TRANSFORMS.name_of(type(s.transforms[0]))
+        raise UsageError(f"{unfit} is for networks; {algorithm_name(s.algorithm)} learns a table")
     if s.backend == "subprocess" or s.num_envs != 1:
         raise UsageError(
             f"{algorithm_name(s.algorithm)} learns in one environment of this process: leave num_envs at 1"
@@ -191,7 +184,7 @@ class Run:
 
         Args:
             folder: the run.
-            trust_imports: whether a user's own environment or network, named in `run.json`, may be imported.
+            trust_imports: whether a user's own classes, named in `run.json`, may be imported.
             env: the environment, where it cannot be found by its name.
 
         Raises:
@@ -266,10 +259,9 @@ class Run:
         return f"bellgrad resume {shlex.quote(str(self.folder))}{self.trust_flag()}"
 
     def trust_flag(self) -> str:
-        """What commands on this run need beside its folder: a flag, where it uses a user's own classes."""
-        network = self._record["algorithm"]["fields"].get("network", {})  # tables have none
-        own_code = ":" in str(self._record["env"]) or network.get("kind") == "module"
-        return " --trust-imports" if own_code else ""
+        """What commands on this run need besides its folder: a flag, if it uses a user's own classes."""
+        own = [*foreign(self._record["algorithm"]), *foreign(self._record.get("transforms"))]
+        return " --trust-imports" if own or ":" in str(self._record["env"]) else ""
 
     # ------------------------------------------------------------------------------------- learner and driver
     def build_learner(self, env: TransformedEnv) -> Any:

@@ -14,31 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
+from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint, prune, save_checkpoint
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import algorithm_name
-from bellgrad.training.driver import Driver, Report
+from bellgrad.training.driver import Report
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
-from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
-from bellgrad.training.off_policy import OffPolicy
-from bellgrad.training.on_policy import OnPolicy
-from bellgrad.training.population import Population
 from bellgrad.training.progress import TrainingProgress
-from bellgrad.training.tabular import Tabular
 
 if TYPE_CHECKING:
     from bellgrad.training.run import Run
 
-DRIVERS: dict[str, type[Driver]] = {
-    "off_policy": OffPolicy,
-    "on_policy": OnPolicy,
-    "episodes": WholeEpisodes,
-    "population": Population,
-    "tabular": Tabular,
-}  # by a learner's `driver`
 LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
@@ -122,7 +111,7 @@ class Session:
             else _recorded_engine(run, cpp=learner.driver != "tabular")
         )
         self.engine.start()
-        self.driver = DRIVERS[learner.driver](learner, env, self.engine, self.settings.seed, run.device)
+        self.driver = DRIVERS.find(learner.driver)(learner, env, self.engine, self.settings.seed, run.device)
         self.driver.total = self.settings.steps
         self.tracker = Tracker()
         self.best: dict[str, Any] | None = None  # step and return_mean of the best evaluation
@@ -146,7 +135,7 @@ class Session:
 
     def _choose_engine(self, learner: Any) -> Engine:
         s = self.settings
-        workload = DRIVERS[learner.driver].workload(learner, s)
+        workload = DRIVERS.find(learner.driver).workload(learner, s)
         if workload is None:
             mode = "eager" if s.engine == "eager" else "compiled"  # either way the same bits
             return Engine(mode, 1, 1, f"{mode}, for tables")
