@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -23,7 +23,7 @@ from bellgrad.cli.shared import (
     words,
 )
 from bellgrad.core.errors import UsageError, unknown
-from bellgrad.core.registry import ALGORITHMS, NETWORKS
+from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.runs.settings import SHORTHAND, Settings
 
 # What reads a flag's text and how that text is called, by the type of the setting, or None.
@@ -62,12 +62,14 @@ def add_arguments(p: Parser) -> None:
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
     p.add_argument(
-        "--network", metavar="KIND", help="mlp, cnn, lstm, gru, or module:Class for your own torch.nn.Module"
+        "--network",
+        metavar="KIND",
+        help="mlp, cnn, lstm, gru, or module:Class for your own; the same as --algo.network",
     )
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.epilog = (
         "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; bellgrad"
-        " train ALGO --algo.help lists them."
+        " train ALGO --algo.help lists them. A part is chosen by its name, as in --algo.optimizer sgd."
     )
 
 
@@ -142,19 +144,15 @@ def _without(words: Sequence[str], *options: str) -> list[str]:
 
 
 def _algorithm(default: Any, args: argparse.Namespace) -> Any:
-    """The algorithm with the network and the fields that the user gave."""
-    from dataclasses import make_dataclass, replace
-
-    if args.network:
-        see_current_folder()
-        default = replace(default, network=NETWORKS.make(args.network))
-    if not args.algo_flags:
+    """The algorithm with the parts and the fields that the user gave."""
+    words = ["--algo.network", args.network] if args.network else []
+    for word in args.algo_flags:
+        words += word.split("=", 1) if word.startswith("--") else [word]
+    default, words = _with_parts(default, words)
+    if not words:
         return default
     import tyro
 
-    words = [
-        part for word in args.algo_flags for part in (word.split("=", 1) if word.startswith("--") else [word])
-    ]
     wants_help = "--algo.help" in words
     if not wants_help:
         names = _flag_names(default, "--algo")
@@ -180,6 +178,22 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     ).algo
     return replace(default, **{name: getattr(chosen, name) for name in kept})
+
+
+def _with_parts(default: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The algorithm with the networks, optimizers and other parts that are given by name, and the other words.
+
+    `--algo.optimizer sgd` takes another optimizer; `--algo.optimizer.momentum 0.9` then changes a field of it.
+    """
+    for f in fields(default):
+        flag, value = f"--algo.{f.name}", getattr(default, f.name)
+        kinds = [kind for kind in PARTS if kind.fits(type(value)) or kind.fits(value)]
+        if kinds and flag in words[:-1]:
+            see_current_folder()
+            place = words.index(flag)
+            default = replace(default, **{f.name: kinds[0].make(words[place + 1])})
+            words = words[:place] + words[place + 2 :]
+    return default, words
 
 
 def _given_by_flags(node: Any) -> list[Any]:

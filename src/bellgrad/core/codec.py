@@ -192,8 +192,8 @@ def class_named(name: Any, trust_imports: bool, *registries: Registry) -> Any:
 
 def _untrusted(name: str) -> UsageError:
     return UsageError(
-        f"the run uses {name}, which is code of its own; if you trust it, import its module first, or run again"
-        " with --trust-imports (or trust_imports=True)"
+        f"the run uses {name}, which is code of its own; if you trust it, import its module first, or run"
+        " again with --trust-imports (or trust_imports=True)"
     )
 
 

@@ -1,10 +1,11 @@
 """What a run was asked to do: every setting is declared once, here.
 
-A field's declaration says what it is, what it may be, whether runs that differ in it can be compared, and how it is
-shown. The command line's flags, the documentation, the run's page and the comparison of runs are made of that.
-Importing this file imports no torch.
+A field's declaration says what it is, what it may be, whether runs that differ in it can be compared, and how
+it is shown. The command line's flags, the documentation, the run's page and the comparison of runs are made of
+that. Importing this file imports no torch.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -40,7 +41,7 @@ def algorithm_to_json(algorithm: Any) -> dict[str, Any]:
 
 
 def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
-    """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only with `trust_imports`.
+    """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only if that is trusted.
 
     Raises:
         CheckpointError: an unknown algorithm, or fields that do not fit it.
@@ -55,8 +56,8 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ transforms
-# What may be written in place of `transforms`, in the order in which it is applied; runs of older versions were
-# recorded so, and some under the older spelling.
+# What may be written in place of `transforms`, in the order in which it is applied; runs of older versions
+# were recorded so, and some under the older spelling.
 SHORTHAND = {
     "normalize_obs": "scale observations by their running mean and standard deviation",
     "frame_stack": "the last n observations as one; 1 is off",
@@ -127,110 +128,138 @@ def _transform(text: str) -> Any:
 
 
 # -------------------------------------------------------------------------------------------------- settings
-def setting(
+def declared(
     about: str,
-    default: Any = MISSING,
     *,
     within: tuple[float, float] | None = None,
     label: str | None = None,
     always: bool = False,
     matters: bool = True,
-    default_factory: Any = MISSING,
-) -> Any:
-    """A field of `Settings`.
+) -> dict[str, Any]:
+    """The metadata of a field of `Settings`.
 
     Args:
         about: what it is, in one sentence without its period; for the documentation and the command line.
-        default: if the user says nothing; without one the setting is required.
         within: the closed range of a number.
         label: what the run's page calls it; None leaves it out.
         always: show it even if it is at its default.
         matters: whether runs that differ in it are different experiments.
-        default_factory: makes a default that is not a plain value.
     """
-    notes = {"about": about, "within": within, "label": label, "always": always, "matters": matters}
-    if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata=notes)
-    return field(default=default, metadata=notes)
+    return {"about": about, "within": within, "label": label, "always": always, "matters": matters}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that a user may decide about a run."""
 
-    algorithm: Any = setting("hyper-parameters")
-    env: Any = setting(
-        "a registered id, `module:Class`, or (from Python) a class or callable", label="environment"
+    algorithm: Any = field(metadata=declared("hyper-parameters"))
+    env: Any = field(
+        metadata=declared(
+            "a registered id, `module:Class`, or (from Python) a class or callable", label="environment"
+        )
     )
-    steps: int = setting(
-        "environment steps in the whole run, over all environments; 50_000, 50k and 5e4 are the same",
-        within=(1, 1e15),
-        label="planned steps",
+    steps: int = field(
+        metadata=declared(
+            "environment steps in the whole run, over all environments; 50_000, 50k and 5e4 are the same",
+            within=(1, 1000000000000000.0),
+            label="planned steps",
+        )
     )
-    seed: int = setting(
-        "of every random stream", 0, within=(0, 2**63 - 1), label="seed", always=True, matters=False
+    seed: int = field(
+        default=0,
+        metadata=declared(
+            "of every random stream", within=(0, 2**63 - 1), label="seed", always=True, matters=False
+        ),
     )
-    num_envs: int | None = setting(
-        "environments that step together; by default the algorithm's usual number",
-        None,
-        within=(1, 1e7),
-        label="parallel environments",
+    num_envs: int | None = field(
+        default=None,
+        metadata=declared(
+            "environments that step together; by default the algorithm's usual number",
+            within=(1, 10000000.0),
+            label="parallel environments",
+        ),
     )
-    env_kwargs: dict[str, Any] = setting(
-        "arguments for the environment's constructor", default_factory=dict, label="arguments"
+    env_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=declared("arguments for the environment's constructor", label="arguments"),
     )
-    backend: Literal["auto", "native", "gymnasium", "subprocess"] = setting(
-        "how environments run: `auto`, `native`, `gymnasium` or `subprocess`", "auto", label="backend"
+    backend: Literal["auto", "native", "gymnasium", "subprocess"] = field(
+        default="auto",
+        metadata=declared(
+            "how environments run: `auto`, `native`, `gymnasium` or `subprocess`", label="backend"
+        ),
     )
-    max_episode_steps: int | None = setting(
-        "replaces the environment's own time limit, in environment steps",
-        None,
-        within=(1, 1e15),
-        label="time limit in steps",
+    max_episode_steps: int | None = field(
+        default=None,
+        metadata=declared(
+            "replaces the environment's own time limit, in environment steps",
+            within=(1, 1000000000000000.0),
+            label="time limit in steps",
+        ),
     )
-    transforms: tuple[Any, ...] = setting(
-        "what stands between the environment and the learner, the first nearest to the environment, as in"
-        " `max_pool,resize:84,frame_stack:4`",
-        (),
-        label="transforms",
+    transforms: tuple[Any, ...] = field(
+        default=(),
+        metadata=declared(
+            "what stands between the environment and the learner, the first nearest to the"
+            " environment, as in `max_pool,resize:84,frame_stack:4`",
+            label="transforms",
+        ),
     )
-    bins: tuple[int, ...] | None = setting(
-        "for tables over a Box, intervals in each dimension of the observation; one number serves all dimensions",
-        None,
-        label="bins",
+    bins: tuple[int, ...] | None = field(
+        default=None,
+        metadata=declared(
+            "for tables over a Box, intervals in each dimension of the observation; one number"
+            " serves all dimensions",
+            label="bins",
+        ),
     )
-    bin_low: tuple[float, ...] | None = setting(
-        "where the first interval begins, in each dimension; by default at the space's own bounds",
-        None,
-        label="lowest bin from",
+    bin_low: tuple[float, ...] | None = field(
+        default=None,
+        metadata=declared(
+            "where the first interval begins, in each dimension; by default at the space's own bounds",
+            label="lowest bin from",
+        ),
     )
-    bin_high: tuple[float, ...] | None = setting(
-        "where the last interval ends, in each dimension", None, label="highest bin to"
+    bin_high: tuple[float, ...] | None = field(
+        default=None,
+        metadata=declared("where the last interval ends, in each dimension", label="highest bin to"),
     )
-    tilings: int = setting(
-        "grids of bins, each shifted against the others, for the gradient forms of tabular algorithms; 1 is plain"
-        " bins",
-        1,
-        within=(1, 1000),
-        label="tilings",
+    tilings: int = field(
+        default=1,
+        metadata=declared(
+            "grids of bins, each shifted against the others, for the gradient forms of tabular"
+            " algorithms; 1 is plain bins",
+            within=(1, 1000),
+            label="tilings",
+        ),
     )
-    engine: Literal["auto", "eager", "compiled"] = setting(
-        "`auto`, `eager` or `compiled`", "auto", label="engine", always=True, matters=False
+    engine: Literal["auto", "eager", "compiled"] = field(
+        default="auto",
+        metadata=declared("`auto`, `eager` or `compiled`", label="engine", always=True, matters=False),
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "`auto`, `cpu` or `cuda`", "auto", label="device", always=True, matters=False
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto",
+        metadata=declared("`auto`, `cpu` or `cuda`", label="device", always=True, matters=False),
     )
-    checkpoints: int = setting(
-        "how many are written after the one at step 0", 10, within=(1, 1e6), matters=False
+    checkpoints: int = field(
+        default=10,
+        metadata=declared(
+            "how many are written after the one at step 0", within=(1, 1000000.0), matters=False
+        ),
     )
-    eval_episodes: int = setting(
-        "episodes of evaluation at every checkpoint; 0 is off", 10, within=(0, 1e6), matters=False
+    eval_episodes: int = field(
+        default=10,
+        metadata=declared(
+            "episodes of evaluation at every checkpoint; 0 is off", within=(0, 1000000.0), matters=False
+        ),
     )
-    target_return: float | None = setting(
-        "stop once an evaluation's mean return reaches this",
-        None,
-        within=(-math.inf, math.inf),
-        label="target return",
+    target_return: float | None = field(
+        default=None,
+        metadata=declared(
+            "stop once an evaluation's mean return reaches this",
+            within=(-math.inf, math.inf),
+            label="target return",
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -306,15 +335,13 @@ def _without_shorthand(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"transforms": written_out(short), **record} if short else record
 
 
-# -------------------------------------------------------------------------- records, of this and older versions
+# ------------------------------------------------------------------------ records, of this and older versions
 def rewritten_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record with its settings as this version writes them; what cannot be read stays as it is."""
     new = _without_shorthand(record)
     if isinstance(algorithm := new.get("algorithm"), Mapping):
-        try:
+        with contextlib.suppress(BellgradError):
             new["algorithm"] = algorithm_to_json(algorithm_from_json(algorithm))
-        except BellgradError:
-            pass
     if "transforms" in new:
         new["transforms"] = rewritten(new["transforms"])
     return new
@@ -327,7 +354,8 @@ def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
         record: a `run.json` of this or an older version.
 
     Returns:
-        JSON values by the names of the fields of `Settings`; what an older version did not record is at its default.
+        JSON values by the names of the fields of `Settings`; what an older version did not record is at its
+        default.
     """
     new = rewritten_record(record)
     return {f.name: new.get(f.name, _default(f)) for f in fields(Settings) if f.metadata["matters"]}
@@ -340,8 +368,8 @@ def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         record: a `run.json` of this or an older version.
 
     Returns:
-        Settings that are not at their defaults, and those that are always of interest. If the record says what was
-        used in place of `auto`, that is shown.
+        Settings that are not at their defaults, and those that are always of interest. If the record says what
+        was used in place of `auto`, that is shown.
     """
     new = rewritten_record(record)
     used = {"engine": (new.get("engine_used") or {}).get("mode"), "device": new.get("device_used")}
