@@ -22,11 +22,11 @@ from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
+from bellgrad.core.registry import DRIVERS
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.training.engine import Engine
-from bellgrad.training.session import DRIVERS
 
 EAGER = Engine("eager", 1, 4, "")
 NETWORK = MLP((16, 16))
@@ -106,7 +106,7 @@ def learn(algorithm, dynamics, updates):
     if dynamics.continuous:
         env = TransformedEnv(env, [RescaleAction()])
     learner = algorithm.build(env.spec)
-    driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
+    driver = DRIVERS.find(learner.driver)(learner, env, EAGER, 0, torch.device("cpu"))
     while driver.updates < updates:
         driver.advance()
     return learner, driver.loop.state

@@ -181,9 +181,9 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
 
 
 def _with_parts(default: Any, words: list[str]) -> tuple[Any, list[str]]:
-    """The algorithm with the networks, optimizers and other parts that are given by name, and the other words.
+    """The algorithm with the parts that are given by name (network, optimizer, ...), and the other words.
 
-    `--algo.optimizer sgd` takes another optimizer; `--algo.optimizer.momentum 0.9` then changes a field of it.
+    `--algo.optimizer sgd` takes another optimizer; `--algo.optimizer.momentum 0.9` then changes its field.
     """
     for f in fields(default):
         flag, value = f"--algo.{f.name}", getattr(default, f.name)

@@ -107,7 +107,8 @@ class Registry:
             UsageError: it is something else, a class in place of an instance, or not frozen.
         """
         if self.fits(value):
-            raise UsageError(f"{value.__name__} is a class; give an instance: {value.__name__}(...)")  # type: ignore[attr-defined]
+            name = getattr(value, "__name__", "it")
+            raise UsageError(f"the {self.kind} {name} is a class; give an instance: {name}(...)")
         if not self.fits(type(value)):
             classes = [target.partition(":")[2] for target in self.own.values()]
             examples = "".join(f"{name}(...), " for name in classes[:3])
@@ -192,6 +193,9 @@ class Networks(Registry):
 
     def check(self, value: object) -> None:
         """A `torch.nn.Module` class stands for itself, in place of an instance."""
+        if is_module(type(value)):
+            name = type(value).__name__
+            raise UsageError(f"this {name} is made already; give its class, {name}: each run makes its own")
         if not is_module(value):
             super().check(value)
 

@@ -1,8 +1,8 @@
 """What a run was asked to do: every setting is declared once, here.
 
 A field's declaration says what it is, what it may be, whether runs that differ in it can be compared, and how
-it is shown. The command line's flags, the documentation, the run's page and the comparison of runs are made of
-that. Importing this file imports no torch.
+it is shown. The command line's flags, the documentation, the run's page and the comparison of runs are made
+of that. Importing this file imports no torch.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def algorithm_to_json(algorithm: Any) -> dict[str, Any]:
 
 
 def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
-    """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only if that is trusted.
+    """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only if trusted.
 
     Raises:
         CheckpointError: an unknown algorithm, or fields that do not fit it.
@@ -118,7 +118,7 @@ def find_transforms(given: Iterable[Any]) -> tuple[Any, ...]:
 
 def _transform(text: str) -> Any:
     name, *values = text.split(":")
-    if name not in TRANSFORMS.names() and values:  # module:Class
+    if name not in TRANSFORMS.names() and values and values[0].isidentifier():  # module:Class
         name = f"{name}:{values.pop(0)}"
     try:
         numbers = [float(value) if set(value) & set(".e") else int(value) for value in values]
@@ -161,7 +161,7 @@ class Settings:
     steps: int = field(
         metadata=declared(
             "environment steps in the whole run, over all environments; 50_000, 50k and 5e4 are the same",
-            within=(1, 1000000000000000.0),
+            within=(1, 1e15),
             label="planned steps",
         )
     )
@@ -175,7 +175,7 @@ class Settings:
         default=None,
         metadata=declared(
             "environments that step together; by default the algorithm's usual number",
-            within=(1, 10000000.0),
+            within=(1, 1e7),
             label="parallel environments",
         ),
     )
@@ -193,7 +193,7 @@ class Settings:
         default=None,
         metadata=declared(
             "replaces the environment's own time limit, in environment steps",
-            within=(1, 1000000000000000.0),
+            within=(1, 1e15),
             label="time limit in steps",
         ),
     )
@@ -217,12 +217,12 @@ class Settings:
         default=None,
         metadata=declared(
             "where the first interval begins, in each dimension; by default at the space's own bounds",
-            label="lowest bin from",
+            label="bins from",
         ),
     )
     bin_high: tuple[float, ...] | None = field(
         default=None,
-        metadata=declared("where the last interval ends, in each dimension", label="highest bin to"),
+        metadata=declared("where the last interval ends, in each dimension", label="bins to"),
     )
     tilings: int = field(
         default=1,
@@ -243,14 +243,12 @@ class Settings:
     )
     checkpoints: int = field(
         default=10,
-        metadata=declared(
-            "how many are written after the one at step 0", within=(1, 1000000.0), matters=False
-        ),
+        metadata=declared("how many are written after the one at step 0", within=(1, 1e6), matters=False),
     )
     eval_episodes: int = field(
         default=10,
         metadata=declared(
-            "episodes of evaluation at every checkpoint; 0 is off", within=(0, 1000000.0), matters=False
+            "episodes of evaluation at every checkpoint; 0 is off", within=(0, 1e6), matters=False
         ),
     )
     target_return: float | None = field(
@@ -264,11 +262,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         name = algorithm_name(self.algorithm)
-        check_types(self)
-        check_range(self, **{f.name: f.metadata["within"] for f in fields(self) if f.metadata["within"]})
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", getattr(self.algorithm, "default_num_envs", 1))
-            check_range(self, num_envs=(1, 1e7))
+        check_types(self)
+        check_range(self, **{f.name: f.metadata["within"] for f in fields(self) if f.metadata["within"]})
         if not isinstance(self.transforms, tuple):
             raise UsageError(f"Settings.transforms = {self.transforms!r} must be a tuple of transforms")
         for transform in self.transforms:
@@ -368,8 +365,8 @@ def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         record: a `run.json` of this or an older version.
 
     Returns:
-        Settings that are not at their defaults, and those that are always of interest. If the record says what
-        was used in place of `auto`, that is shown.
+        Settings that are not at their defaults, and those that are always of interest. If the record says
+        what was used in place of `auto`, that is shown.
     """
     new = rewritten_record(record)
     used = {"engine": (new.get("engine_used") or {}).get("mode"), "device": new.get("device_used")}

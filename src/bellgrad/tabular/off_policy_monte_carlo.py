@@ -15,7 +15,7 @@ Source: Sutton and Barto (2018), equations 5.3 to 5.6, and sections 5.6 (predict
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -129,7 +129,9 @@ class OffPolicyMonteCarlo(ImportanceSampling, Prediction):
             `[S][A]`. It must do now and then whatever `policy` does.
     """
 
-    behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
+    behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = field(
+        default="uniform", metadata={"formerly": "behaviour"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
