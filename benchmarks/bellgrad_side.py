@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import bellgrad as bg
-from bellgrad.runs.settings import Settings, find_algorithm
+from bellgrad.core.registry import ALGORITHMS
+from bellgrad.runs.settings import Settings
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
 
@@ -29,7 +30,7 @@ def build(s: dict) -> Any:
     """The algorithm with the settings of a row: its own fields, or Stable-Baselines3's and what else that
     does by default."""
     if "fields" in s:
-        return find_algorithm(s["algorithm"])(**s["fields"])
+        return ALGORITHMS.find(s["algorithm"])(**s["fields"])
     shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"]}
     if s["algorithm"] in ("ppo", "a2c", "vpg"):
         shared |= {

@@ -101,8 +101,9 @@ def peak_bytes() -> int:
 
 def run_case(name: str, quick: bool) -> dict:
     """Train, and weigh."""
+    from bellgrad.core.registry import ALGORITHMS
     from bellgrad.core.tree import map_tree, named_leaves, tree_bytes
-    from bellgrad.runs.settings import Settings, find_algorithm
+    from bellgrad.runs.settings import Settings
     from bellgrad.training import engine
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session
@@ -114,7 +115,7 @@ def run_case(name: str, quick: bool) -> dict:
     if quick and "learning_starts" in fields:
         fields |= {"learning_starts": 1_024, "buffer_size": 2_048}
         steps = 2_048
-    algorithm = find_algorithm(case.algorithm)(**fields)
+    algorithm = ALGORITHMS.find(case.algorithm)(**fields)
     settings = Settings(
         algorithm, case.env, steps, num_envs=case.num_envs, engine=case.engine, device="cpu", eval_episodes=2
     )

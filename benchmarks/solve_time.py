@@ -51,15 +51,16 @@ def solve(row: Row, seed: int) -> dict:
     """Train until it is solved."""
     import time
 
+    from bellgrad.core.registry import ALGORITHMS
     from bellgrad.presets import find_preset
-    from bellgrad.runs.settings import Settings, find_algorithm
+    from bellgrad.runs.settings import Settings
     from bellgrad.training.evaluate import evaluate_agent
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session, Tracker
 
     preset = find_preset(row.algorithm, ENV) if row.algorithm == "ppo" else None
     algorithm, num_envs = (
-        (preset.algorithm, preset.num_envs) if preset else (find_algorithm(row.algorithm)(), None)
+        (preset.algorithm, preset.num_envs) if preset else (ALGORITHMS.find(row.algorithm)(), None)
     )
     settings = Settings(
         algorithm, ENV, row.steps, seed, num_envs=num_envs, engine="compiled", device="cpu", eval_episodes=0

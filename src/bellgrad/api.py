@@ -10,11 +10,12 @@ from typing import Any, Literal
 from gymnasium import Env
 
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.make import env_name
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.files import read_json, write_json_atomic
-from bellgrad.runs.settings import Settings, algorithm_name
+from bellgrad.runs.settings import Settings, algorithm_name, expanded, rewritten_record
 from bellgrad.training.agent import Agent
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
 from bellgrad.training.run import Run
@@ -27,7 +28,8 @@ def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     short = "".join(
         c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]
     ).lower()
-    first = folder = Path("runs") / f"{short}-{algorithm_name(algorithm)}-{seed}"
+    name = algorithm_name(algorithm).rpartition(":")[2].lower()
+    first = folder = Path("runs") / f"{short}-{name}-{seed}"
     attempt = 1
     while folder.exists():
         attempt += 1
@@ -49,7 +51,8 @@ def train(
     """Train an agent and leave a run folder.
 
     Args:
-        algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`.
+        algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`; a user's own frozen dataclass with
+            `build`; or the name of either, for its defaults.
         env: a registered id, `module:Class`, a Gymnasium class, a callable that makes an environment, or a
             `FiniteMDP`.
         steps: environment steps in all.
@@ -57,8 +60,9 @@ def train(
         out: the run's folder; by default a new one under `runs/`.
         progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
         command: recorded as what repeats this run.
-        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `normalize_obs`,
-            `target_return`, ...
+        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `transforms`, `target_return`,
+            ... In place of `transforms`, `normalize_obs=True`, `frame_stack=4` and `normalize_reward=True`
+            stand for `[NormalizeObs(), FrameStack(4), NormalizeReward()]`.
 
     Raises:
         UsageError: an impossible request.
@@ -67,9 +71,9 @@ def train(
     if isinstance(env, FiniteMDP):
         env = _sampler(env)
     settings = _settings(algorithm, env, steps, seed, options)
-    folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
+    folder = Path(out) if out is not None else default_folder(settings.algorithm, env, seed)
     is_new = not folder.exists()
-    run = Run.create(settings, folder, command or _call(algorithm, env, steps, seed, options))
+    run = Run.create(settings, folder, command or _call(settings.algorithm, env, steps, seed, options))
     try:
         return run.train(progress=progress)
     except UsageError:
@@ -99,8 +103,9 @@ def train_or_resume(
     if not path.exists():
         return train(algorithm, env, steps, seed=seed, out=out, progress=progress, command=command, **options)
     found = read_json(path)
+    found = rewritten_record(found) if isinstance(found, dict) else {}
     asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).to_json(env_name(env))))
-    other = [name for name in asked if not isinstance(found, dict) or found.get(name) != asked[name]]
+    other = [name for name in asked if found.get(name) != asked[name]]
     if other:
         raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
     run = Run.open(out, True, env)  # what it may import is what was just asked for
@@ -119,20 +124,23 @@ def _sampler(mdp: FiniteMDP) -> Callable[..., Env]:
 
 def _settings(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> Settings:
     try:
-        return Settings(algorithm, env, steps, seed, **options)
+        return Settings(ALGORITHMS.make(algorithm), env, steps, seed, **expanded(options))
     except TypeError as error:
         raise UsageError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
 
 
 def _call(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> str:
     """The Python that trains such a run again."""
-    made = re.sub(r"\b([A-Z]\w*)\(", r"bg.\1(", repr(algorithm))
-    made = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", made)
     shown = repr(env) if isinstance(env, str) else env_name(env).split(":")[-1]
-    return (
-        f"bg.train({made}, env={shown}, steps={steps},"
-        f" seed={seed}{''.join(f', {k}={v!r}' for k, v in options.items())})"
-    )
+    rest = "".join(f", {name}={_in_python(value)}" for name, value in options.items())
+    return f"bg.train({_in_python(algorithm)}, env={shown}, steps={steps}, seed={seed}{rest})"
+
+
+def _in_python(value: Any) -> str:
+    """An expression that makes the value again, after `import bellgrad as bg` and of what a user defined."""
+    ours = {target.partition(":")[2] for names in (ALGORITHMS, *PARTS) for target in names.own.values()}
+    text = re.sub(r"\b([A-Z]\w*)\(", lambda m: f"bg.{m[0]}" if m[1] in ours else m[0], repr(value))
+    return re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
 
 
 def resume(
@@ -149,7 +157,7 @@ def resume(
         run: the run or its folder.
         steps: a new total of environment steps; None keeps the old one.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment or network may be imported.
+        trust_imports: whether the run's own classes (environment, algorithm, network, ...) may be imported.
         progress: as in `train`.
 
     Raises:
@@ -179,7 +187,7 @@ def evaluate(
         deterministic: the greedy action, or a sample of the policy.
         checkpoint: `last`, `best`, or a step.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment or network may be imported.
+        trust_imports: whether the run's own classes (environment, algorithm, network, ...) may be imported.
     """
     _check_episodes(episodes)
     opened = _open(run, trust_imports, env)
@@ -265,7 +273,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
     Args:
         run: the run or its folder.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment may be imported.
+        trust_imports: whether the run's own classes may be imported.
 
     Raises:
         UsageError: the run has no tables, or its world is only known by stepping it.

@@ -15,7 +15,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.envs.classic import CartPole, Pendulum
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormalizeObs, RescaleAction, TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
 from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
@@ -181,7 +181,7 @@ def test_a_normalized_reward_needs_a_discount():
     with pytest.raises(
         UsageError, match="normalize_reward scales by the discounted return, and openai_es has no discount"
     ):
-        Settings(SEARCH, "CartPole-v1", 100, normalize_reward=True)
+        Settings(SEARCH, "CartPole-v1", 100, transforms=(NormalizeReward(),))
 
 
 def test_a_search_learns_cartpole_whatever_the_number_of_steps_in_a_generation(tmp_path):

@@ -27,6 +27,8 @@ from bellgrad.ops.grads import Params
 from bellgrad.ops.losses import huber, squared_error
 from bellgrad.ops.targets import double_q_target, q_learning_target
 
+ALGORITHMS = {"dqn": "DQN"}
+
 
 @dataclass(frozen=True)
 class DQN(DeepQ):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.core.errors import check_range, check_types
 from bellgrad.core.protocols import Replay
+from bellgrad.core.registry import NETWORKS, OPTIMIZERS, REPLAYS, take_names
 from bellgrad.core.tree import Tree
 from bellgrad.data.uniform import UniformReplay
 from bellgrad.nets.specs import MLP, Spec, check_spec
 from bellgrad.ops.grads import Params, clip_by_norm, value_and_grad
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,8 @@ class FromReplay:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimizer(self.optimizer)
+        take_names(self, replay=REPLAYS, optimizer=OPTIMIZERS, network=NETWORKS)
         check_spec(self.network)
-        is_replay = is_dataclass(self.replay) and not isinstance(self.replay, type)
-        if not (is_replay and hasattr(self.replay, "sample")):
-            raise UsageError(f"replay = {self.replay!r} is not a replay: give one such as UniformReplay()")
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), max_grad_norm=(0, math.inf))
         check_range(self, buffer_size=(1, 1e10), learning_starts=(0, 1e12), batch_size=(1, 1e7))
         check_range(self, update_period=(1, 1e9), updates_per_period=(1, 1e6))

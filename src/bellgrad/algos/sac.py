@@ -35,6 +35,8 @@ from bellgrad.ops.losses import sac_actor_loss, sac_temperature_loss
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.targets import soft_q_target
 
+ALGORITHMS = {"sac": "SAC"}
+
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the authors' bounds: outside them the density under- or overflows
 
 

@@ -208,7 +208,7 @@ class NormalizeReward(Transform):
     1; here the return begins at 0 with every episode.
 
     Attributes:
-        gamma: the learner's discount, in [0, 1]; training fills in the algorithm's if it is None.
+        gamma: the learner's discount, in [0, 1]; in a run, None is the algorithm's.
         clip: bound of the result, in standard deviations, above 0.
     """
 

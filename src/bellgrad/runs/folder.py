@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from bellgrad.core.codec import foreign
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.envs.make import env_name, requires_import
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
@@ -162,9 +163,8 @@ class RunFolder:
 
     def trust_flag(self) -> str:
         """What commands on this run need after its folder: a flag, if it uses a user's own classes."""
-        network = self._record["algorithm"]["fields"].get("network", {})  # tables have none
-        own_code = ":" in self._record["env"] or network.get("kind") == "module"
-        return " --trust-imports" if own_code else ""
+        own = [*foreign(self._record["algorithm"]), *foreign(self._record.get("transforms"))]
+        return " --trust-imports" if own or ":" in self._record["env"] else ""
 
     # ------------------------------------------------------------------------------------------- the folder
     @contextlib.contextmanager

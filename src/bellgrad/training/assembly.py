@@ -6,17 +6,18 @@ import torch
 from gymnasium.spaces import Discrete
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.registry import TRANSFORMS
 from bellgrad.core.tree import restore_tree
 from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.make import make_env
-from bellgrad.envs.transforms import FrameStack, NormalizeObs, NormalizeReward, Transform, TransformedEnv
+from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.evaluate import EPISODE_CAP
 from bellgrad.training.plan import Plan
 
-STATE, TRANSFORMS = "loop/state", "env/transforms"  # tensors of a checkpoint: all that a policy is made of
+STATE, REMEMBERED = "loop/state", "env/transforms"  # tensors of a checkpoint: all that a policy is made of
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -67,18 +68,11 @@ def make_run_env(
     if settings.bins is not None or settings.tilings > 1:
         given = "tilings" if settings.bins is None else "bins"
         raise UsageError(f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
-    transforms: list[Transform] = []
-    if settings.normalize_obs:
-        transforms.append(NormalizeObs())
-    if settings.frame_stack > 1:
-        transforms.append(FrameStack(settings.frame_stack))
-    if settings.normalize_reward:
-        transforms.append(NormalizeReward(settings.algorithm.gamma))
     options = {
         "backend": settings.backend,
         "env_kwargs": settings.env_kwargs,
         "max_episode_steps": settings.max_episode_steps,
-        "transforms": transforms,
+        "transforms": settings.filled_transforms(),
         "num_envs": num_envs,
         "device": device,
     } | options
@@ -94,14 +88,9 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
     """An environment whose observations are rows of a table; with its exact dynamics, if they are known and
     wanted."""
     s, name = settings, algorithm_name(settings.algorithm)
-    unfit = {
-        "normalize_obs": s.normalize_obs,
-        "normalize_reward": s.normalize_reward,
-        "frame_stack": s.frame_stack > 1,
-    }
-    for setting, given in unfit.items():
-        if given:
-            raise UsageError(f"{setting} is for networks; {name} learns a table")
+    if s.transforms:
+        unfit = TRANSFORMS.name_of(type(s.transforms[0]))
+        raise UsageError(f"{unfit} is for networks; {name} learns a table")
     if s.backend == "subprocess" or s.num_envs != 1:
         raise UsageError(
             f"{name} learns in one environment of this process: leave num_envs at 1 and the backend at auto"
@@ -146,13 +135,13 @@ def load_policy(
         CheckpointError: it is damaged or does not fit the run.
     """
     try:
-        checkpoint = run.checkpoint(which, (STATE, TRANSFORMS))
+        checkpoint = run.checkpoint(which, (STATE, REMEMBERED))
         env = env or make_run_env(run.settings, device, 1)
         learner = run.settings.algorithm.build(env.spec, steps=Plan.read(run).horizon)
         state = learner.init(torch.Generator(device).manual_seed(0))
         state = restore_tree(state, checkpoint.tensors(STATE), STATE)
         template = tuple(t.init(_num_envs(run.settings), device) for t in env.transforms)
-        env.transform_state = restore_tree(template, checkpoint.tensors(TRANSFORMS), TRANSFORMS)
+        env.transform_state = restore_tree(template, checkpoint.tensors(REMEMBERED), REMEMBERED)
         env.frozen = True
         return learner, state, env
     except BaseException:

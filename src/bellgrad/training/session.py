@@ -8,13 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
 
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
 from bellgrad.core.protocols import Learner
+from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint, prune, save_checkpoint
@@ -24,22 +24,10 @@ from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
 from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
-from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
-from bellgrad.training.off_policy import OffPolicy
-from bellgrad.training.on_policy import OnPolicy
 from bellgrad.training.plan import Plan
-from bellgrad.training.population import Population
 from bellgrad.training.progress import TrainingProgress
-from bellgrad.training.tabular import Tabular
 
-DRIVERS: dict[str, type[Driver]] = {
-    "off_policy": OffPolicy,
-    "on_policy": OnPolicy,
-    "episodes": WholeEpisodes,
-    "population": Population,
-    "tabular": Tabular,
-}  # by a learner's `driver`
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
 # Calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely.
@@ -186,19 +174,21 @@ class Session:
         self.run, self.env = run, env
         if checkpoint is None:
             learner = run.settings.algorithm.build(env.spec, steps=run.settings.steps)
-            workload = driver_class(learner).workload(learner, run.settings)
+            driver = DRIVERS.find(learner.driver)
+            workload = driver.workload(learner, run.settings)
             engine = _choose_engine(learner, workload, run.settings, env)
             self.plan = Plan.start(run.settings, engine, env.device)
         else:
             self.plan = Plan.read(run)
             learner = run.settings.algorithm.build(env.spec, steps=self.plan.horizon)
-            workload = driver_class(learner).workload(learner, run.settings)
+            driver = DRIVERS.find(learner.driver)
+            workload = driver.workload(learner, run.settings)
             if workload is not None and self.plan.engine.mode == "compiled" and not _can_compile(env.device):
                 raise UsageError(
                     f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
                 )
         self.plan.engine.start()
-        self.driver = driver_class(learner)(
+        self.driver: Driver = driver(
             learner, env, self.plan.engine, run.settings.seed, env.device, total=self.plan.steps
         )
         self.tracker = Tracker()
@@ -385,15 +375,6 @@ class Session:
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
-
-
-def driver_class(learner: Learner) -> type[Driver]:
-    """How the learner's data is gathered: its `driver` is a name in `DRIVERS`, `module:Class`, or a class."""
-    named: str | type[Driver] = learner.driver
-    if isinstance(named, str) and ":" in named:
-        module, _, name = named.partition(":")
-        named = getattr(import_module(module), name)
-    return DRIVERS[named] if isinstance(named, str) else named
 
 
 def _choose_engine(
