@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import tomllib
 from html import unescape
 from html.parser import HTMLParser
@@ -112,7 +113,7 @@ def test_everything_is_escaped(make_run):
         env=evil,
         fields={evil: evil, "nested": {evil: [evil]}},
         versions={evil: evil},
-        command=["bellgrad", "train", evil],
+        command=shlex.join(["bellgrad", "train", evil]),
         status=evil,
         started=evil,
         device_used=evil,
@@ -173,9 +174,9 @@ def test_settings_that_are_not_at_their_defaults_are_shown(make_run):
     assert "backend" not in shown
 
 
-@pytest.mark.parametrize("clock", ["2026-01-05T09:12:44+00:00", 1767604364.2])
-def test_clock_readings_are_shown_to_the_minute(make_run, clock):
-    assert "started 2026-01-05 09:12 UTC" in words(parsed(make_run(started=clock, lines=2))[0])
+def test_times_are_shown_to_the_minute(make_run):
+    run = make_run(started="2026-01-05T09:12:44+00:00", lines=2)
+    assert "started 2026-01-05 09:12 UTC" in words(parsed(run)[0])
 
 
 def test_a_folder_without_a_description_is_refused(tmp_path):

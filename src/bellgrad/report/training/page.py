@@ -3,7 +3,7 @@
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -89,11 +89,9 @@ def _when(record: Mapping[str, Any]) -> str:
 
 
 def _moment(value: Any) -> str:
-    """A time, in ISO 8601 or as seconds since 1970, to the minute; anything else as it is."""
+    """A time in ISO 8601 to the minute; anything else as it is."""
     try:
-        moment = (
-            datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
-        )
+        moment = datetime.fromisoformat(value)
     except (ValueError, TypeError):
         return str(value)
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".rstrip()
@@ -215,10 +213,7 @@ def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
 def _commands(run: Path, record: Mapping[str, Any]) -> str:
     commands = {}
     if record.get("command"):
-        command = record["command"]
-        commands["Train it again from the start"] = (
-            command if isinstance(command, str) else shlex.join(map(str, command))
-        )
+        commands["Train it again from the start"] = str(record["command"])
     commands["Continue it"] = f"bellgrad resume {shlex.quote(str(run))}"
     commands["Evaluate it"] = f"bellgrad evaluate {shlex.quote(str(run))} --episodes 100"
     body = "".join(
