@@ -7,7 +7,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from bellgrad.report.export import export_onnx
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from bellgrad import api
@@ -18,6 +17,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.transforms import ActionRepeat, FrameStack, Gray, MaxPool, Resize, TransformedEnv
 from bellgrad.nets.specs import MLP
+from bellgrad.report.training.export import export_onnx
 from bellgrad.training.agent import Agent
 
 SMALL = MLP((16, 16))

@@ -12,8 +12,6 @@ from bellgrad.runs.files import read_bytes, read_json
 RECORD, METRICS, EVALUATION = "run.json", "metrics.jsonl", "evaluation.json"  # files of a run folder
 FORMAT = 1  # of run.json
 METRICS_LIMIT = 2**30  # bytes; far more than any honest metrics.jsonl
-# The first runs spelled some keys otherwise.
-_OLD_SPELLINGS = {"normalise": "normalize", "initialisation": "initialization", "behaviour": "behavior"}
 
 
 def find_runs(path: Path | str) -> list[Path]:
@@ -48,8 +46,6 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} has an unknown format")
-    record = {key: value if key == "env_kwargs" else _respelled(value) for key, value in record.items()}
-    record = {_respell(key): value for key, value in record.items()}
     algorithm = record.get("algorithm")
     if (
         not isinstance(algorithm, dict)
@@ -61,16 +57,6 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         if not isinstance(record.get(key), str):
             raise CheckpointError(f"{path} is damaged: {key} is {record.get(key)!r}")
     return record
-
-
-def _respell(key: str) -> str:
-    for old, new in _OLD_SPELLINGS.items():
-        key = key.replace(old, new)
-    return key
-
-
-def _respelled(value: Any) -> Any:
-    return {_respell(k): _respelled(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:

@@ -104,7 +104,10 @@ def one_per_column(taken: Steps) -> Episodes:
     b, n = active.shape[1], int(ended.sum())
     before = ended.long().cumsum(0) - ended.long()  # episodes that the environment finished before this step
     column = before * b + torch.arange(b, device=active.device)
-    row, length = step.episode.length - 1, int(step.episode.length[active].max())
+    count = active.long().cumsum(0)  # steps of the environment, this one included
+    finished = torch.where(ended, count, 0).cummax(0).values  # those of its episodes that are over
+    row = count - 1 - torch.cat([torch.zeros_like(finished[:1]), finished[:-1]])
+    length = int(row[active].max()) + 1
 
     def place(x: Tensor) -> Tensor:
         out = x.new_zeros((length, n, *x.shape[2:]))

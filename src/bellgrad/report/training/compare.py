@@ -11,8 +11,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
 from bellgrad.report.tables import format_number
 from bellgrad.report.training.experiments import group_runs
-from bellgrad.report.training.readers import read_evaluation
 from bellgrad.report.training.series import read_series
+from bellgrad.runs.reading import read_evaluation
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -12,8 +12,8 @@ from bellgrad.report.figures import INK, Theme, checked_path, figure_in_style, s
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean
 from bellgrad.report.tables import format_number, short_count
 from bellgrad.report.training.experiments import group_runs
-from bellgrad.report.training.readers import read_metrics
 from bellgrad.report.training.series import read_series, series_of
+from bellgrad.runs.reading import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

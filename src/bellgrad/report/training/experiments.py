@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bellgrad.report.training.readers import find_runs, read_record
-from bellgrad.report.training.settings import settings_that_matter
+from bellgrad.runs.reading import find_runs, read_record
+from bellgrad.runs.settings import settings_that_matter
 
 
 class Experiment(NamedTuple):

@@ -17,9 +17,9 @@ from bellgrad.report.files import replacing
 from bellgrad.report.tables import format_duration, format_number
 from bellgrad.report.training.curves import plot_diagnostics, plot_run
 from bellgrad.report.training.experiments import flatten, in_words
-from bellgrad.report.training.readers import read_evaluation, read_metrics, read_record
 from bellgrad.report.training.series import series_of
-from bellgrad.report.training.settings import shown_settings
+from bellgrad.runs.reading import read_evaluation, read_metrics, read_record
+from bellgrad.runs.settings import shown_settings
 
 # Pictures in the folder of a tabular run, with their titles.
 TABLE_PICTURES = {"values.png": "Values and policy", "known.png": "When each action became known"}

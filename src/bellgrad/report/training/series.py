@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bellgrad.report.training.readers import read_metrics
+from bellgrad.runs.reading import read_metrics
 
 Series: TypeAlias = tuple[
     NDArray[np.float64], NDArray[np.float64]
