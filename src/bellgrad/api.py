@@ -14,13 +14,13 @@ from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.make import env_name
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.runs.files import read_json, write_json_atomic
+from bellgrad.runs.files import write_json_atomic
+from bellgrad.runs.folder import Which
+from bellgrad.runs.reading import EVALUATION, RECORD, read_record
 from bellgrad.runs.settings import Settings, algorithm_name, expanded, rewritten_record
 from bellgrad.training.agent import Agent
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
 from bellgrad.training.run import Run
-
-Which = Literal["last", "best"] | int
 
 
 def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
@@ -99,11 +99,9 @@ def train_or_resume(
     Raises:
         UsageError: the folder holds a run of other settings.
     """
-    path = Path(out) / "run.json"
-    if not path.exists():
+    if not (Path(out) / RECORD).exists():
         return train(algorithm, env, steps, seed=seed, out=out, progress=progress, command=command, **options)
-    found = read_json(path)
-    found = rewritten_record(found) if isinstance(found, dict) else {}
+    found = rewritten_record(read_record(out))
     asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).to_json(env_name(env))))
     other = [name for name in asked if found.get(name) != asked[name]]
     if other:
@@ -200,7 +198,7 @@ def evaluate(
         batch.close()
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
     try:
-        write_json_atomic(opened.folder / "evaluation.json", record)
+        write_json_atomic(opened.folder / EVALUATION, record)
     except (
         CheckpointError
     ) as error:  # of a folder that may only be read: the result is worth more than its copy
@@ -293,7 +291,7 @@ def write_report(run: Run | Path | str) -> Path:
 
 def is_finished(folder: Path | str) -> bool:
     """Whether a run folder's training is over."""
-    return read_json(Path(folder) / "run.json").get("status") == "finished"
+    return read_record(folder)["status"] == "finished"
 
 
 def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:

@@ -316,7 +316,7 @@ def test_a_file_is_verified_once(saved, monkeypatch):
 
 
 def test_a_checkpoint_with_all_groups_in_one_file_is_read_too(tmp_path, monkeypatch):
-    """As they were once written: what lies where is the manifest's to say."""
+    """As they were once written: the manifest says which tensor lies in which file."""
 
     def plan(tensors):
         return {

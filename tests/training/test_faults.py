@@ -41,7 +41,7 @@ count = itertools.count()
 
 
 class Faulty(gymnasium.Env):
-    """Random walks of 9 steps. While the file `armed` exists, the second environment made strikes at its
+    """Random walks of 9 steps. While the file `armed` exists, the second environment made fails at its
     step `at`."""
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
@@ -159,7 +159,7 @@ def assert_fit_for_use(folder):
 
 
 # ----------------------------------------------------------------------------------------------- environments
-STRIKES = {
+FAILURES = {
     "raises": r"raised RuntimeError: the door is stuck \(.*faulty\.py:\d+\) in step\(\S+\)",
     "nan": r"returned an observation with the value nan at \[1\]",
     "shape": r"returned an observation of shape \(3,\), its space says \(2,\)",
@@ -167,7 +167,7 @@ STRIKES = {
 }
 
 
-@pytest.mark.parametrize("fault", STRIKES)
+@pytest.mark.parametrize("fault", FAILURES)
 def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faulty, tmp_path, capsys):
     settings, armed = faulty
     folder = tmp_path / "run"
@@ -205,7 +205,7 @@ def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faul
     assert code == EnvironmentFault.exit_code != 0
     where = r"at step 45 \(step 9 of episode 4\); the checkpoint of step 64 is whole"
     line = (
-        rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume"
+        rf"error: environment 1 {FAILURES[fault]}, {where}; go on with: bellgrad resume"
         rf" {re.escape(str(folder))} --trust-imports"
     )
     assert re.fullmatch(line, said)  # no dot matches a line's end
@@ -551,7 +551,7 @@ def test_a_second_ctrl_c_stops_at_once(start):
 
 
 def test_ctrl_c_that_ends_a_compiler_at_work_is_no_error(tmp_path, monkeypatch):
-    """A terminal sends it to the compiler too, whose failure then comes out of the call under way."""
+    """A terminal sends it to the compiler too, whose failure then ends the call under way."""
 
     def killed(self):
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What is read of a checkpoint, by whom, and how often; and what happens if just that is damaged."""
+"""Which files of a checkpoint are read, and how often; and what happens if one of them is damaged."""
 
 import json
 import shutil

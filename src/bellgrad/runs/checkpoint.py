@@ -72,8 +72,8 @@ class FileEntry(NamedTuple):
 def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write the checkpoint `root/step-N`; until it is complete and on the disk, `root` keeps what it had.
 
-    Needs little memory beside the tensors: contiguous CPU tensors are written from where they lie, others are
-    copied a shard at a time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
+    Needs little memory besides the tensors: contiguous CPU tensors are not copied, others a shard at a
+    time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
 
     Args:
         root: the folder of checkpoints; made if missing.
@@ -125,7 +125,7 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
             _publish(temporary, folder)
         finally:
             os.close(lock)
-            shutil.rmtree(temporary, ignore_errors=True)  # already renamed where all went well
+            shutil.rmtree(temporary, ignore_errors=True)  # it is renamed already if all went well
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} was not written: {reason(error)}; the last checkpoint is intact"
@@ -153,7 +153,7 @@ def _temporary_name(folder: Path) -> Path:
 
 
 def _discard(root: Path, paths: Sequence[Path]) -> None:
-    """Delete checkpoints; under its new name a half-deleted one is no checkpoint."""
+    """Delete checkpoints; under its new name a half-deleted one is not taken for a checkpoint."""
     if paths:
         renamed = [path.rename(_temporary_name(path)) for path in paths]
         fsync_folder(root)
@@ -176,7 +176,7 @@ def _sweep(root: Path) -> None:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where the writer lives
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer lives
                     _delete(path)
                 finally:
                     os.close(descriptor)
@@ -204,10 +204,10 @@ def prune(root: Path, keep_last: int = 3, keep: Collection[int] = (), newest: in
     Args:
         root: the folder of checkpoints.
         keep_last: how many to keep, counted back from the newest.
-        keep: steps to keep besides, for example the best.
-        newest: the step that the run stands at. Later checkpoints are what the run left behind when it was
-            resumed from an earlier one (damaged, most often); they are deleted and do not count. None: there
-            are none.
+        keep: other steps to keep, for example the best.
+        newest: the step that the run has reached. Later checkpoints were written before the run was resumed
+            from an earlier one (usually because they are damaged); they are deleted and do not count. None:
+            there are none.
 
     Raises:
         CheckpointError: the disk is read-only or gone.

@@ -54,7 +54,7 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
         Its size in bytes and its SHA-256 in hexadecimal.
 
     Raises:
-        OSError: also where the file exists already.
+        OSError: the disk is full or read-only, or the file exists already.
     """
     size, digest = 0, hashlib.sha256()
     with open(path, "xb") as file:
@@ -103,8 +103,8 @@ def open_regular(path: Path) -> FileIO:
     if path.is_symlink():
         raise CheckpointError(f"{path} is a symbolic link")
     with readable(path):
-        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait for a writer
-        # for ever.
+        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait forever for
+        # a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)

@@ -22,9 +22,8 @@ from bellgrad.runs.files import make_folder, reason, write_json_atomic
 from bellgrad.runs.reading import FORMAT, METRICS, RECORD, read_record
 from bellgrad.runs.settings import Settings
 
-Which = (
-    Literal["last", "best"] | int
-)  # checkpoint: the newest, the one with the best evaluation, one at a step
+# Which checkpoint: the newest, the one with the best evaluation, or the one at a step.
+Which = Literal["last", "best"] | int
 TEMPORARY = f".tmp-{RECORD}-"  # how the name of a half-written run.json begins
 LOCK = ".lock"
 
@@ -210,7 +209,7 @@ class RunFolder:
         return [step for step, _ in checkpoints(self.checkpoints)]
 
     def standing(self) -> str:
-        """Where the run stands on the disk, and how to go on from there."""
+        """What is saved of the run, and how to go on from there."""
         saved = self.saved()
         there = f"the checkpoint of step {saved[-1]:,} is whole" if saved else "nothing was saved yet"
         return f"{there}; go on with: {self.resume_command()}"

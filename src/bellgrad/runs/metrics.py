@@ -33,7 +33,7 @@ class MetricsWriter:
     Args:
         folder: the run folder; made if missing.
         resume_bytes: what `size` was at the checkpoint from which the run goes on. What was written after it
-            is cut off: the resumed run writes it again. None: a new run, whatever the file held.
+            is removed: the resumed run writes it again. None: a new run, which removes everything.
 
     Raises:
         CheckpointError: the disk is full or read-only, or the file is not the one that the checkpoint knew.
@@ -107,11 +107,10 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 class _Board:
-    """A TensorBoard event file. TensorBoard's own writer leaves the disk to a thread, whose errors reach
-    nobody but the console.
+    """A TensorBoard event file. TensorBoard's own writer writes in a thread, whose errors cannot be caught.
 
     Args:
-        folder: where the file is made, beside older ones.
+        folder: where the file is made, next to older ones.
         first_step: TensorBoard forgets what older files say from this step on.
 
     Raises:
@@ -156,7 +155,7 @@ class _Board:
 
 
 def _open_board(folder: Path, first_step: int) -> _Board | None:
-    """An event file; None where TensorBoard is not installed."""
+    """An event file; None if TensorBoard is not installed."""
     try:
         return _Board(folder, first_step)
     except ImportError:

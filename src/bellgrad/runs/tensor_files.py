@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: which rows of which tensor lie where, and their bytes.
+"""The safetensors files of a checkpoint: which rows of which tensor lie in which of them, and their bytes.
 
 A manifest's entries determine each file's safetensors header to the byte. The reader therefore parses no
 header: it computes the one that must be there and compares.
@@ -153,8 +153,7 @@ def _raw(tensor: Tensor) -> memoryview:
 
 
 def file_bytes(parts: list[Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A whole file, piece by piece: contiguous CPU tensors from where they lie, others copied a part at a
-    time."""
+    """A whole file, piece by piece. Contiguous CPU tensors are not copied, others a part at a time."""
     yield _header(parts)
     for part in parts:
         tensor = tensors[part.name].detach()
@@ -186,7 +185,7 @@ def verify_file(path: Path, parts: list[Part], size: int, digest: str) -> None:
         path: the file.
         parts: what it must hold, in order.
         size: its size in bytes according to the manifest.
-        digest: its SHA-256 in hexadecimal, likewise.
+        digest: its SHA-256 in hexadecimal, according to the manifest.
 
     Raises:
         CheckpointError: it cannot be read, or is not what the manifest says.

@@ -47,9 +47,9 @@ def train(
     """Train a run to its end. The caller holds its lock.
 
     Args:
-        run: where it lives; says afterwards how the training ended.
+        run: its folder, whose record says afterwards how the training ended.
         device: of all tensors.
-        checkpoint: where to go on; None starts anew.
+        checkpoint: where to go on; None starts from the beginning.
         progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
 
     Raises:
@@ -146,9 +146,9 @@ class Session:
     `_restore`.
 
     Args:
-        run: where the run lives.
+        run: the run's folder.
         env: where the learner acts, at its first step.
-        checkpoint: where to go on; None starts anew.
+        checkpoint: where to go on; None starts from the beginning.
         progress: as in `train`.
 
     Attributes:
@@ -172,33 +172,31 @@ class Session:
         progress: Literal["auto", "off"] = "auto",
     ):
         self.run, self.env = run, env
-        if checkpoint is None:
-            learner = run.settings.algorithm.build(env.spec, steps=run.settings.steps)
-            driver = DRIVERS.find(learner.driver)
-            workload = driver.workload(learner, run.settings)
-            engine = _choose_engine(learner, workload, run.settings, env)
-            self.plan = Plan.start(run.settings, engine, env.device)
-        else:
-            self.plan = Plan.read(run)
-            learner = run.settings.algorithm.build(env.spec, steps=self.plan.horizon)
-            driver = DRIVERS.find(learner.driver)
-            workload = driver.workload(learner, run.settings)
-            if workload is not None and self.plan.engine.mode == "compiled" and not _can_compile(env.device):
-                raise UsageError(
-                    f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
-                )
-        self.plan.engine.start()
+        plan = None if checkpoint is None else Plan.read(run)
+        learner = run.settings.algorithm.build(
+            env.spec, steps=run.settings.steps if plan is None else plan.horizon
+        )
+        driver = DRIVERS.find(learner.driver)
+        workload = driver.workload(learner, run.settings)
+        if plan is None:
+            plan = Plan.start(run.settings, _choose_engine(learner, workload, run.settings, env), env.device)
+        elif workload is not None and plan.engine.mode == "compiled" and not _can_compile(env.device):
+            raise UsageError(
+                f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
+            )
+        self.plan = plan
+        plan.engine.start()
         self.driver: Driver = driver(
-            learner, env, self.plan.engine, run.settings.seed, env.device, total=self.plan.steps
+            learner, env, plan.engine, run.settings.seed, env.device, total=plan.steps
         )
         self.tracker = Tracker()
         self.best: Best | None = None
         self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
         self._seconds = 0.0  # of training, over all sessions
         metrics_bytes = None if checkpoint is None else self._restore(checkpoint)
-        run.save_record(**self.plan.to_json(), status="running")
+        run.save_record(**plan.to_json(), status="running")
         self.metrics = MetricsWriter(run.folder, metrics_bytes)
-        self._progress = TrainingProgress(self.plan.steps, self.driver.steps, progress)
+        self._progress = TrainingProgress(plan.steps, self.driver.steps, progress)
         self._stop = threading.Event()
         self._saved_at = None if checkpoint is None else self.driver.steps
 
