@@ -199,7 +199,7 @@ def test_records_of_several_versions_are_rewritten_alike_and_what_cannot_be_read
     assert rewritten({"kind": "transformer"}) == {"kind": "transformer"}
 
 
-# ----------------------------------------------------------------------------------------------- hostile input
+# ---------------------------------------------------------------------------------------------- hostile input
 @pytest.mark.parametrize(
     "data",
     [
