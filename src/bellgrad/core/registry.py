@@ -56,7 +56,7 @@ class Registry:
         if isinstance(name, str):
             target = self.own.get(name) or (name if ":" in name else self._installed.get(name, ""))
             if not target:
-                raise unknown(self.kind, name, self.names())
+                raise unknown(self.kind, name, [*self.names(), "module:Class"])
             target = self._load(name, target)
         if not self.fits(target):
             raise UsageError(f"{self.kind} {name!r} is not {self._described()}")
