@@ -130,7 +130,7 @@ def through_json(value):
         OwnReplay(0.5),
         Heir(),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_comes_back_equal(value):
     back = from_json(through_json(value))
