@@ -137,7 +137,7 @@ def test_names_in_the_fields_of_an_algorithm_become_objects():
         ("adma", "unknown optimizer 'adma'; did you mean adam"),
         (None, "None is not an optimizer"),
     ],
-    ids=str,
+    ids=["class", "not frozen", "object", "misspelled", "none"],
 )
 def test_what_is_no_optimizer_is_refused_in_one_line(given, words):
     with pytest.raises(UsageError, match=words) as error:

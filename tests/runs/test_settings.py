@@ -319,7 +319,7 @@ def test_transforms_are_found_by_name_or_are_the_objects_themselves(given, made)
         ("normalize_obs", "must be a list of transforms"),
         (3, "must be a list of transforms"),
         ([FrameStack], "is a class; give an instance"),
-        ([object()], "is not a transform"),
+        ([1.5], "is not a transform"),
     ],
     ids=str,
 )

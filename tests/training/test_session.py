@@ -5,19 +5,19 @@ from types import SimpleNamespace
 import pytest
 
 from bellgrad.algos.dqn import DQN
+from bellgrad.core.registry import DRIVERS
 from bellgrad.runs.folder import Best
 from bellgrad.runs.settings import Settings
 from bellgrad.training.engine import Engine
 from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.plan import Plan
-from bellgrad.training.session import driver_class
 
 EAGER = Engine("eager", 1, 1, "")
 
 
 @pytest.mark.parametrize("named", ["off_policy", "bellgrad.training.off_policy:OffPolicy", OffPolicy])
-def test_a_learner_names_its_driver_by_a_short_name_by_a_long_one_or_by_the_class(named):
-    assert driver_class(SimpleNamespace(driver=named)) is OffPolicy
+def test_a_driver_is_found_by_a_short_name_a_long_one_or_the_class(named):
+    assert DRIVERS.find(named) is OffPolicy
 
 
 def plan(device="cpu", **settings):
