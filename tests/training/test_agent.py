@@ -14,6 +14,7 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
+from bellgrad.envs.transforms import FrameStack
 from bellgrad.nets.specs import MLP
 
 SMALL = MLP((16, 16))
@@ -313,7 +314,7 @@ def test_trap_running_normalizers_and_action_scaling_are_exported_with_the_polic
             agent.reset()
             before = obs
         expected.append(agent.act(obs))
-        rows.append(np.stack([before, obs]) if run.settings.frame_stack == 2 else obs)
+        rows.append(np.stack([before, obs]) if FrameStack(2) in run.settings.transforms else obs)
         before = obs
     (action,) = session.run(["action"], {"obs": np.stack(rows)})
     np.testing.assert_allclose(action, np.stack(expected), atol=1e-5)
