@@ -33,19 +33,21 @@ import bellgrad as bg  # noqa: E402
 from bellgrad.cli import Parser, build_parser  # noqa: E402
 from bellgrad.cli.solve import NAMED, find_mdp  # noqa: E402
 from bellgrad.core.docs import field_notes  # noqa: E402
+from bellgrad.core.registry import ALGORITHMS, NETWORKS, OPTIMIZERS, TRANSFORMS, Registry  # noqa: E402
 from bellgrad.envs.catalog import NATIVE  # noqa: E402
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
 from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
 from bellgrad.report.finite.text import solution_text  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
-from bellgrad.runs.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
+from bellgrad.runs.settings import Settings  # noqa: E402
 from bellgrad.tabular import q_learning  # noqa: E402
 from bellgrad.tabular.common import Tabular  # noqa: E402
 from bellgrad.training import engine, evaluate, on_policy, plan, session  # noqa: E402
 
 MAXIMIZED = {"discounted": "discounted reward", "horizon": "reward within a horizon", "total": "total reward",
              "average": "average reward"}  # fmt: skip
+CLASSES = {name: ALGORITHMS.find(name) for name in ALGORITHMS.own}
 SOURCE = re.compile(r"^Source: .*?\.(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
@@ -99,6 +101,7 @@ def fields_of(cls: type) -> str:
     rows = [
         {"field": f"`{f.name}`", "default": _default(f), "meaning": notes.get(f.name, "")}
         for f in fields(cls)
+        if f.repr or f.compare  # else it is known later
     ]
     return markdown_table(rows, ["field", "default", "meaning"])
 
@@ -110,9 +113,9 @@ def _default(f: Any) -> str:
 
 
 def _notes(cls: type) -> dict[str, str]:
-    """What a class says of its fields, in the docstring's list of attributes or in comments beside them;
-    inherited fields too."""
-    notes: dict[str, str] = {}
+    """What a class says of its fields, in their declarations, in the docstring's list of attributes, or in
+    comments beside them; inherited fields too."""
+    notes = {f.name: f"{f.metadata['about']}." for f in fields(cls) if "about" in f.metadata}
     for base in reversed(cls.__mro__[:-1]):
         notes |= dict(
             re.findall(r"^    (\w+): [^#\n]*=[^#\n]*  # (.*)$", inspect.getsource(base), re.MULTILINE)
@@ -120,10 +123,11 @@ def _notes(cls: type) -> dict[str, str]:
     return notes | field_notes(cls)
 
 
-def specs(kinds: Mapping[str, type]) -> str:
-    """A table for each of several small dataclasses."""
+def parts_of(kinds: Registry) -> str:
+    """A table for each of Bellgrad's own classes of one kind."""
     parts = []
-    for name, cls in kinds.items():
+    for name in kinds.own:
+        cls = kinds.find(name)
         parts.append(
             f"**`bg.{cls.__name__}`** (`{name}`): {inspect.getdoc(cls).splitlines()[0]}\n\n{fields_of(cls)}"
         )
@@ -132,16 +136,17 @@ def specs(kinds: Mapping[str, type]) -> str:
 
 def presets_of(algorithm: str) -> str:
     """Every preset, where it comes from and in what it differs from the defaults."""
-    default = ALGORITHMS[algorithm]()
+    default = ALGORITHMS.make(algorithm)
     rows = []
     for name, preset in presets(algorithm).items():
         changed = [
             f.name for f in fields(default) if getattr(preset.algorithm, f.name) != getattr(default, f.name)
         ]
-        wrappers = [option for option in ("normalize_obs", "normalize_reward") if getattr(preset, option)]
-        wrappers += [f"frame_stack={preset.frame_stack}"] if preset.frame_stack > 1 else []
         differs = ", ".join(
-            [*(f"{field}={getattr(preset.algorithm, field)!r}" for field in changed), *wrappers]
+            [
+                *(f"{field}={getattr(preset.algorithm, field)!r}" for field in changed),
+                *map(repr, preset.transforms),
+            ]
         )
         rows.append(
             {
@@ -194,7 +199,10 @@ def examples() -> str:
 
 def rules() -> str:
     """The fixed numbers by which a run decides."""
-    usual = ", ".join(f"{n} for `{name}`" for name, n in DEFAULT_NUM_ENVS.items())
+    several = {
+        name: cls.default_num_envs for name, cls in CLASSES.items()
+    }  # a search says it by its population
+    usual = ", ".join(f"{n} for `{name}`" for name, n in several.items() if isinstance(n, int) and n > 1)
     rows = [
         ("environments that step together, unless told", f"1; {usual}"),
         ("planned updates from which `auto` compiles", engine.COMPILE_FROM_UPDATES),
@@ -292,7 +300,7 @@ def frozen_lake() -> str:
 def tabular_learners() -> str:
     """Every tabular learner."""
     rows = []
-    for name, cls in ALGORITHMS.items():
+    for name, cls in CLASSES.items():
         if issubclass(cls, Tabular):
             what = inspect.getdoc(cls).splitlines()[0].removeprefix("Hyper-parameters of ").removesuffix(".")
             rows.append({"name": f"`{name}`", "class": f"`bg.{cls.__name__}`", "is": what,
@@ -419,8 +427,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "command-reference": command_reference,
     "settings": partial(fields_of, Settings),
-    "networks": partial(specs, {"mlp": bg.MLP, "cnn": bg.CNN, "lstm": bg.LSTM, "gru": bg.GRU}),
-    "optimizers": partial(specs, OPTIMIZERS),
+    "networks": partial(parts_of, NETWORKS),
+    "optimizers": partial(parts_of, OPTIMIZERS),
+    "transforms": partial(parts_of, TRANSFORMS),
     "native": native,
     "finite-mdp": partial(fields_of, bg.FiniteMDP),
     "named-mdps": named_mdps,
@@ -437,8 +446,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "public-names": public_names,
     "rooms": rooms,
 }
-BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in ALGORITHMS.items()}
-NETWORKED = [name for name, cls in ALGORITHMS.items() if not issubclass(cls, Tabular)]
+BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in CLASSES.items()}
+NETWORKED = [name for name, cls in CLASSES.items() if not issubclass(cls, Tabular)]
 BLOCKS |= {f"presets-{name}": partial(presets_of, name) for name in NETWORKED if presets(name)}
 BLOCKS |= {f"evidence-{name}": partial(evidence, name) for name in NETWORKED}
 BLOCKS |= {f"solver-{name}": partial(prose, solver.module, name) for name, solver in SOLVERS.items()}

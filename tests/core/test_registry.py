@@ -1,6 +1,7 @@
 """How names are found: Bellgrad's own, those of installed packages, and a user's own classes."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -25,6 +26,7 @@ from bellgrad.core.registry import (
 )
 from bellgrad.nets.specs import GRU
 from bellgrad.ops.optim import SGD, Adam
+from bellgrad.presets import find_preset, presets
 
 SOURCE = Path(bellgrad.__file__).parent
 
@@ -218,3 +220,37 @@ def test_an_installed_package_cannot_take_over_a_name(optimizers, capsys):
 def test_a_registered_name_that_leads_nowhere_is_told_when_it_is_used(optimizers):
     with pytest.raises(UsageError, match="unknown optimizer in module 'plugged' 'Missing'"):
         optimizers.find("broken")
+
+
+# ------------------------------------------------------------------------------------- found through a name
+def test_presets_are_found_by_the_algorithms_name(tmp_path, monkeypatch):
+    assert "CartPole-v1" in presets("dqn") and presets("sarsa") == {}
+    (tmp_path / "tuned.py").write_text(
+        "import bellgrad as bg\nfrom bellgrad.presets import Preset\n"
+        "class Mine(bg.DQN):\n    pass\n"
+        "PRESETS = {'CartPole-v1': Preset(Mine(), num_envs=1, steps=100, source='mine')}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert find_preset("tuned:Mine", "CartPole-v1").source == "mine"
+        assert presets(f"{__name__}:Untuned") == {}
+        with pytest.raises(UsageError, match="did you mean CartPole-v1"):
+            find_preset("tuned:Mine", "CartPole-v0")
+    finally:
+        sys.modules.pop("tuned", None)
+
+
+class Untuned(bellgrad.DQN):
+    pass
+
+
+def test_a_new_page_of_an_algorithm_takes_its_place_in_the_navigation(tmp_path):
+    path = SOURCE.parents[1] / "docs" / "navigation.py"
+    (tmp_path / "algorithms").mkdir()
+    for name in ("dqn", "sac", "sarsa", "essay"):
+        (tmp_path / "algorithms" / f"{name}.md").write_text(f"# About {name}\n\nText.\n")
+    networks, tables = [{"DQN": "algorithms/dqn.md"}], []
+    nav = [{"Home": "index.md"}, {"Tabular learning": tables}, {"Algorithms on networks": networks}]
+    runpy.run_path(str(path))["on_config"]({"nav": nav, "docs_dir": str(tmp_path)})
+    assert tables == [{"About sarsa": "algorithms/sarsa.md"}]
+    assert networks[1:] == [{"About essay": "algorithms/essay.md"}, {"About sac": "algorithms/sac.md"}]

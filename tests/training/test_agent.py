@@ -317,7 +317,7 @@ def test_trap_running_normalizers_and_action_scaling_are_exported_with_the_polic
             agent.reset()
             before = obs
         expected.append(agent.act(obs))
-        rows.append(np.stack([before, obs]) if run.settings.frame_stack == 2 else obs)
+        rows.append(np.stack([before, obs]) if FrameStack(2) in run.settings.transforms else obs)
         before = obs
     (action,) = session.run(["action"], {"obs": np.stack(rows)})
     np.testing.assert_allclose(action, np.stack(expected), atol=1e-5)

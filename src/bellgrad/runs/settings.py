@@ -160,7 +160,7 @@ class Settings:
     )
     steps: int = field(
         metadata=declared(
-            "environment steps in the whole run, over all environments; 50_000, 50k and 5e4 are the same",
+            "environment steps in the whole run, over all environments; for a command also as 50k or 5e4",
             within=(1, 1e15),
             label="planned steps",
         )
