@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import bellgrad as bg
-from bellgrad.runs.settings import Settings, find_algorithm
+from bellgrad.core.registry import ALGORITHMS
+from bellgrad.runs.settings import Settings
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
 
@@ -29,7 +30,7 @@ def build(s: dict) -> Any:
     """The algorithm with the settings of a row: its own fields, or Stable-Baselines3's and what else that
     does by default."""
     if "fields" in s:
-        return find_algorithm(s["algorithm"])(**s["fields"])
+        return ALGORITHMS.find(s["algorithm"])(**s["fields"])
     shared = {"learning_rate": s["learning_rate"], "gamma": s["gamma"]}
     if s["algorithm"] in ("ppo", "a2c", "vpg"):
         shared |= {
@@ -70,7 +71,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
-        session = Session(run, run.make_env(s["num_envs"]), resumed=False, progress="off")
+        session = Session(run, run.make_env(s["num_envs"]), progress="off")
         driver, tracker, log_every = session.driver, session.tracker, run.record["log_every"]
         driver.total = sys.maxsize  # the clock ends the run
 
@@ -100,7 +101,7 @@ def main() -> None:
         "steps": steps,
         "seconds": seconds,
         "first_learning_call_seconds": first_call,
-        "engine": session.engine.to_json(),
+        "engine": session.plan.engine.to_json(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("bellgrad", "torch", "numpy", "gymnasium")},
     }))  # fmt: skip

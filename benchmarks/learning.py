@@ -168,14 +168,13 @@ def quick(row: Row) -> Row:
 
 def configuration(row: Row) -> tuple[Any, dict[str, Any]]:
     """The algorithm of a row, and the options of `train` that go with it."""
+    from bellgrad.core.registry import ALGORITHMS
     from bellgrad.presets import find_preset
-    from bellgrad.runs.settings import find_algorithm
 
     if row.preset is None:
-        return find_algorithm(row.algorithm)(), {}
+        return ALGORITHMS.find(row.algorithm)(), {}
     preset = find_preset(row.algorithm, row.preset)
-    names = ("num_envs", "normalize_obs", "normalize_reward", "frame_stack")
-    return preset.algorithm, {name: getattr(preset, name) for name in names}
+    return preset.algorithm, {"num_envs": preset.num_envs, "transforms": preset.transforms}
 
 
 def settings_of(row: Row) -> dict[str, Any]:
@@ -184,7 +183,7 @@ def settings_of(row: Row) -> dict[str, Any]:
 
     algorithm, options = configuration(row)
     record = Settings(algorithm, row.env, row.steps, **options).to_json(row.env)
-    kept = ("algorithm", "env", "steps", "num_envs", "normalize_obs", "normalize_reward", "frame_stack")
+    kept = ("algorithm", "env", "steps", "num_envs", "transforms")
     settings = {name: record[name] for name in kept} | {
         "evaluation_episodes": row.episodes,
         "evaluation_seed": EVALUATION_SEED,
@@ -199,7 +198,7 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
     if core is not None:
         os.sched_setaffinity(0, {core})  # before torch counts the cores
     from bellgrad import api
-    from bellgrad.runs.metrics import read_metrics
+    from bellgrad.runs.reading import read_metrics
 
     algorithm, options = configuration(row)
     if not (folder / "run.json").exists():
@@ -219,7 +218,7 @@ def train_one(row: Row, seed: int, folder: Path, core: int | None) -> dict[str, 
     result = api.evaluate(
         folder, row.episodes, seed=EVALUATION_SEED + seed, deterministic=row.deterministic, checkpoint="last"
     )
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "steps_per_second" in line]
+    lines = [line for line in read_metrics(folder) if "steps_per_second" in line]
     every = max(1, len(lines) // CURVE_POINTS)
     return {
         "return_mean": result.return_mean,
@@ -274,9 +273,12 @@ class Results:
         self._all = read_results(path)
 
     def seeds(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """The finished seeds of a row, if its settings are still the same."""
-        known = self._all.get(name, {})
-        return known["seeds"] if known.get("settings") == settings else {}
+        """The finished seeds of a row, if its settings are still the same; an older version may have written
+        them."""
+        from bellgrad.runs.settings import rewritten_record
+
+        known = self._all.get(name)
+        return known["seeds"] if known and rewritten_record(known["settings"]) == settings else {}
 
     def add(self, name: str, settings: dict[str, Any], seed: int, answer: dict[str, Any]) -> None:
         """Store a seed that has finished."""

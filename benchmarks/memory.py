@@ -101,8 +101,9 @@ def peak_bytes() -> int:
 
 def run_case(name: str, quick: bool) -> dict:
     """Train, and weigh."""
+    from bellgrad.core.registry import ALGORITHMS
     from bellgrad.core.tree import map_tree, named_leaves, tree_bytes
-    from bellgrad.runs.settings import Settings, find_algorithm
+    from bellgrad.runs.settings import Settings
     from bellgrad.training import engine
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session
@@ -114,15 +115,15 @@ def run_case(name: str, quick: bool) -> dict:
     if quick and "learning_starts" in fields:
         fields |= {"learning_starts": 1_024, "buffer_size": 2_048}
         steps = 2_048
-    algorithm = find_algorithm(case.algorithm)(**fields)
+    algorithm = ALGORITHMS.find(case.algorithm)(**fields)
     settings = Settings(
         algorithm, case.env, steps, num_envs=case.num_envs, engine=case.engine, device="cpu", eval_episodes=2
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
         env = run.make_env(case.num_envs)
-        session = Session(run, env, resumed=False, progress="off")
-        session.run()
+        session = Session(run, env, progress="off")
+        session.train()
         env.close()
         checkpoints = sum(
             file.stat().st_size for file in (run.folder / "checkpoints").rglob("*") if file.is_file()
@@ -132,7 +133,7 @@ def run_case(name: str, quick: bool) -> dict:
     if replay is not None:
         held = tree_bytes(replay)
     else:  # a rollout: observation, action, five numbers and two flags per environment step, and `prepare`'s
-        observation = tree_bytes(map_tree(lambda leaf: leaf[:1], driver.loop.obs))
+        observation = tree_bytes(map_tree(lambda leaf: leaf[:1], driver.actor.state.obs))
         held = driver.steps_per_call * (observation + 8 + 4 * 6 + 2)
     return {
         "settings": settings.to_json(case.env),
@@ -140,7 +141,7 @@ def run_case(name: str, quick: bool) -> dict:
         "replay_bytes": held,
         "replay_full": replay is None or bool(replay.size == len(replay.reward)),
         "network_bytes": sum(
-            leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.loop.state).values()
+            leaf.numel() * leaf.element_size() for leaf in named_leaves(driver.state).values()
         ),
         "kept_checkpoint_bytes": checkpoints,
         "modules": [module for module in sys.modules if module != "__main__"],

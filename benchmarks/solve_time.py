@@ -51,22 +51,23 @@ def solve(row: Row, seed: int) -> dict:
     """Train until it is solved."""
     import time
 
+    from bellgrad.core.registry import ALGORITHMS
     from bellgrad.presets import find_preset
-    from bellgrad.runs.settings import Settings, find_algorithm
+    from bellgrad.runs.settings import Settings
     from bellgrad.training.evaluate import evaluate_agent
     from bellgrad.training.run import Run
     from bellgrad.training.session import Session, Tracker
 
     preset = find_preset(row.algorithm, ENV) if row.algorithm == "ppo" else None
     algorithm, num_envs = (
-        (preset.algorithm, preset.num_envs) if preset else (find_algorithm(row.algorithm)(), None)
+        (preset.algorithm, preset.num_envs) if preset else (ALGORITHMS.find(row.algorithm)(), None)
     )
     settings = Settings(
         algorithm, ENV, row.steps, seed, num_envs=num_envs, engine="compiled", device="cpu", eval_episodes=0
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
-        session = Session(run, run.make_env(settings.num_envs), resumed=False, progress="off")
+        session = Session(run, run.make_env(settings.num_envs), progress="off")
         driver = session.driver
         driver.total = sys.maxsize
         session._save()
@@ -81,16 +82,14 @@ def solve(row: Row, seed: int) -> dict:
             tracker.flush()
             seconds += time.perf_counter() - start
             passed = driver.steps
-            result = evaluate_agent(
-                driver.learner, driver.loop.state, judge, EPISODES, EVALUATION_SEED + seed
-            )
+            result = evaluate_agent(driver.learner, driver.state, judge, EPISODES, EVALUATION_SEED + seed)
             if result.return_mean >= TARGET:
                 break
         session.metrics.close()
         session.env.close()
     solved = result is not None and result.return_mean >= TARGET
     return {"seconds": seconds if solved else None, "steps": driver.steps, "return_mean": result.return_mean,
-            "engine": session.engine.to_json()}  # fmt: skip
+            "engine": session.plan.engine.to_json()}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- the measurement

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from common import RESULTS, read_results
 
+from bellgrad.core.registry import ALGORITHMS
 from bellgrad.report.tables import format_duration, format_number, markdown_table
-from bellgrad.runs.settings import find_algorithm
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
@@ -119,7 +119,7 @@ def learning_table(results: Mapping[str, Any]) -> str:
         lines.append(
             {
                 "title": (
-                    f"{find_algorithm(row['settings']['algorithm']['name']).__name__} on"
+                    f"{ALGORITHMS.find(row['settings']['algorithm']['name']).__name__} on"
                     f" {row['settings']['env']}"
                 ),
                 "settings_name": row["settings_name"],

@@ -37,12 +37,12 @@ from bellgrad.envs.catalog import NATIVE  # noqa: E402
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation  # noqa: E402
 from bellgrad.mdp.solve import SOLVERS  # noqa: E402
 from bellgrad.presets import presets  # noqa: E402
-from bellgrad.report.mdp_text import solution_text  # noqa: E402
+from bellgrad.report.finite.text import solution_text  # noqa: E402
 from bellgrad.report.tables import markdown_table  # noqa: E402
 from bellgrad.runs.settings import ALGORITHMS, DEFAULT_NUM_ENVS, OPTIMIZERS, Settings  # noqa: E402
 from bellgrad.tabular import q_learning  # noqa: E402
 from bellgrad.tabular.common import Tabular  # noqa: E402
-from bellgrad.training import engine, evaluate, on_policy, session  # noqa: E402
+from bellgrad.training import engine, evaluate, on_policy, plan, session  # noqa: E402
 
 MAXIMIZED = {"discounted": "discounted reward", "horizon": "reward within a horizon", "total": "total reward",
              "average": "average reward"}  # fmt: skip
@@ -203,7 +203,7 @@ def rules() -> str:
         ("planned updates from which a run is long", engine.LONG_RUN_UPDATES),
         ("updates in one call of a long run, at most", engine.LONG_RUN_UPDATES_PER_CALL),
         ("environment steps in one compiled call of a rollout, at most", on_policy.UNROLL),
-        ("lines in `metrics.jsonl`, about", session.LOG_LINES),
+        ("lines in `metrics.jsonl`, about", plan.LOG_LINES),
         ("episodes behind `episode_return_mean`, the latest", session.RECENT_EPISODES),
         ("newest checkpoints that are kept, beside the best", session.KEPT_CHECKPOINTS),
         ("environments that step together in an evaluation, at most", evaluate.EVAL_ENVS),

@@ -16,8 +16,8 @@ from bellgrad.mdp.policies import (
     uniform_policy,
     value_from_q,
 )
-from bellgrad.report.mdp_pictures import picture
-from bellgrad.report.mdp_text import solution_text
+from bellgrad.report.finite.pictures import picture
+from bellgrad.report.finite.text import solution_text
 
 folder = Path("runs/examples/bellman_equations")
 folder.mkdir(parents=True, exist_ok=True)

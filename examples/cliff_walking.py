@@ -7,7 +7,7 @@ Source: Sutton and Barto (2018), example 6.6.
 from pathlib import Path
 
 import bellgrad as bg
-from bellgrad.report.mdp_learning import paths
+from bellgrad.report.finite.learning import paths
 
 folder = Path("runs/examples/cliff_walking")
 folder.mkdir(parents=True, exist_ok=True)

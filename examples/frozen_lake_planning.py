@@ -5,9 +5,9 @@ from pathlib import Path
 
 import bellgrad as bg
 from bellgrad.mdp.finite_horizon import finite_horizon_evaluation
-from bellgrad.report.mdp_film import Sweeps, animate
-from bellgrad.report.mdp_pictures import picture
-from bellgrad.report.mdp_text import solution_text
+from bellgrad.report.finite.film import Sweeps, animate
+from bellgrad.report.finite.pictures import picture
+from bellgrad.report.finite.text import solution_text
 
 folder = Path("runs/examples/frozen_lake_planning")
 folder.mkdir(parents=True, exist_ok=True)

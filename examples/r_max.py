@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bellgrad as bg
 from bellgrad.mdp.gridworld import gridworld
-from bellgrad.report.mdp_learning import known_over_time, paths
+from bellgrad.report.finite.learning import known_over_time, paths
 
 folder = Path("runs/examples/r_max")
 folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bellgrad as bg
 from bellgrad.report.figures import INK, figure_in_style, save
-from bellgrad.runs.metrics import read_metrics
+from bellgrad.runs.reading import read_metrics
 
 STEPS = 40_000
 folder = Path("runs/examples/trust_region")
@@ -21,7 +21,7 @@ with figure_in_style((7, 3.6), "light") as figure:
     axes = figure.subplots()
     for (name, learner), color in zip(learners.items(), INK["light"].lines, strict=False):
         run = bg.train(learner, "CartPole-v1", STEPS, progress="off", eval_episodes=0, engine="eager")
-        lines = [line for line in read_metrics(run.folder / "metrics.jsonl") if "episode_return_mean" in line]
+        lines = [line for line in read_metrics(run.folder) if "episode_return_mean" in line]
         axes.plot(
             [line["step"] for line in lines],
             [line["episode_return_mean"] for line in lines],

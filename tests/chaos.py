@@ -29,7 +29,7 @@ from pathlib import Path
 
 from bellgrad.runs.checkpoint import open_latest
 from bellgrad.runs.files import read_json
-from bellgrad.runs.metrics import read_metrics
+from bellgrad.runs.reading import read_metrics
 
 CLOCK = ("time", "steps_per_second")  # what may differ in a line of metrics
 PROCESS_SECONDS = 400  # no process of any case takes longer, its first compilation included
@@ -143,8 +143,7 @@ def kill_once(process: subprocess.Popen, folder: Path, rng: random.Random, secon
 
 def updates(folder: Path) -> int:
     """Gradient updates by the log's last line; a resumed run cuts the log first, and then it grows."""
-    path = folder / "metrics.jsonl"
-    return max((record.get("updates", 0) for record in read_metrics(path)), default=0) if path.exists() else 0
+    return max((record.get("updates", 0) for record in read_metrics(folder)), default=0)
 
 
 def is_saving(folder: Path) -> bool:
@@ -201,7 +200,7 @@ def compare(undisturbed: Path, killed: Path) -> None:
     ]
     if json.dumps(kept[0]) != json.dumps(kept[1]):
         raise Failed("the values in the checkpoints' manifests differ")
-    lines = [without_clock(read_metrics(folder / "metrics.jsonl")) for folder in (undisturbed, killed)]
+    lines = [without_clock(read_metrics(folder)) for folder in (undisturbed, killed)]
     for one, other in zip(*lines, strict=False):
         if one != other:
             raise Failed(f"the metrics differ at step {one['step']}: {one} and {other}")
@@ -236,11 +235,7 @@ class Chaos:
         try:
             undisturbed = folder / "undisturbed"
             finish(start(case, undisturbed), undisturbed)
-            logged = [
-                record
-                for record in read_metrics(undisturbed / "metrics.jsonl")
-                if "steps_per_second" in record
-            ]
+            logged = [record for record in read_metrics(undisturbed) if "steps_per_second" in record]
             seconds = logged[-1]["step"] / statistics.median(
                 record["steps_per_second"] for record in logged
             )  # not of compiling
@@ -272,7 +267,7 @@ class Chaos:
             process = start(case, run)
             if done < most and kill_once(process, run, rng, 0.7 * seconds / min(most, 3)):
                 done += 1
-                records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+                records = read_metrics(run)
                 where = "inside the writing of a checkpoint" if is_saving(run) else "between checkpoints"
                 where = where if (run / "checkpoints").exists() else "before the first checkpoint"
                 with self._lock:

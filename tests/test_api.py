@@ -7,19 +7,26 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import bellgrad as bg
 from bellgrad import api, cli
+from bellgrad.algos.dqn import DQNLearner
 from bellgrad.cli.train import _flag_names
+from bellgrad.core.registry import ALGORITHMS
+from bellgrad.core.tree import leaves
+from bellgrad.envs.transforms import Transform
 from bellgrad.mdp.examples import corridor
 from bellgrad.presets import find_preset
-from bellgrad.runs.settings import Settings, find_algorithm
+from bellgrad.runs.settings import Settings
+from bellgrad.training.off_policy import OffPolicy
 
 TINY = bg.MLP((8,))
 PPO = bg.PPO(rollout_steps=32, minibatches=2, epochs=2, network=TINY)
@@ -40,6 +47,76 @@ class Guess(gymnasium.Env):
 
     def step(self, action):
         return np.array([self.answer], np.float32), float(action == self.answer), True, False, {}
+
+
+@dataclass(frozen=True)
+class Own(bg.DQN):
+    """A user's own algorithm, with a driver and an optimizer of its own."""
+
+    shift: float = 0.25
+
+    def build(self, spec, steps=None):
+        return OwnLearner(self, spec)
+
+
+class OwnDriver(OffPolicy):
+    pass
+
+
+class OwnLearner(DQNLearner):
+    driver = OwnDriver
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """A user's own optimizer."""
+
+    scale: float = 0.5
+
+    def init(self, params):
+        return {"count": torch.zeros((), dtype=torch.int64)}
+
+    def step(self, params, grads, state, learning_rate=None):
+        moved = {name: param - learning_rate * self.scale * grads[name] for name, param in params.items()}
+        return moved, {"count": state["count"] + 1}
+
+
+@dataclass(frozen=True)
+class Halve(Transform):
+    """A user's own transform."""
+
+    factor: float = 0.5
+
+    def observe(self, state, obs):
+        return obs * self.factor
+
+    def step(self, state, step, frozen, active=None):
+        return state, step._replace(obs=step.obs * self.factor, next_obs=step.next_obs * self.factor)
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A user's own network."""
+
+    width: int = 8
+
+    def build(self, observation_space, outputs, action_size=0):
+        return nn.Sequential(
+            nn.Linear(observation_space.shape[0], self.width), nn.Linear(self.width, outputs)
+        )
+
+
+@dataclass
+class Melting:
+    def build(self, spec, steps=None): ...
+
+
+def local():
+    @dataclass(frozen=True)
+    class Inside(bg.DQN):
+        pass
+
+    return Inside()
 
 
 def measurements(run):
@@ -114,6 +191,46 @@ def test_the_recorded_python_trains_the_same_run_again(run, tmp_path, monkeypatc
 def test_the_recorded_python_names_a_users_own_classes():
     made = api._call(bg.DQN(network=nn.Linear), Guess, 10, 0, {})
     assert "network=Linear" in made and "env=Guess" in made and "optimizer=bg.Adam(" in made
+    made = api._call(OWN, "CartPole-v1", 10, 0, {})
+    assert made.startswith("bg.train(Own(") and "network=Wide(" in made
+
+
+OWN = Own(
+    learning_starts=32, batch_size=8, buffer_size=1_000, network=Wide(8), optimizer=Ascent(0.9), shift=0.5
+)
+
+
+def test_everything_of_a_users_own_trains_stops_resumes_and_is_opened_again(tmp_path):
+    options = {"transforms": [Halve(0.25), "clip_reward:-1:1"], "eval_episodes": 2, **FAST}
+    whole = bg.train(OWN, "CartPole-v1", 80, out=tmp_path / "whole", **options)
+    part = bg.train(OWN, "CartPole-v1", 40, out=tmp_path / "part", **options)
+    opened = bg.Run.open(part.folder)  # the classes' module is imported, so that nothing needs trust
+    assert opened.settings == part.settings and type(opened.settings.algorithm) is Own
+    bg.resume(part.folder, 80, progress="off")
+    states = [bg.load(run.folder).state for run in (whole, part)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(leaves, states), strict=True))
+    assert states[0].optimizer["count"] == states[0].updates > 0
+    record = whole.record["algorithm"]
+    assert record["name"] == f"{__name__}:Own" and record["fields"]["shift"] == 0.5
+    assert record["fields"]["optimizer"] == {"kind": f"{__name__}:Ascent", "scale": 0.9}
+    assert record["fields"]["network"] == {"kind": f"{__name__}:Wide", "width": 8}
+    assert whole.record["transforms"][0] == {"kind": f"{__name__}:Halve", "factor": 0.25}
+    assert whole.resume_command().endswith("--trust-imports")
+    assert bg.evaluate(whole.folder, 2).episodes == 2
+
+
+def test_an_algorithm_may_be_named(tmp_path):
+    run = bg.train("q_learning", "FrozenLake-v1", 200, out=tmp_path / "run", eval_episodes=0, **FAST)
+    assert run.settings.algorithm == bg.QLearning()
+
+
+def test_the_shorthand_for_transforms_is_written_out(tmp_path):
+    ask = {"eval_episodes": 0, **FAST}
+    short = bg.train(DQN, "CartPole-v1", 40, out=tmp_path / "a", normalize_obs=True, frame_stack=2, **ask)
+    stack = [bg.NormalizeObs(), bg.FrameStack(2)]
+    listed = bg.train(DQN, "CartPole-v1", 40, out=tmp_path / "b", transforms=stack, **ask)
+    assert short.settings == listed.settings and measurements(short) == measurements(listed)
+    assert "transforms=[bg.NormalizeObs(clip=10.0), bg.FrameStack(n=2)]" in listed.record["command"]
 
 
 def test_resume_goes_on_and_refuses_what_is_finished(tmp_path):
@@ -167,7 +284,11 @@ def test_train_or_resume_leaves_finished_runs_alone_and_refuses_other_settings(t
         (lambda out: bg.train(DQN, "Pendulum-v1", 40, out=out), "Discrete"),
         (lambda out: bg.train(DQN, "CartPole-v1", 40, out=out, number_of_envs=2), "number_of_envs"),
         (lambda out: bg.train(DQN, "CartPole-v1", 0, out=out), "steps = 0"),
-        (lambda out: bg.train("dqn", "CartPole-v1", 40, out=out), "no algorithm"),
+        (lambda out: bg.train("dqm", "CartPole-v1", 40, out=out), "did you mean dqn"),
+        (lambda out: bg.train(bg.DQN, "CartPole-v1", 40, out=out), "DQN is a class; give an instance"),
+        (lambda out: bg.train(Melting(), "CartPole-v1", 40, out=out), "Melting must be a frozen dataclass"),
+        (lambda out: bg.train(object(), "CartPole-v1", 40, out=out), "is not an algorithm"),
+        (lambda out: bg.train(local(), "CartPole-v1", 40, out=out), "defined inside a function"),
         (lambda out: bg.train(DQN, Guess(), 40, out=out), "class"),
         (lambda out: bg.train(bg.DQN(buffer_size=1_000_000_000), "CartPole-v1", 40, out=out), "out of range"),
     ],
@@ -233,7 +354,7 @@ def test_every_command_in_the_documentation_is_understood():
         flags, rest = cli._split_algo_flags(words)
         args, left = cli.build_parser().parse_known_args(rest)
         assert not left, words
-        known = _flag_names(find_algorithm(args.algo)(), "--algo") if flags else []
+        known = _flag_names(ALGORITHMS.make(args.algo), "--algo") if flags else []
         assert {flag for flag in flags if flag.startswith("--")} <= {*known, "--algo.help"}, words
         if getattr(args, "preset", None):
             find_preset(args.algo, args.preset)
@@ -270,7 +391,7 @@ def test_discarding_a_run_spares_what_was_saved_and_what_another_process_trains(
     settings = Settings(DQN, "CartPole-v1", 100)
     for blocked in (False, True):
         made = bg.Run.create(settings, tmp_path / f"blocked-{blocked}")
-        with bg.Run.open(made.folder)._lock() if blocked else contextlib.nullcontext():
+        with bg.Run.open(made.folder).lock() if blocked else contextlib.nullcontext():
             made.discard()
         assert made.folder.exists() == blocked
     run.discard()

@@ -289,6 +289,13 @@ def test_seeds_are_ranges_and_lists():
         ("train ppo --env CartPole-v1 --steps 10 --network reznet", "module:Class"),
         ("train ppo --env CartPole-v1 --steps 10 --network no_such_module:Net", "no_such_module"),
         ("train ppo --env CartPole-v1 --steps 10 --network json:JSONDecoder", "torch.nn.Module"),
+        ("train q_learning --env FrozenLake-v1 --steps 10 --network mlp", "--algo.network"),
+        ("train ppo --env CartPole-v1 --steps 10 --algo.optimizer adma", "did you mean adam"),
+        ("train no_such_module:Algo --env CartPole-v1 --steps 10", "no_such_module"),
+        ("train json:JSONDecoder --env CartPole-v1 --steps 10", "a frozen dataclass with build"),
+        ("train ppo --env CartPole-v1 --steps 10 --transforms frame_stak:4", "did you mean frame_stack"),
+        ("train ppo --env CartPole-v1 --steps 10 --transforms normalize_obs --frame-stack 4", "not both"),
+        ("train ppo --preset Acrobot-v1 --frame-stack 4", "has transforms of its own"),
         ("train ppo --env no_such_module:Env --steps 10", "no_such_module"),
         ("train ppo --env os:getcwd --steps 10", "gymnasium.Env"),
         ("train ppo --env : --steps 10", "module:Class"),
@@ -521,7 +528,87 @@ def test_a_preset_brings_its_wrappers(tmp_path):
         "4",
     )
     record = record_of(tmp_path / "run")
-    assert (record["normalize_obs"], record["normalize_reward"], record["num_envs"]) == (True, True, 16)
+    assert [transform["kind"] for transform in record["transforms"]] == ["normalize_obs", "normalize_reward"]
+    assert record["num_envs"] == 16
+
+
+def test_transforms_are_given_as_a_list_that_the_user_orders_or_in_shorthand(tmp_path):
+    listed = ["--transforms", "clip_reward:-2:2,frame_stack:3,normalize_obs"]
+    train("dqn", "--env", "CartPole-v1", "--steps", "40", "--out", tmp_path / "list", *listed, *SMALL_DQN)
+    assert record_of(tmp_path / "list")["transforms"] == [
+        {"kind": "clip_reward", "low": -2, "high": 2},
+        {"kind": "frame_stack", "n": 3},
+        {"kind": "normalize_obs", "clip": 10.0},
+    ]
+    short = ["--normalize-reward", "--frame-stack", "3"]
+    train("dqn", "--env", "CartPole-v1", "--steps", "40", "--out", tmp_path / "short", *short, *SMALL_DQN)
+    kinds = [transform["kind"] for transform in record_of(tmp_path / "short")["transforms"]]
+    assert kinds == ["frame_stack", "normalize_reward"]
+
+
+def test_a_part_of_an_algorithm_is_chosen_by_name(tmp_path):
+    flags = ["--algo.optimizer", "sgd", "--algo.optimizer.momentum", "0.5", "--algo.network=mlp"]
+    train("dqn", "--env", "CartPole-v1", "--steps", "40", "--out", tmp_path / "run", *SMALL_DQN, *flags)
+    fields = record_of(tmp_path / "run")["algorithm"]["fields"]
+    assert fields["optimizer"] == {
+        "kind": "sgd",
+        "learning_rate": 0.001,
+        "momentum": 0.5,
+        "nesterov": False,
+        "weight_decay": 0.0,
+    }
+    assert fields["network"]["kind"] == "mlp" and fields["network"]["hidden"] == [8]
+
+
+OWN = """
+from dataclasses import dataclass
+
+from bellgrad.algos.dqn import DQN, DQNLearner
+
+
+class MyLearner(DQNLearner):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.factor = config.factor
+
+
+@dataclass(frozen=True)
+class MyAlgorithm(DQN):
+    \"\"\"My hyper-parameters.
+
+    Attributes:
+        factor: of mine.
+    \"\"\"
+
+    factor: float = 2.0
+
+    def build(self, spec, steps=None):
+        return MyLearner(self, spec)
+"""
+
+
+def test_a_users_own_algorithm_trains_by_name_and_its_run_is_opened_only_if_trusted(here):
+    (here / "own.py").write_text(OWN)
+    try:
+        assert "--algo.factor" in bellgrad("train", "own:MyAlgorithm", "--algo.help").out
+        words = ["--env", "CartPole-v1", "--steps", "40", "--algo.factor", "3"]
+        loud = [word for word in SMALL_DQN if word != "--quiet"]
+        said = train("own:MyAlgorithm", *words, *loud)
+        record = record_of("runs/cartpole-v1-myalgorithm-0")
+        assert (
+            record["algorithm"]["name"] == "own:MyAlgorithm" and record["algorithm"]["fields"]["factor"] == 3
+        )
+        assert said.err.splitlines()[-1].count("--trust-imports") == 2  # the commands that are offered work
+        sys.modules.pop("own")  # as in a new process
+        run = "runs/cartpole-v1-myalgorithm-0"
+        assert "own:MyAlgorithm, which is code of its own" in bellgrad("evaluate", run).error
+        assert "own" not in sys.modules
+        assert bellgrad("evaluate", run, "--episodes", "2", "--trust-imports").code == 0
+        assert bellgrad("resume", run, "--steps", "80", "--quiet", "--trust-imports").code == 0
+        assert bellgrad("report", run).code == 0 and bellgrad("compare", run).code == 0
+        assert "did you mean MyAlgorithm" in bellgrad("train", "own:MyAlgoritm", *words).error
+    finally:
+        sys.modules.pop("own", None)
 
 
 def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):

@@ -33,6 +33,10 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either, but for what they share
 SHARED = (
     "bellgrad.algos.actor_critic.",
+    "bellgrad.algos.counters.",
+    "bellgrad.algos.deep_q.",
+    "bellgrad.algos.from_replay.",
+    "bellgrad.algos.off_policy_actor_critic.",
     "bellgrad.algos.policy_gradient.",
     "bellgrad.algos.search.",
     "bellgrad.tabular.common.",
@@ -94,6 +98,7 @@ def test_every_room_has_a_place_in_the_order():
         "data",
         "envs",
         "algos",
+        "runs",
         "training",
         "presets",
         "report",
@@ -112,12 +117,13 @@ def test_imports_go_from_right_to_left_only(path):
     ("module", "source"),
     [
         ("bellgrad.core.tree", "from bellgrad.ops.polyak import polyak"),
-        ("bellgrad.nets.build", "import bellgrad.data.replay"),
+        ("bellgrad.nets.build", "import bellgrad.data.storage"),
         ("bellgrad.envs.make", "def f():\n    from bellgrad.algos.dqn import DQN"),
         ("bellgrad.algos.sac", "from bellgrad.algos.dqn import DQN"),
         ("bellgrad.algos.sac", "from bellgrad.algos import dqn"),
         ("bellgrad.presets.dqn", "from bellgrad.training import run"),
         ("bellgrad.training.run", "from bellgrad import api"),
+        ("bellgrad.runs.folder", "from bellgrad.training.session import Session"),
         ("bellgrad.api", "import bellgrad.cli as cli"),
         ("bellgrad.ops.polyak", "from . import checks"),
         ("bellgrad.algos.dqn", "from bellgrad import DQN"),
@@ -125,6 +131,53 @@ def test_imports_go_from_right_to_left_only(path):
 )
 def test_the_walk_finds_an_import_that_is_forbidden(module, source):
     assert len(violations(module, source)) == 1
+
+
+def graph_of(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules each module imports, at its top or inside its functions."""
+    graph = {}
+    for module, source in sources.items():
+        # `from package import thing` imports the module `thing`, or else what the package itself says of it.
+        names = {name if name in sources else name.rpartition(".")[0] for _, name in imports(source)}
+        graph[module] = (names & sources.keys()) - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that import themselves by way of others, circle by circle."""
+
+    def reached(start: str) -> set[str]:
+        seen, ahead = set(), [start]
+        while ahead:
+            new = graph[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    far = {module: reached(module) for module in graph}
+    together = {frozenset(x for x in far[m] if m in far[x]) for m in graph if m in far[m]}
+    return sorted(sorted(circle) for circle in together)
+
+
+@pytest.mark.parametrize("room", sorted(LEVEL))
+def test_no_module_imports_itself_by_way_of_others(room):
+    sources = {module_of(path): path.read_text() for path in FILES if room_of(module_of(path)) == room}
+    assert circles(graph_of(sources)) == []
+
+
+def test_the_search_for_circles_finds_one_that_hides_in_a_function_and_in_a_package():
+    lazy = "def f():\n    from bellgrad.runs.b import thing"
+    for_types = "if TYPE_CHECKING:\n    from bellgrad.runs import c"
+    sources = {"bellgrad.runs": "", "bellgrad.runs.a": lazy, "bellgrad.runs.b": for_types}
+    assert circles(graph_of(sources | {"bellgrad.runs.c": "import bellgrad.core.tree"})) == []
+    assert circles(graph_of(sources | {"bellgrad.runs.c": "import bellgrad.runs.a as a"})) == [
+        ["bellgrad.runs.a", "bellgrad.runs.b", "bellgrad.runs.c"]
+    ]
+    package = {
+        "bellgrad.runs": "from bellgrad.runs import a",
+        "bellgrad.runs.a": "from bellgrad.runs import X",
+    }
+    assert circles(graph_of(package)) == [["bellgrad.runs", "bellgrad.runs.a"]]
 
 
 def test_the_package_imports_nothing_heavy_before_it_is_used():

@@ -4,47 +4,13 @@ used."""
 from importlib import import_module
 from typing import Any
 
+from bellgrad.core import registry
+
 _HOMES = {
-    "A2C": "bellgrad.algos.a2c",
-    "CEM": "bellgrad.algos.cem",
-    "CMAES": "bellgrad.algos.cma_es",
-    "DQN": "bellgrad.algos.dqn",
-    "HillClimbing": "bellgrad.algos.hill_climbing",
-    "OpenAIES": "bellgrad.algos.openai_es",
-    "PPO": "bellgrad.algos.ppo",
-    "REINFORCE": "bellgrad.algos.reinforce",
-    "SAC": "bellgrad.algos.sac",
-    "SimulatedAnnealing": "bellgrad.algos.simulated_annealing",
-    "TRPO": "bellgrad.algos.trpo",
-    "VPG": "bellgrad.algos.vpg",
-    "MonteCarlo": "bellgrad.tabular.monte_carlo",
-    "MonteCarloControl": "bellgrad.tabular.monte_carlo",
-    "OffPolicyMonteCarlo": "bellgrad.tabular.off_policy_monte_carlo",
-    "OffPolicyMonteCarloControl": "bellgrad.tabular.off_policy_monte_carlo",
-    "TD0": "bellgrad.tabular.td",
-    "NStepTD": "bellgrad.tabular.n_step",
-    "TDLambda": "bellgrad.tabular.td_lambda",
-    "SARSA": "bellgrad.tabular.sarsa",
-    "SARSA1": "bellgrad.tabular.sarsa_lambda",
-    "SARSALambda": "bellgrad.tabular.sarsa_lambda",
-    "NStepSARSA": "bellgrad.tabular.n_step",
-    "ExpectedSARSA": "bellgrad.tabular.expected_sarsa",
-    "QLearning": "bellgrad.tabular.q_learning",
-    "DoubleQLearning": "bellgrad.tabular.double_q_learning",
-    "WatkinsQLambda": "bellgrad.tabular.watkins_q_lambda",
-    "GradientQLearning": "bellgrad.tabular.gradient",
-    "GradientSARSA": "bellgrad.tabular.gradient",
-    "DynaQ": "bellgrad.tabular.dyna",
-    "CertaintyEquivalence": "bellgrad.tabular.certainty",
-    "RMax": "bellgrad.tabular.r_max",
-    "MLP": "bellgrad.nets.specs",
-    "CNN": "bellgrad.nets.specs",
-    "LSTM": "bellgrad.nets.specs",
-    "GRU": "bellgrad.nets.specs",
-    "Adam": "bellgrad.ops.optim",
-    "AdamW": "bellgrad.ops.optim",
-    "RMSprop": "bellgrad.ops.optim",
-    "SGD": "bellgrad.ops.optim",
+    target.partition(":")[2]: target.partition(":")[0]
+    for names in (registry.ALGORITHMS, *registry.PARTS)
+    for target in names.own.values()
+} | {
     "Agent": "bellgrad.training.agent",
     "Evaluation": "bellgrad.training.evaluate",
     "Run": "bellgrad.training.run",

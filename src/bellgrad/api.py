@@ -10,16 +10,17 @@ from typing import Any, Literal
 from gymnasium import Env
 
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.make import env_name
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.runs.files import read_json, write_json_atomic
-from bellgrad.runs.settings import Settings, algorithm_name
+from bellgrad.runs.files import write_json_atomic
+from bellgrad.runs.folder import Which
+from bellgrad.runs.reading import EVALUATION, RECORD, read_record
+from bellgrad.runs.settings import Settings, algorithm_name, expanded, rewritten_record
 from bellgrad.training.agent import Agent
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
 from bellgrad.training.run import Run
-
-Which = Literal["last", "best"] | int
 
 
 def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
@@ -27,7 +28,8 @@ def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     short = "".join(
         c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]
     ).lower()
-    first = folder = Path("runs") / f"{short}-{algorithm_name(algorithm)}-{seed}"
+    name = algorithm_name(algorithm).rpartition(":")[2].lower()
+    first = folder = Path("runs") / f"{short}-{name}-{seed}"
     attempt = 1
     while folder.exists():
         attempt += 1
@@ -49,7 +51,8 @@ def train(
     """Train an agent and leave a run folder.
 
     Args:
-        algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`.
+        algorithm: hyper-parameters, for example `bg.PPO(epochs=4)`; a user's own frozen dataclass with
+            `build`; or the name of either, for its defaults.
         env: a registered id, `module:Class`, a Gymnasium class, a callable that makes an environment, or a
             `FiniteMDP`.
         steps: environment steps in all.
@@ -57,8 +60,9 @@ def train(
         out: the run's folder; by default a new one under `runs/`.
         progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
         command: recorded as what repeats this run.
-        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `normalize_obs`,
-            `target_return`, ...
+        options: any other field of `Settings`: `num_envs`, `engine`, `device`, `transforms`, `target_return`,
+            ... In place of `transforms`, `normalize_obs=True`, `frame_stack=4` and `normalize_reward=True`
+            stand for `[NormalizeObs(), FrameStack(4), NormalizeReward()]`.
 
     Raises:
         UsageError: an impossible request.
@@ -67,9 +71,9 @@ def train(
     if isinstance(env, FiniteMDP):
         env = _sampler(env)
     settings = _settings(algorithm, env, steps, seed, options)
-    folder = Path(out) if out is not None else default_folder(algorithm, env, seed)
+    folder = Path(out) if out is not None else default_folder(settings.algorithm, env, seed)
     is_new = not folder.exists()
-    run = Run.create(settings, folder, command or _call(algorithm, env, steps, seed, options))
+    run = Run.create(settings, folder, command or _call(settings.algorithm, env, steps, seed, options))
     try:
         return run.train(progress=progress)
     except UsageError:
@@ -95,12 +99,11 @@ def train_or_resume(
     Raises:
         UsageError: the folder holds a run of other settings.
     """
-    path = Path(out) / "run.json"
-    if not path.exists():
+    if not (Path(out) / RECORD).exists():
         return train(algorithm, env, steps, seed=seed, out=out, progress=progress, command=command, **options)
-    found = read_json(path)
+    found = rewritten_record(read_record(out))
     asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).to_json(env_name(env))))
-    other = [name for name in asked if not isinstance(found, dict) or found.get(name) != asked[name]]
+    other = [name for name in asked if found.get(name) != asked[name]]
     if other:
         raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
     run = Run.open(out, True, env)  # what it may import is what was just asked for
@@ -119,20 +122,23 @@ def _sampler(mdp: FiniteMDP) -> Callable[..., Env]:
 
 def _settings(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> Settings:
     try:
-        return Settings(algorithm, env, steps, seed, **options)
+        return Settings(ALGORITHMS.make(algorithm), env, steps, seed, **expanded(options))
     except TypeError as error:
         raise UsageError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
 
 
 def _call(algorithm: Any, env: Any, steps: int, seed: int, options: dict[str, Any]) -> str:
     """The Python that trains such a run again."""
-    made = re.sub(r"\b([A-Z]\w*)\(", r"bg.\1(", repr(algorithm))
-    made = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", made)
     shown = repr(env) if isinstance(env, str) else env_name(env).split(":")[-1]
-    return (
-        f"bg.train({made}, env={shown}, steps={steps},"
-        f" seed={seed}{''.join(f', {k}={v!r}' for k, v in options.items())})"
-    )
+    rest = "".join(f", {name}={_in_python(value)}" for name, value in options.items())
+    return f"bg.train({_in_python(algorithm)}, env={shown}, steps={steps}, seed={seed}{rest})"
+
+
+def _in_python(value: Any) -> str:
+    """An expression that makes the value again, after `import bellgrad as bg` and of what a user defined."""
+    ours = {target.partition(":")[2] for names in (ALGORITHMS, *PARTS) for target in names.own.values()}
+    text = re.sub(r"\b([A-Z]\w*)\(", lambda m: f"bg.{m[0]}" if m[1] in ours else m[0], repr(value))
+    return re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
 
 
 def resume(
@@ -149,41 +155,14 @@ def resume(
         run: the run or its folder.
         steps: a new total of environment steps; None keeps the old one.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment or network may be imported.
+        trust_imports: whether the run's own classes (environment, algorithm, network, ...) may be imported.
         progress: as in `train`.
 
     Raises:
         UsageError: the run has nothing left to do, or `steps` is behind it.
         CheckpointError: none of its checkpoints is fit.
     """
-    opened = _open(run, trust_imports, env)
-    try:
-        reached = opened.checkpoint().values["driver"]["steps"]
-    except CheckpointError:
-        if any((opened.folder / "checkpoints").glob("step-*")):
-            raise
-        if steps is not None:
-            opened.extend(steps)
-        return opened.train(
-            progress=progress
-        )  # stopped before its first checkpoint: a fresh start loses nothing
-    if steps is not None:
-        if steps <= reached:
-            raise UsageError(
-                f"{opened.folder} has reached step {reached:,}; ask for more steps than that in all"
-            )
-        opened.extend(steps)
-        horizon = opened.record.get("horizon", steps)
-        if getattr(opened.settings.algorithm, "learning_rate_decay", None) == "linear" and steps > horizon:
-            print(
-                f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended",
-                file=sys.stderr,
-            )
-    elif opened.status == "finished":
-        raise UsageError(
-            f"{opened.folder} is finished at step {reached:,}; give a larger --steps to train on"
-        )
-    return opened.train(resumed=True, progress=progress)
+    return _open(run, trust_imports, env).resume(steps, progress)
 
 
 def evaluate(
@@ -206,7 +185,7 @@ def evaluate(
         deterministic: the greedy action, or a sample of the policy.
         checkpoint: `last`, `best`, or a step.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment or network may be imported.
+        trust_imports: whether the run's own classes (environment, algorithm, network, ...) may be imported.
     """
     _check_episodes(episodes)
     opened = _open(run, trust_imports, env)
@@ -219,7 +198,7 @@ def evaluate(
         batch.close()
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
     try:
-        write_json_atomic(opened.folder / "evaluation.json", record)
+        write_json_atomic(opened.folder / EVALUATION, record)
     except (
         CheckpointError
     ) as error:  # of a folder that may only be read: the result is worth more than its copy
@@ -256,15 +235,15 @@ def record(
 
 
 def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, **options: Any) -> Path:
-    """Learning curves; see `bellgrad.report.curves.plot` for the options."""
-    from bellgrad.report import curves
+    """Learning curves; see `bellgrad.report.training.curves.plot` for the options."""
+    from bellgrad.report.training import curves
 
     return curves.plot(_each(runs), Path(out), **options)
 
 
 def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, Any]:
     """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
-    from bellgrad.report import compare as comparison
+    from bellgrad.report.training import compare as comparison
 
     return comparison.compare(_each(runs))
 
@@ -278,7 +257,7 @@ def export(
     trust_imports: bool = False,
 ) -> Path:
     """The greedy policy as ONNX, from raw observations to the environment's own actions."""
-    from bellgrad.report.export import export_onnx
+    from bellgrad.report.training.export import export_onnx
 
     agent = Agent.load(_open(run, trust_imports, env), checkpoint)
     policy, example = agent.as_module()
@@ -292,12 +271,12 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
     Args:
         run: the run or its folder.
         env: the environment, for a run whose environment was given as a callable.
-        trust_imports: whether the run's own environment may be imported.
+        trust_imports: whether the run's own classes may be imported.
 
     Raises:
         UsageError: the run has no tables, or its world is only known by stepping it.
     """
-    from bellgrad.report.learned import draw_learned
+    from bellgrad.report.training.learned import draw_learned
 
     opened = _open(run, trust_imports, env)
     return draw_learned(opened, opened.folder)
@@ -305,14 +284,14 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
 
 def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
-    from bellgrad.report import page
+    from bellgrad.report.training import page
 
     return page.write_report(run.folder if isinstance(run, Run) else Path(run))
 
 
 def is_finished(folder: Path | str) -> bool:
     """Whether a run folder's training is over."""
-    return read_json(Path(folder) / "run.json").get("status") == "finished"
+    return read_record(folder)["status"] == "finished"
 
 
 def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:

@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from bellgrad.envs.native import NativeEnv
+from bellgrad.envs.transforms import RescaleAction, TransformedEnv
+from bellgrad.training.engine import Engine
+from bellgrad.training.session import DRIVERS
+
 OPTIMUM = 0.5  # of the continuous probes, in the learner's units; 3.0 in the environment's
+EAGER = Engine("eager", 1, 4, "")
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class BestActionByObservation(SignProbe):
 
 @dataclass(frozen=True)
 class Endless(Probe):
-    """Reward 1 a step for ever: the value is 1 / (1 - gamma), though a time limit cuts it into pieces."""
+    """Reward 1 per step, forever: the value is 1 / (1 - gamma), though a time limit cuts it into pieces."""
 
     max_episode_steps: int | None = 5
 
@@ -129,7 +135,7 @@ class Endless(Probe):
 
 @dataclass(frozen=True)
 class Arrival(Probe):
-    """0, then 1 for ever with reward 1 a step, cut after every second step.
+    """0, then 1 forever with reward 1 per step, cut after every second step.
 
     V(1) = 1 / (1 - gamma) and V(0) = gamma V(1). With gamma 1/2 that is 2 and 1. Taking the time-out for an
     end gives 1 and 1/2; bootstrapping from the observation after the reset gives 4/3 and 2/3.
@@ -139,3 +145,19 @@ class Arrival(Probe):
 
     def advance(self, physics, action, noise):
         return torch.ones_like(physics), physics[:, 0], torch.zeros_like(physics[:, 0], dtype=torch.bool)
+
+
+def learn(algorithm, dynamics, updates):
+    """The learner and its state after at least so many updates."""
+    env = NativeEnv(dynamics, 16)
+    if dynamics.continuous:
+        env = TransformedEnv(env, [RescaleAction()])
+    learner = algorithm.build(env.spec)
+    driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
+    while driver.updates < updates:
+        driver.advance()
+    return learner, driver.state
+
+
+def close(actual, expected, tolerance):
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0)

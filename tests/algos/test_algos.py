@@ -153,14 +153,14 @@ def test_dqns_updates_equal_plain_torch(loss, double):
     criterion = nn.SmoothL1Loss(reduction="none") if loss == "huber" else nn.MSELoss(reduction="none")
     for update in range(1, 6):
         b = transitions(DISCRETE, seed=update)
-        state, metrics = learner.update(state, b)
+        state, metrics, priority = learner.update(state, b)
         with torch.no_grad():
             best = (online if double else target)(b.next_obs).argmax(1)
             y = b.reward + GAMMA * (1 - b.terminated.float()) * target(b.next_obs)[range(12), best]
         q = online(b.obs)[range(12), b.action]
         expected = (b.weight * criterion(q, y)).mean()
         assert metrics["loss"].item() == pytest.approx(expected.item(), rel=1e-4)
-        torch.testing.assert_close(metrics["td_error"], (q - y).detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(priority, (q - y).detach().abs(), rtol=1e-4, atol=1e-4)
         step(optimizer, expected, *online.parameters(), norm=1.0)
         if update % 2 == 0:
             target.load_state_dict(online.state_dict())
@@ -238,13 +238,15 @@ def test_sacs_updates_equal_plain_torch():
     for update in range(1, 6):
         b = transitions(CONTINUOUS, seed=update)
         noise = draw(learner.update_noise(), generator(update))
-        state, metrics = learner.update(state, b, noise)
+        state, metrics, priority = learner.update(state, b, noise)
         alpha = log_alpha.exp().detach()
         with torch.no_grad():
             next_action, next_logprob = sample(b.next_obs, noise["next_action"])
             soft_value = q(targets, b.next_obs, next_action).min(0).values - alpha * next_logprob
             y = b.reward + GAMMA * (1 - b.terminated.float()) * soft_value
-        critic_loss = sum((b.weight * (one - y) ** 2).mean() for one in q(critics, b.obs, b.action))
+        errors = q(critics, b.obs, b.action) - y
+        torch.testing.assert_close(priority, errors.detach().abs().mean(0), rtol=1e-4, atol=1e-4)
+        critic_loss = sum((b.weight * error**2).mean() for error in errors)
         step(optimizers[0], critic_loss)
         action, logprob = sample(b.obs, noise["action"])
         actor_loss = (alpha * logprob - q(critics, b.obs, action).min(0).values).mean()
@@ -268,11 +270,11 @@ def test_sacs_updates_equal_plain_torch():
 
 # ---------------------------------------------------------------------------------------------------- by hand
 @pytest.mark.parametrize(("name", "online"), [("dqn", "params"), ("sac", "critic")])
-def test_a_hard_target_copies_exactly_when_due_and_stands_still_between(name, online):
+def test_a_hard_target_copies_exactly_when_due_and_stays_as_it_is_between(name, online):
     learner, state, batch, noise = built(name, target_period=3, tau=1.0, learning_rate=0.05)
     for update in range(1, 8):
         before = state.target
-        state, _ = learner.update(state, batch, noise)
+        state, *_ = learner.update(state, batch, noise)
         expected = getattr(state, online) if update % 3 == 0 else before
         assert all(torch.equal(state.target[key], expected[key]) for key in expected)
         assert int(state.updates) == update
@@ -287,7 +289,7 @@ def test_a_soft_target_closes_a_share_of_the_gap_when_due(name, online, period):
     learner, state, batch, noise = built(name, target_period=period, tau=0.1, learning_rate=0.05)
     for update in range(1, 5):
         before = state.target
-        state, _ = learner.update(state, batch, noise)
+        state, *_ = learner.update(state, batch, noise)
         share = 0.1 if update % period == 0 else 0.0
         for key, old in before.items():
             torch.testing.assert_close(state.target[key], old + share * (getattr(state, online)[key] - old))
@@ -305,7 +307,7 @@ def test_a_soft_target_closes_a_share_of_the_gap_when_due(name, online, period):
         ("exponential", 100_000, 0.2),
     ],
 )
-def test_dqn_explores_with_the_chance_of_its_schedule(decay, steps, epsilon):
+def test_dqn_explores_with_the_probability_of_its_schedule(decay, steps, epsilon):
     learner, state, _, _ = built(
         "dqn", epsilon_initial=1.0, epsilon_final=0.2, epsilon_steps=1000, epsilon_decay=decay
     )
@@ -333,7 +335,7 @@ def test_trap_target_entropy_is_minus_the_number_of_action_dimensions(name, dime
 def test_the_temperature_rises_while_the_entropy_is_below_its_target_and_only_if_it_is_learned(learn):
     for target, sign in ((1e3, 1), (-1e3, -1)):
         learner, state, batch, noise = built("sac", target_entropy=target, learn_temperature=learn)
-        after, _ = learner.update(state, batch, noise)
+        after, *_ = learner.update(state, batch, noise)
         change = (after.log_alpha["value"] - state.log_alpha["value"]).item()
         first = sign * learner.config.learning_rate  # Adam's first step
         assert change == (pytest.approx(first, rel=1e-3) if learn else 0)
@@ -360,7 +362,7 @@ def test_ppos_learning_rate_is_that_of_the_rollouts_start_and_falls_to_zero_at_t
             None,
         )
         state, _, _ = learner.prepare(state._replace(steps=torch.tensor(begun + 10)), rollout)
-        after, _ = learner.update(state, batch, noise)
+        after, *_ = learner.update(state, batch, noise)
         moves[begun] = torch.cat([(after.params[k] - state.params[k]).flatten() for k in state.params])
     assert moves[0].abs().max() > 1e-3
     torch.testing.assert_close(moves[250], 0.75 * moves[0], rtol=1e-3, atol=1e-6)  # `built` plans 1000 steps
@@ -446,8 +448,8 @@ def test_sacs_twin_critics_begin_apart():
 def test_an_update_is_pure(name):
     learner, state, batch, noise = built(name)
     before = map_tree(torch.clone, (state, batch, noise))
-    first, _ = learner.update(state, batch, noise)
-    second, _ = learner.update(state, batch, noise)
+    first, *_ = learner.update(state, batch, noise)
+    second, *_ = learner.update(state, batch, noise)
     for a, b in zip(leaves(before), leaves((state, batch, noise)), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(leaves(first), leaves(second), strict=True):
@@ -458,26 +460,27 @@ def test_an_update_is_pure(name):
 @pytest.mark.parametrize("name", CASES)
 def test_trap_stale_graph_an_update_returns_no_graph(name):
     learner, state, batch, noise = built(name)
-    after, metrics = learner.update(state, batch, noise)
+    after, metrics, *_ = learner.update(state, batch, noise)
     assert all(
         leaf.grad_fn is None and not leaf.requires_grad for leaf in [*leaves(after), *metrics.values()]
     )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_trap_target_as_b1_against_b_metrics_are_scalars_or_one_an_item(name):
+def test_trap_target_as_b1_against_b_metrics_are_scalars_and_a_priority_is_one_per_transition(name):
     learner, state, batch, noise = built(name)
-    _, metrics = learner.update(state, batch, noise)
+    _, metrics, *priority = learner.update(state, batch, noise)
     for key, value in metrics.items():
-        assert value.shape == ((12,) if key == "td_error" else ()), key
-        assert torch.isfinite(value).all(), key
-    assert ("td_error" in metrics) == (name in ("dqn", "sac"))
+        assert value.shape == () and torch.isfinite(value), key
+    assert len(priority) == (name in ("dqn", "sac"))
+    for value in priority:
+        assert value.shape == (12,) and torch.isfinite(value).all() and (value >= 0).all()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_update_keeps_the_structure_of_the_state(name):
     learner, state, batch, noise = built(name)
-    after, _ = learner.update(state, batch, noise)
+    after, *_ = learner.update(state, batch, noise)
     kinds = [{k: (v.shape, v.dtype, v.stride()) for k, v in named_leaves(s).items()} for s in (state, after)]
     assert kinds[0] == kinds[1]
     assert int(after.updates) == 1 and int(after.steps) == 0  # steps are the driver's
@@ -489,11 +492,11 @@ def test_many_seeds_update_at_once_under_vmap(name):
     parts = [built(name, seed)[1:] for seed in range(3)]
     alone = [learner.update(*part)[0] for part in parts]
     if parts[0][2] is None:
-        together, metrics = torch.vmap(lambda state, batch: learner.update(state, batch))(
+        together, metrics, *_ = torch.vmap(lambda state, batch: learner.update(state, batch))(
             *(stack([p[i] for p in parts]) for i in (0, 1))
         )
     else:
-        together, metrics = torch.vmap(learner.update)(*(stack([p[i] for p in parts]) for i in range(3)))
+        together, metrics, *_ = torch.vmap(learner.update)(*(stack([p[i] for p in parts]) for i in range(3)))
     assert all(value.shape[0] == 3 for value in metrics.values())
     for a, b in zip(leaves(together), leaves(stack(alone)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -518,6 +521,7 @@ def test_initial_parameters_follow_from_the_seed(name):
         (SAC(), DISCRETE.action_space, "SAC needs a Box action space.*Try dqn or ppo"),
         (DQN(), MultiDiscrete([2, 3]), "DQN needs a Discrete action space"),
         (SAC(), MultiDiscrete([2, 3]), "SAC needs a Box action space"),
+        (SAC(), Box(-np.inf, 1, (2,)), "SAC needs actions with finite bounds"),
         (PPO(), Dict({"a": Discrete(2)}), "a policy needs a Box, Discrete or MultiDiscrete action space"),
     ],
 )
@@ -532,7 +536,7 @@ def test_dqn_refuses_forbidden_actions():
         replace(DISCRETE, observation_space=masked),
         EnvSpec("mine", Discrete(2), Discrete(2), legal=np.eye(2) > 0),
     ):
-        with pytest.raises(UsageError, match=r"DQN knows of no forbidden actions.* Try ppo"):
+        with pytest.raises(UsageError, match=r"DQN does not know of forbidden actions.* Try ppo"):
             DQN().build(spec)
 
 
@@ -591,8 +595,8 @@ def test_a_compiled_update_equals_an_eager_one_within_rounding(name):
     compiled = Engine("compiled", 1, 1, "").compile(learner.update)
     expected, actual = state, state
     for _ in range(3):
-        expected, metrics = learner.update(expected, batch, noise)
-        actual, actual_metrics = compiled(actual, batch, noise)
+        expected, metrics, *_ = learner.update(expected, batch, noise)
+        actual, actual_metrics, *_ = compiled(actual, batch, noise)
     for key, value in (named_leaves(expected) | metrics).items():
         torch.testing.assert_close((named_leaves(actual) | actual_metrics)[key], value, rtol=1e-3, atol=1e-4)
     moved = max((a - b).abs().max().item() for a, b in zip(leaves(expected), leaves(state), strict=True))
@@ -608,7 +612,7 @@ def test_learners_with_other_hyper_parameters_share_no_compiled_graph():
             "dqn", optimizer=SGD(), learning_rate=rate, max_grad_norm=None, network=MLP((4,))
         )
         compiled = Engine("compiled", 1, 1, "").compile(learner.update)
-        after, _ = compiled(state, batch, None)
+        after, *_ = compiled(state, batch, None)
         moves[rate] = torch.cat([(after.params[k] - state.params[k]).flatten() for k in state.params])
     assert moves[0.1].abs().max() > 1e-3
     torch.testing.assert_close(moves[0.2], 2 * moves[0.1], rtol=1e-3, atol=1e-6)

@@ -13,6 +13,8 @@ from probes import (
     Endless,
     TwoSteps,
     ValueByObservation,
+    close,
+    learn,
 )
 
 from bellgrad.algos.a2c import A2C
@@ -22,13 +24,8 @@ from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.algos.trpo import TRPO
 from bellgrad.algos.vpg import VPG
-from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
-from bellgrad.training.engine import Engine
-from bellgrad.training.session import DRIVERS
 
-EAGER = Engine("eager", 1, 4, "")
 NETWORK = MLP((16, 16))
 # Updates are few and the networks small, so the learning rates are high; each driver acts in 16 environments.
 COMMON = {"learning_rate": 1e-2, "network": NETWORK}
@@ -98,22 +95,6 @@ EVERY_PHI = {
 def sac(gamma=0.5, temperature=1e-6, **fields):
     own = {"batch_size": 64, "buffer_size": 2048, "tau": 0.1, "learn_temperature": False}
     return SAC(gamma=gamma, temperature=temperature, **(REPLAY | own | fields))
-
-
-def learn(algorithm, dynamics, updates):
-    """The learner and its state after at least so many updates."""
-    env = NativeEnv(dynamics, 16)
-    if dynamics.continuous:
-        env = TransformedEnv(env, [RescaleAction()])
-    learner = algorithm.build(env.spec)
-    driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
-    while driver.updates < updates:
-        driver.advance()
-    return learner, driver.loop.state
-
-
-def close(actual, expected, tolerance):
-    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0)
 
 
 # What is observed, the values, and gamma. They depend on no action.

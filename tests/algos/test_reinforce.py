@@ -250,7 +250,7 @@ def gathered():
     env = GymEnv(lambda: to_gymnasium(branching(), 1000), 100)
     learner = learner_of(env.spec, phi="reward_to_go", truncation="horizon", episodes=400)
     driver = WholeEpisodes(learner, env, Engine("eager", 1, 1, ""), 0, torch.device("cpu"))
-    driver.loop = driver.loop._replace(state=following_theta(learner))
+    driver.state = following_theta(learner)
     batches = []
     learner.update = lambda state, episodes, noise: (batches.append(episodes), (state, {}))[1]
     for _ in range(BATCHES):

@@ -330,7 +330,7 @@ def test_every_search_finds_the_best_action_for_each_observation(cls, continuous
     driver = Population(learner, env, Engine("eager", 1, 4, ""), 0, torch.device("cpu"))
     while driver.steps < 2_500:
         driver.advance()
-    action = learner.act(driver.loop.state, None, torch.tensor([[-1.0], [1.0]]), None).action
+    action = learner.act(driver.state, None, torch.tensor([[-1.0], [1.0]]), None).action
     if continuous:
         torch.testing.assert_close(action, torch.tensor([[-OPTIMUM], [OPTIMUM]]), atol=0.1, rtol=0)
     else:

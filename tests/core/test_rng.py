@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.rng import STREAMS, Noise, Streams, derive_seed, draw
+from bellgrad.core.rng import Noise, Streams, derive_seed, draw
+
+NAMES = ("init", "action", "environment", "batch", "update")
 
 
 def generator(seed=0):
@@ -63,35 +65,35 @@ def test_leading_axes_of_uniform_noise_are_the_draws_one_after_another():
 
 
 def test_streams_are_independent_of_each_other():
-    alone, beside = Streams(3), Streams(3)
+    alone, beside = Streams(3, "cpu", NAMES), Streams(3, "cpu", NAMES)
     draw(Noise("normal", (100,)), beside["action"])
-    for name in set(STREAMS) - {"action"}:
+    for name in set(NAMES) - {"action"}:
         assert torch.equal(torch.rand(5, generator=alone[name]), torch.rand(5, generator=beside[name]))
-    first = {tuple(torch.rand(3, generator=Streams(3)[name]).tolist()) for name in STREAMS}
-    assert len(first) == len(STREAMS)
+    first = {tuple(torch.rand(3, generator=Streams(3, "cpu", [name])[name]).tolist()) for name in NAMES}
+    assert len(first) == len(NAMES)
 
 
 def test_streams_follow_from_the_seed():
     def numbers(seed):
-        return torch.rand(5, generator=Streams(seed)["batch"])
+        return torch.rand(5, generator=Streams(seed, "cpu", NAMES)["batch"])
 
     assert torch.equal(numbers(1), numbers(1)) and not torch.equal(numbers(1), numbers(2))
     assert numbers(2**63 - 1).shape == (5,)
 
 
 def test_streams_continue_from_a_snapshot():
-    streams = Streams(0)
+    streams = Streams(0, "cpu", NAMES)
     torch.rand(3, generator=streams["update"])
     snapshot = {name: state.clone() for name, state in streams.snapshot().items()}
-    expected = {name: torch.rand(4, generator=streams[name]) for name in STREAMS}
-    other = Streams(99)
+    expected = {name: torch.rand(4, generator=streams[name]) for name in NAMES}
+    other = Streams(99, "cpu", NAMES)
     other.restore(snapshot)
-    assert set(snapshot) == set(STREAMS)
-    for name in STREAMS:
+    assert set(snapshot) == {f"streams/{name}" for name in NAMES}
+    for name in NAMES:
         assert torch.equal(torch.rand(4, generator=other[name]), expected[name])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(UsageError, match="out of range"):
-        Streams(seed)
+        Streams(seed, "cpu", NAMES)

@@ -40,7 +40,7 @@ def test_many_faults_are_reported_at_once_each_with_how_to_mend_it():
     ):
         assert words in warnings
     assert "reset() takes no options" in warnings
-    assert all(finding.mend for finding in report.findings if finding.level != "ok")
+    assert all(finding.fix for finding in report.findings if finding.level != "ok")
 
 
 def test_the_old_gym_interface_is_explained():
@@ -99,7 +99,7 @@ def test_missing_spaces_and_unsupported_spaces_are_errors_not_tracebacks():
         def reset(self, *, seed=None, options=None):
             return 0, {}
 
-    assert "observation_space is no gymnasium.Space" in said(check_env(Bare), "error")
+    assert "observation_space is not a gymnasium.Space" in said(check_env(Bare), "error")
 
     class Odd(Counter):
         def __init__(self):

@@ -351,9 +351,9 @@ def test_stepping_before_reset_is_refused():
 def test_frames_are_pictures_of_every_environment():
     env = GymEnv(lambda: Counter(render_mode="rgb_array"), 2)
     play(env, 2)
-    assert [frame.shape for frame in env.frames()] == [(4, 6, 3)] * 2 and env.frames()[0].max() == 2
+    assert [frame.shape for frame in env.render()] == [(4, 6, 3)] * 2 and env.render()[0].max() == 2
     with pytest.raises(UsageError, match="render_mode"):
-        GymEnv(Counter).frames()
+        GymEnv(Counter).render()
 
 
 def test_close_closes_every_environment_once_however_often_it_is_called():

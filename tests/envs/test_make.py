@@ -143,7 +143,7 @@ def test_what_cannot_be_made_is_a_users_mistake_in_one_line(tmp_path, monkeypatc
         ),  # wants mujoco < 3, once there is one
         (not_an_env, {}, "misbehaving:not_an_env made a int, not a gymnasium.Env"),
         (Counter(), {}, "give the environment's class"),
-        (3, {}, "3 is no environment"),
+        (3, {}, "3 is not an environment"),
         ("misbehaving:", {}, "write module:Class"),
     ]:
         with pytest.raises(UsageError, match=words) as caught:

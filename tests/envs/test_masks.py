@@ -104,7 +104,7 @@ def test_the_wrapper_asks_an_environment_that_has_a_method_for_its_masks():
 
 
 def test_what_the_wrapper_cannot_use_is_refused_in_words():
-    with pytest.raises(UsageError, match="says nowhere which actions are allowed"):
+    with pytest.raises(UsageError, match="does not say which actions are allowed"):
         WithActionMask("CartPole-v1").reset()
     with pytest.raises(UsageError, match="Discrete or MultiDiscrete, not in Box"):
         WithActionMask("Pendulum-v1")

@@ -21,7 +21,7 @@ from bellgrad.envs.classic import (
     VelocityFreeCartPole,
     VelocityFreePendulum,
 )
-from bellgrad.envs.native import NativeEnv, NativeState, is_pure, reset_state, step_state
+from bellgrad.envs.native import NativeEnv, NativeState, reset_state, step_state
 from bellgrad.envs.registration import TWINS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
@@ -212,7 +212,7 @@ def test_spaces_and_time_limit_are_gymnasiums(name):
     assert env.action_space == twin.action_space
     assert env.spec.max_episode_steps == twin.spec.max_episode_steps
     assert env.spec.id == name
-    assert isinstance(env, BatchedEnv) and is_pure(env)
+    assert isinstance(env, BatchedEnv) and env.as_pure() is env and env.compilable
     obs = env.reset(seed=0)
     assert obs.dtype == torch.float32 and obs.shape == (2, *env.observation_space.shape)
 

@@ -12,7 +12,7 @@ import gymnasium
 from bellgrad.envs.gym import GymEnv
 env = GymEnv(lambda: gymnasium.make("CartPole-v1", render_mode="rgb_array"))
 env.reset(0)
-env.frames()
+env.render()
 """
 
 

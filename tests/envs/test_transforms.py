@@ -11,7 +11,8 @@ from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import leaves, named_leaves, nest
 from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum
-from bellgrad.envs.native import NativeEnv, is_pure
+from bellgrad.envs.host import HostEnv
+from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import (
     ClipReward,
     FrameStack,
@@ -24,14 +25,17 @@ from bellgrad.envs.transforms import (
 
 
 class Scripted:
-    """A `BatchedEnv` that is not pure: observations from a table; environment i ends at every (3 + i)-th
+    """A `BatchedEnv` that keeps its state: observations from a table; environment i ends at every (3 + i)-th
     step, by turns terminated and truncated; the reward is the step's number, less 4."""
+
+    device, workers, render_fps = torch.device("cpu"), 0, 30.0
 
     def __init__(self, num_envs: int, shape: tuple[int, ...], dtype=np.float32):
         self.num_envs, self._shape, self._dtype = num_envs, shape, dtype
         high = 255 if dtype == np.uint8 else 50.0
         self.observation_space = Box(0, high, shape, dtype)
         self.action_space = Discrete(2)
+        self.spec = EnvSpec("Scripted", self.observation_space, self.action_space)
 
     def _obs(self) -> torch.Tensor:
         self._drawn += 1
@@ -69,6 +73,14 @@ class Scripted:
         self._seed, self._drawn, self._time = tree["place"].tolist()
         self._last = tree["last"]
         return self._last
+
+    def snapshot_rows(self, rows):
+        raise NotImplementedError
+
+    restore_rows = render = known_dynamics = snapshot_rows
+
+    def as_pure(self):
+        return HostEnv(self)
 
     def close(self):
         pass
@@ -247,22 +259,43 @@ def test_transforms_without_state_need_nothing_of_a_snapshot():
     assert env.transform_state == ({},)
 
 
-def test_a_transformed_environment_is_pure_exactly_where_the_inner_one_is():
+def test_a_transformed_environment_can_be_compiled_exactly_if_the_inner_one_can():
     pure, other = deep(NativeEnv(CartPole(), 2)), deep(Scripted(2, (3,)))
     assert isinstance(pure, BatchedEnv) and isinstance(other, BatchedEnv)
-    assert is_pure(pure) and not is_pure(other)
-    for name in ("pure_step", "noise", "observe"):
-        assert hasattr(pure, name) and not hasattr(other, name)
+    assert pure.compilable and not other.compilable
+    assert pure.as_pure() is pure and other.as_pure() is other
+    assert pure.noise is not None and other.noise is None
     assert pure.spec.id == "CartPole-v1" and pure.spec.max_episode_steps == 500
     assert pure.spec.observation_space.shape == (3, 4)
+
+
+def test_one_call_steps_environments_of_both_kinds_and_gives_what_step_gives():
+    def as_a_driver_does(env):
+        """Steps with the environment's own random numbers, where they are asked for."""
+        env.reset(0)
+        generator = torch.Generator()
+        if env.compilable:
+            generator.set_state(env.snapshot()["env"]["generator"])
+        state, steps = env.state, []
+        for _ in range(10):
+            action = torch.zeros(2, dtype=torch.int64)
+            state, step = env.pure_step(state, action, draw(env.noise, generator))
+            steps.append(step)
+        env.state = state
+        return steps
+
+    for make in (lambda: NativeEnv(CartPole(), 2, max_episode_steps=4), lambda: Scripted(2, (3,))):
+        env, other = deep(make()), deep(make())
+        pairs = zip(leaves(as_a_driver_does(env)), leaves(play(other, 10)[1]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert all(torch.equal(a, b) for a, b in zip(leaves(env.state), leaves(other.state), strict=True))
 
 
 def test_pure_step_equals_step_and_changes_nothing():
     env = TransformedEnv(
         NativeEnv(MountainCarContinuous(), 2), [RescaleAction(), NormalizeObs(), NormalizeReward(0.9)]
     )
-    obs = env.reset(0)
-    assert torch.equal(env.observe(env.state), obs)
+    env.reset(0)
     before, generator = env.state, torch.Generator()
     generator.set_state(env.snapshot()["env"]["generator"])
     action = torch.tensor([[0.3], [-4.0]])
@@ -270,8 +303,6 @@ def test_pure_step_equals_step_and_changes_nothing():
     assert all(a is b for a, b in zip(leaves(before), leaves(env.state), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(leaves(step), leaves(env.step(action)), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(env.state), strict=True))
-    env.state = before
-    assert torch.equal(env.observe(env.state), obs)
 
 
 @pytest.mark.compiled
@@ -287,7 +318,7 @@ def test_transforms_compile_whole_with_the_environment_and_equal_eager():
         for k in range(3):
             state, step = env.pure_step(state, action[k], noise[k])
             steps.append(step)
-        return state, steps, env.observe(state)
+        return state, steps
 
     generator = torch.Generator().manual_seed(0)
     action, noise = torch.rand(3, 3, 1, generator=generator) * 2 - 1, draw(env.noise, generator, 3)

@@ -112,7 +112,7 @@ def test_trap_a_dead_worker_is_named_with_its_environments_and_signal(workers):
         for _ in range(3):
             env.step(torch.zeros(3, dtype=torch.int64))
     assert all(gone(pid) for pid in others)  # nobody is left to wait for
-    with pytest.raises(EnvironmentFault, match="make it anew"):
+    with pytest.raises(EnvironmentFault, match="make it again"):
         env.reset(0)
 
 

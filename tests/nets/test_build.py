@@ -1,6 +1,7 @@
 """What `build`, `skeleton`, `init_params` and `apply` promise."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -223,10 +224,24 @@ def test_compiled_gradients_of_twin_critics_equal_eager_ones(spec, space):
         torch.testing.assert_close(compiled[name], eager[name])
 
 
-def test_a_users_module_can_be_named_as_module_and_class():
-    _, by_class = made(UserNet)
-    _, by_name = made(f"{UserNet.__module__}:UserNet")
-    assert all(torch.equal(by_class[name], by_name[name]) for name in by_class)
+@dataclass(frozen=True)
+class Wide:
+    """A specification of a user's own."""
+
+    width: int
+
+    def build(self, observation_space, outputs, action_size=0):
+        if self.width < 1:
+            raise ValueError("no width")
+        return nn.Sequential(
+            nn.Linear(observation_space.shape[0], self.width), nn.Linear(self.width, outputs)
+        )
+
+
+def test_a_users_own_specification_builds_its_network():
+    module, params = made(Wide(7), outputs=2)
+    assert params["0.weight"].shape == (7, 3)
+    assert apply(module, params, torch.zeros(5, 3)).shape == (5, 2)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +252,11 @@ def test_a_users_module_can_be_named_as_module_and_class():
         (FrozenNet, "FrozenNet freezes the parameter 'weight'"),
         (WideNet, r"must return shape \[B, 2\]; for B = 2 it returned shape \[2, 3\]"),
         (nn.ReLU, r"could not be made as ReLU\(observation_space, 2\)"),
-        ("no_such_file:Net", "could not be imported: ModuleNotFoundError"),
-        ("math", "must be written as 'module:Class'"),
-        ("math:sin", "names no torch.nn.Module class"),
-        (3, "3 is no network"),
+        (
+            Wide(0),
+            r"could not be made as Wide\(width=0\)\.build\(observation_space, 2\): ValueError: no width",
+        ),
+        (3, "3 is not a network: give MLP"),
     ],
 )
 def test_a_network_that_cannot_work_is_refused_in_words(spec, message):

@@ -34,8 +34,8 @@ def test_interquartile_mean_along_an_axis(axis):
 
 
 def test_bootstrap_of_two_scores_has_its_closed_form():
-    """The mean of two draws from {0, 1} is 0, 1/2, 1 with chances 1/4, 1/2, 1/4: the middle 40% is 1/2, the
-    middle 60% all."""
+    """The mean of two draws from {0, 1} is 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: the middle 40% is
+    1/2, the middle 60% all."""
     assert bootstrap_interval([0, 1], np.mean, confidence=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0, 1], np.mean, confidence=0.6) == (0, 1)
 

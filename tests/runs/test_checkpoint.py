@@ -20,7 +20,7 @@ import torch
 import bellgrad
 from bellgrad.core.errors import CheckpointError
 from bellgrad.runs import checkpoint as module
-from bellgrad.training import files, tensor_files
+from bellgrad.runs import files, tensor_files
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest, prune, save_checkpoint
 
 VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, None, True]}}
@@ -29,8 +29,8 @@ VALUES = {"updates": 7, "best": -1.5, "name": "q", "nested": {"list": [1, 2.5, N
 def example() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "params/0.weight": torch.randn(4, 3, generator=generator),
-        "count": torch.tensor(12, dtype=torch.int64),
+        "state/weight": torch.randn(4, 3, generator=generator),
+        "state/count": torch.tensor(12, dtype=torch.int64),
         "replay/obs": torch.randint(0, 256, (10, 6), generator=generator, dtype=torch.uint8),
     }
 
@@ -47,6 +47,13 @@ def saved(tmp_path) -> Path:
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(tensor_files, "SHARD_BYTES", 64)
+
+
+def verified(folder: Path) -> Checkpoint:
+    """A checkpoint with every byte of it verified."""
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.verify()
+    return checkpoint
 
 
 def rewrite(folder: Path, change) -> None:
@@ -131,28 +138,38 @@ def test_non_contiguous_shared_and_gradient_tensors_are_saved_by_value(tmp_path,
 
 def test_a_tensor_that_is_read_owns_aligned_memory(saved):
     checkpoint = Checkpoint.open(saved)
-    first, second = checkpoint.read("params/0.weight"), checkpoint.read("params/0.weight")
+    first, second = checkpoint.read("state/weight"), checkpoint.read("state/weight")
     assert (
         first.data_ptr() % 64 == 0 and first.storage_offset() == 0
     )  # 64 bytes: a cache line, and AVX-512's width
     first.zero_()
-    assert torch.equal(second, example()["params/0.weight"])
+    assert torch.equal(second, example()["state/weight"])
 
 
 def test_large_tensors_are_split_by_rows_and_small_ones_share_files(tmp_path, small_shards):
-    # With 64-byte shards: 20 rows of 24 bytes go 2 to a file; three scalars of 4 bytes share one.
+    # With 64-byte shards: 20 rows of 24 bytes go 2 to a file; two scalars of 4 bytes share one.
     tensors = {
-        "a": torch.ones(()),
-        "b": torch.ones(()),
-        "big": torch.arange(120.0).reshape(20, 6),
-        "c": torch.ones(()),
+        "x/a": torch.ones(()),
+        "x/b": torch.ones(()),
+        "x/big": torch.arange(120.0).reshape(20, 6),
+        "x/c": torch.ones(()),
     }
     folder = save_checkpoint(tmp_path, 0, {}, tensors)
     described = json.loads((folder / "manifest.json").read_text())["tensors"]
-    assert described["a"]["files"] == described["b"]["files"] != described["c"]["files"]
-    assert len(described["big"]["files"]) == 10 and described["big"]["rows"] == 2
-    assert torch.equal(Checkpoint.open(folder).read("big"), tensors["big"])
+    assert described["x/a"]["files"] == described["x/b"]["files"] != described["x/c"]["files"]
+    assert len(described["x/big"]["files"]) == 10 and described["x/big"]["rows"] == 2
+    assert torch.equal(Checkpoint.open(folder).read("x/big"), tensors["x/big"])
     assert max(path.stat().st_size for path in folder.glob("tensors-*")) < 64 + 200  # a shard and its header
+
+
+def test_tensors_of_different_groups_never_share_a_file(tmp_path):
+    groups = {"state": ["state/a", "state/b"], "replay": ["replay/obs", "replay/reward"], "alone": ["alone"]}
+    tensors = {name: torch.ones(3) for names in groups.values() for name in names}
+    described = json.loads((save_checkpoint(tmp_path, 0, {}, tensors) / "manifest.json").read_text())[
+        "tensors"
+    ]
+    files = [{file for name in names for file in described[name]["files"]} for names in groups.values()]
+    assert [len(of_group) for of_group in files] == [1, 1, 1] and len(set.union(*files)) == 3
 
 
 def test_a_row_larger_than_a_shard_stays_whole(tmp_path, small_shards):
@@ -229,9 +246,9 @@ def test_a_flipped_bit_anywhere_is_refused(saved):
             damaged[position] ^= 1 << rng.randrange(8)
             path.write_bytes(damaged)
             with pytest.raises(CheckpointError, match=r"manifest|tensors-"):
-                Checkpoint.open(saved)
+                verified(saved)
         path.write_bytes(whole)
-    Checkpoint.open(saved)
+    verified(saved)
 
 
 def test_a_file_cut_at_any_length_is_refused(saved):
@@ -245,12 +262,12 @@ def test_a_file_cut_at_any_length_is_refused(saved):
             with pytest.raises(
                 CheckpointError, match=f"has {length} bytes" if path.suffix == ".safetensors" else "manifest"
             ):
-                Checkpoint.open(saved)
+                verified(saved)
         path.write_bytes(whole + b"\n")
         with pytest.raises(CheckpointError):
-            Checkpoint.open(saved)
+            verified(saved)
         path.write_bytes(whole)
-    Checkpoint.open(saved)
+    verified(saved)
 
 
 def test_a_missing_file_is_named(saved):
@@ -258,12 +275,64 @@ def test_a_missing_file_is_named(saved):
         whole = path.read_bytes()
         path.unlink()
         with pytest.raises(CheckpointError, match=path.name):
-            Checkpoint.open(saved)
+            verified(saved)
         path.write_bytes(whole)
 
 
-def test_a_file_that_shrinks_after_it_was_verified_is_noticed(saved):
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_is_found_before_any_byte_is_used_and_only_in_what_is_read(saved):
+    replay = saved / "tensors-00001.safetensors"
+    flip_a_bit(replay)
     checkpoint = Checkpoint.open(saved)
+    assert torch.equal(checkpoint.read("state/weight"), example()["state/weight"])
+    checkpoint.verify(["state/"])
+    out = torch.full((10, 6), 7, dtype=torch.uint8)
+    for read in (lambda: checkpoint.read_into("replay/obs", out), lambda: checkpoint.verify(["replay/"])):
+        with pytest.raises(CheckpointError, match=rf"{replay.name} is damaged"):
+            read()
+    assert (out == 7).all()
+
+
+def test_a_file_is_verified_once(saved, monkeypatch):
+    done, verify_file = [], module.verify_file
+
+    def counting(path, *described):
+        done.append(path.name)
+        verify_file(path, *described)
+
+    monkeypatch.setattr(module, "verify_file", counting)
+    checkpoint = Checkpoint.open(saved)
+    assert done == []
+    checkpoint.tensors("state/")
+    assert done == ["tensors-00000.safetensors"]
+    checkpoint.verify()
+    checkpoint.tensors()
+    assert done == ["tensors-00000.safetensors", "tensors-00001.safetensors"]
+
+
+def test_a_checkpoint_with_all_groups_in_one_file_is_read_too(tmp_path, monkeypatch):
+    """As they were once written: the manifest says which tensor lies in which file."""
+
+    def plan(tensors):
+        return {
+            name: entry._replace(files=("tensors-00000.safetensors",))
+            for name, entry in tensor_files.plan_files(tensors).items()
+        }
+
+    monkeypatch.setattr(module, "plan_files", plan)
+    folder = save_checkpoint(tmp_path, 0, {}, example())
+    assert len(list(folder.glob("tensors-*"))) == 1
+    for name, tensor in verified(folder).tensors().items():
+        assert torch.equal(tensor, example()[name])
+
+
+def test_a_file_that_shrinks_after_it_was_verified_is_noticed(saved):
+    checkpoint = verified(saved)
     os.truncate(saved / "tensors-00000.safetensors", 100)
     with pytest.raises(CheckpointError, match=r"tensors-00000.*shorter"):
         checkpoint.tensors()
@@ -275,7 +344,7 @@ def test_an_unreadable_disk_is_a_refusal(saved, monkeypatch):
 
     monkeypatch.setattr(tensor_files.hashlib, "file_digest", broken)
     with pytest.raises(CheckpointError, match=r"tensors-00000.*Input/output error"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 # Malice is refused
@@ -287,13 +356,13 @@ def test_an_unreadable_disk_is_a_refusal(saved, monkeypatch):
 def test_an_unknown_file_is_refused(saved, name):
     (saved / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=f"{name} does not belong"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_an_unknown_folder_is_refused(saved):
     (saved / "more").mkdir()
     with pytest.raises(CheckpointError, match="more does not belong"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 class _Bomb:
@@ -317,7 +386,7 @@ def test_a_pickle_in_place_of_any_file_is_refused_and_not_run(saved, tmp_path):
         else:
             path.write_bytes(bomb)
         with pytest.raises(CheckpointError):
-            Checkpoint.open(saved)
+            verified(saved)
         for p, data in whole.items():
             p.write_bytes(data)
     assert not (tmp_path / "ran").exists()
@@ -337,13 +406,13 @@ def test_only_ordinary_files_are_read(saved, tmp_path, name, kind):
     else:
         os.mkfifo(path)  # nobody writes into it: opening must not wait
     with pytest.raises(CheckpointError, match=f"{name} is (a {kind}|not an ordinary file)"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_a_link_to_a_checkpoint_is_refused(saved, tmp_path):
     (tmp_path / "step-5").symlink_to(saved)
     with pytest.raises(CheckpointError, match="symbolic link"):
-        Checkpoint.open(tmp_path / "step-5")
+        verified(tmp_path / "step-5")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +427,7 @@ def test_a_file_name_that_leads_elsewhere_is_refused(saved, name):
 
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=r"manifest.json.*file name"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def _set(*path_and_value):
@@ -372,7 +441,7 @@ def _set(*path_and_value):
     return change
 
 
-WEIGHT, FILE = ("tensors", "params/0.weight"), ("files", "tensors-00000.safetensors")
+WEIGHT, FILE = ("tensors", "state/weight"), ("files", "tensors-00000.safetensors")
 MALICE = {
     "an unexpected key": _set("__class__", "os.system"),
     "a foreign class name in a tensor": _set(*WEIGHT, "class", "torch.nn.Module"),
@@ -393,7 +462,7 @@ MALICE = {
     "a fractional shape": _set(*WEIGHT, "shape", [4.0, 3]),
     "a boolean shape": _set(*WEIGHT, "shape", [True, 12]),
     "a file listed twice": _set(*WEIGHT, "files", ["tensors-00000.safetensors"] * 2),
-    "a file not listed": _set(*WEIGHT, "files", ["tensors-00001.safetensors"]),
+    "a file not listed": _set(*WEIGHT, "files", ["tensors-00009.safetensors"]),
     "no file": _set(*WEIGHT, "files", []),
     "an absurd file size": _set(*FILE, "size", 2**61),
     "a file size past 64 bits": _set(*FILE, "size", 2**70),
@@ -406,9 +475,9 @@ MALICE = {
     "values that are no object": _set("values", [1]),
     "tensors that are no object": _set("tensors", []),
     "no format version": _set("version", None),
-    "a tensor more than the file holds": lambda m: m["tensors"].update(x=m["tensors"]["count"]),
-    "a tensor less than the file holds": lambda m: m["tensors"].pop("count"),
-    "a renamed tensor": lambda m: m["tensors"].update(x=m["tensors"].pop("count")),
+    "a tensor more than the file holds": lambda m: m["tensors"].update(x=m["tensors"]["state/count"]),
+    "a tensor less than the file holds": lambda m: m["tensors"].pop("state/count"),
+    "a renamed tensor": lambda m: m["tensors"].update(x=m["tensors"].pop("state/count")),
     "a missing key": lambda m: m.pop("values"),
 }
 
@@ -416,10 +485,10 @@ MALICE = {
 @pytest.mark.parametrize("change", MALICE.values(), ids=MALICE)
 def test_a_manifest_with(saved, change):
     rewrite(saved, lambda manifest: None)
-    Checkpoint.open(saved)  # rewriting alone does no harm
+    verified(saved)  # rewriting alone does no harm
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=r"manifest.json|tensors-00000|renamed") as caught:
-        Checkpoint.open(saved)
+        verified(saved)
     assert "\n" not in str(caught.value)
 
 
@@ -430,7 +499,7 @@ def test_a_manifest_with(saved, change):
 def test_a_manifest_that_is_no_object_is_refused(saved, text):
     write_manifest(saved, text)
     with pytest.raises(CheckpointError, match=r"manifest.json"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_a_tensor_named_twice_is_refused(saved):
@@ -438,23 +507,23 @@ def test_a_tensor_named_twice_is_refused(saved):
     doubled = text.replace('"tensors": {', '"tensors": {' + json.dumps(example_entry(text))[1:-1] + ",", 1)
     write_manifest(saved, doubled.encode())
     with pytest.raises(CheckpointError, match="occurs twice"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def example_entry(text: str) -> dict:
-    return {"count": json.loads(text)["tensors"]["count"]}
+    return {"state/count": json.loads(text)["tensors"]["state/count"]}
 
 
 def test_a_newer_format_is_told_apart_from_damage(saved):
     rewrite(saved, _set("version", 2))
     with pytest.raises(CheckpointError, match="format version 2; this Bellgrad reads version 1"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_a_huge_manifest_is_refused_unread(saved):
     os.truncate(saved / "manifest.json", 2**40)  # a sparse tebibyte
     with pytest.raises(CheckpointError, match=r"manifest.json is too large"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_values_too_large_for_a_manifest_are_refused_when_saving(tmp_path, monkeypatch):
@@ -480,7 +549,7 @@ HEADERS = {
 
 def relabel(header: bytes, data: bytes, **changes) -> bytes:
     described = json.loads(header)
-    described["params/0.weight"].update(changes)
+    described["state/weight"].update(changes)
     return rebuild(described, data)
 
 
@@ -496,7 +565,7 @@ def test_a_tensor_file_whose_header_claims(saved, forge):
     end = 8 + struct.unpack("<Q", whole[:8])[0]
     replace_file(saved, name, forge(whole[8:end], whole[end:]))
     with pytest.raises(CheckpointError, match=f"{name} does not hold the tensors"):
-        Checkpoint.open(saved)
+        verified(saved)
 
 
 def test_an_empty_tensor_whose_strides_would_overflow_is_refused(tmp_path):
@@ -508,7 +577,7 @@ def test_an_empty_tensor_whose_strides_would_overflow_is_refused(tmp_path):
     replace_file(folder, "tensors-00000.safetensors", struct.pack("<Q", len(text)) + text)
     rewrite(folder, _set("tensors", "x", "shape", shape))
     with pytest.raises(CheckpointError, match="size of tensor 'x'"):
-        Checkpoint.open(folder)
+        verified(folder)
 
 
 # The folder of checkpoints
@@ -532,6 +601,15 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
     checkpoint, warnings = open_latest(tmp_path)
     assert checkpoint.step == 2
     assert len(warnings) == 2 and "step-4" in warnings[0] and "step-3/tensors-00000" in warnings[1]
+
+
+def test_a_checkpoint_damaged_in_what_nobody_asks_for_is_used(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {}, example())
+    flip_a_bit(tmp_path / "step-2" / "tensors-00001.safetensors")  # of the replay
+    checkpoint, warnings = open_latest(tmp_path, ["state/"])
+    assert (checkpoint.step, warnings) == (2, [])
+    assert open_latest(tmp_path)[0].step == open_latest(tmp_path, ["state/", "replay/"])[0].step == 1
 
 
 def test_no_whole_checkpoint_is_never_a_silent_fresh_start(tmp_path):
@@ -703,7 +781,7 @@ def run_script(text: str, *arguments: object) -> str:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from bellgrad.training import tensor_files
+from bellgrad.runs import tensor_files
 from bellgrad.runs.checkpoint import open_latest, prune, save_checkpoint
 
 root = Path(sys.argv[1])

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.training import files
+from bellgrad.runs import files
 from bellgrad.runs.files import make_folder, read_json, write_atomic, write_json_atomic
 
 

@@ -8,8 +8,8 @@ import torch
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import UniformNumbers
+from bellgrad.training.assembly import make_run_env
 from bellgrad.training.engine import Engine
-from bellgrad.training.run import make_run_env
 from bellgrad.training.sampling import as_python
 from bellgrad.training.tabular import Tabular
 
@@ -17,8 +17,9 @@ from bellgrad.training.tabular import Tabular
 def driver(algorithm, mdp, steps, seed=0, engine="compiled"):
     """A driver at the start of a run."""
     env = make_run_env(Settings(algorithm, partial(to_gymnasium, mdp), steps), torch.device("cpu"), 1)
-    made = Tabular(algorithm.build(env.spec, steps), env, Engine(engine, 1, 1, ""), seed, torch.device("cpu"))
-    made.total = steps
+    made = Tabular(
+        algorithm.build(env.spec, steps), env, Engine(engine, 1, 1, ""), seed, torch.device("cpu"), steps
+    )
     return made
 
 
@@ -27,7 +28,7 @@ def trained(algorithm, mdp, steps, seed=0, engine="compiled"):
     made, returns = driver(algorithm, mdp, steps, seed, engine), []
     while made.steps < steps:
         returns.append(made.advance().ended.return_)
-    return made.learner, made.loop.state, np.concatenate(returns)
+    return made.learner, made.state, np.concatenate(returns)
 
 
 class Lesson:

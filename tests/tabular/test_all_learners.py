@@ -7,17 +7,21 @@ import pytest
 import torch
 
 import bellgrad as bg
+from bellgrad.core.registry import ALGORITHMS
 from bellgrad.core.tree import leaves
-from bellgrad.runs.settings import ALGORITHMS
 
-LEARNERS = [
-    name for name, algorithm in ALGORITHMS.items() if algorithm.__module__.startswith("bellgrad.tabular.")
-]
+LEARNERS = [name for name, target in ALGORITHMS.own.items() if target.startswith("bellgrad.tabular.")]
 
 
 def train(folder, name, steps=1_500, **options):
     return bg.train(
-        ALGORITHMS[name](), "FrozenLake-v1", steps, out=folder, progress="off", eval_episodes=0, **options
+        ALGORITHMS.find(name)(),
+        "FrozenLake-v1",
+        steps,
+        out=folder,
+        progress="off",
+        eval_episodes=0,
+        **options,
     )
 
 

@@ -179,16 +179,16 @@ def error_on_the_walk_of_nineteen(algorithm, runs=100, episodes=10):
     """The root mean squared error over the states, averaged over the first ten episodes and the runs."""
     mdp, errors = random_walk(19, left=-1.0), []
     made = driver(algorithm, mdp, 10**9)
-    zeros = {name: leaf.clone() for name, leaf in made.loop.state._asdict().items() if name == "v"}["v"]
+    zeros = {name: leaf.clone() for name, leaf in made.state._asdict().items() if name == "v"}["v"]
     true = torch.arange(-9, 10) / 10
     made.steps_per_call = 1
     for _ in range(runs):
-        made.loop.state.v.copy_(zeros)
+        made.state.v.copy_(zeros)
         ended = 0
         while ended < episodes:
             if len(made.advance().ended.return_):
                 ended += 1
-                errors.append((made.loop.state.v - true).square().mean().sqrt().item())
+                errors.append((made.state.v - true).square().mean().sqrt().item())
     return np.mean(errors)
 
 

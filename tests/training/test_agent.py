@@ -14,7 +14,11 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
+from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.transforms import ActionRepeat, FrameStack, Gray, MaxPool, Resize, TransformedEnv
 from bellgrad.nets.specs import MLP
+from bellgrad.report.training.export import export_onnx
+from bellgrad.training.agent import Agent
 
 SMALL = MLP((16, 16))
 PPO_SMALL = PPO(rollout_steps=16, epochs=1, minibatches=2, network=SMALL)
@@ -318,3 +322,64 @@ def test_trap_running_normalizers_and_action_scaling_are_exported_with_the_polic
     (action,) = session.run(["action"], {"obs": np.stack(rows)})
     np.testing.assert_allclose(action, np.stack(expected), atol=1e-5)
     assert len(np.unique(action.round(4))) > 1  # a constant would agree too easily
+
+
+class Pictures(gymnasium.Env):
+    """Color images of 6 x 5 pixels at random brightness; keeps all that it showed and was told."""
+
+    def __init__(self, log):
+        self.observation_space, self.action_space = Box(0, 255, (6, 5, 3), np.uint8), Discrete(3)
+        self.log = log
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(4, 12))
+        return self.show(True), {}
+
+    def show(self, first):
+        image = self.np_random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        self.log.append([image, first, None])
+        return image
+
+    def step(self, action):
+        self.log[-1][2] = int(action)
+        self.left -= 1
+        return self.show(False), 0.0, self.left == 0, False, {}
+
+
+def acted(transforms, decisions=60):
+    """An untrained agent behind transforms, and `[raw image, whether it is an episode's first, action]` of
+    every step that an environment took with the same policy."""
+    log = []
+    env = TransformedEnv(GymEnv(lambda: Pictures(log)), transforms)
+    learner = DQN_SMALL.build(env.spec, steps=1000)
+    state = learner.init(torch.Generator().manual_seed(0))
+    obs = env.reset(0)
+    for _ in range(decisions):
+        obs = env.step(learner.act(state, None, obs, None, explore=False).action).obs
+    env.frozen = True
+    return Agent(learner, state, env, 0), [row for row in log if row[2] is not None]
+
+
+def test_an_agent_behind_repeated_actions_is_asked_at_each_step_and_sees_what_lies_between():
+    agent, log = acted([MaxPool(2), ActionRepeat(3), Gray(), Resize(4), FrameStack(2)])
+    for image, first, action in log:
+        if first:
+            agent.reset()
+        assert agent.act(image) == action
+    assert len({action for *_, action in log}) > 1 and sum(first for _, first, _ in log) > 5
+
+
+def test_a_policy_over_images_is_exported_with_what_makes_them_small_and_gray(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    agent, log = acted([Gray(), Resize(4), FrameStack(2)])
+    session = onnxruntime.InferenceSession(export_onnx(*agent.as_module(), tmp_path / "policy.onnx"))
+    images = [image for image, *_ in log]
+    stacks = [[images[max(0, i - (not first))], image] for i, (image, first, _) in enumerate(log)]
+    (action,) = session.run(["action"], {"obs": np.array(stacks)})
+    assert action.tolist() == [action for *_, action in log] and len(set(action.tolist())) > 1
+
+
+def test_a_policy_that_sees_the_maximum_of_several_images_is_not_exported():
+    with pytest.raises(UsageError, match="max_pool"):
+        acted([MaxPool(2)], 1)[0].as_module()

@@ -16,9 +16,11 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import Acted, Minibatch, Rollout
+from bellgrad.core.records import Acted, Minibatch, Rollout, Updated
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import named_leaves
+from bellgrad.data.storage import gather
+from bellgrad.data.uniform import UniformReplay
 from bellgrad.envs.classic import CartPole, Pendulum
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
@@ -159,6 +161,7 @@ class WatchReplay(Watch):
                     "buffer_size": 1000,
                     "learning_starts": 0,
                     "batch_size": 4,
+                    "replay": UniformReplay(),
                 }
                 | config
             )
@@ -167,10 +170,8 @@ class WatchReplay(Watch):
 
     def update(self, state, batch, noise):
         self.batches.append((int(state.steps), batch))
-        return state._replace(updates=state.updates + 1), {
-            "loss": batch.reward.mean(),
-            "td_error": batch.reward,
-        }
+        metrics = {"loss": batch.reward.mean()}
+        return Updated(state._replace(updates=state.updates + 1), metrics, priority=batch.reward)
 
 
 class WatchRollouts(Watch):
@@ -183,6 +184,7 @@ class WatchRollouts(Watch):
         self.rollouts, self.minibatches, self.kl = [], [], itertools.chain(kl, itertools.repeat(0.0))
 
     sequence = 1
+    needs_next_obs = False
 
     def value(self, state, obs, carry):
         return 100 * obs[:, 0] + obs[:, 1]
@@ -214,6 +216,11 @@ def advance(driver, steps):
     while driver.steps < steps:
         reports.append(driver.advance())
     return reports
+
+
+def kept(driver):
+    """The transitions in a driver's replay, `[steps, ...]`."""
+    return gather(driver.kept, torch.arange(driver.steps))
 
 
 def assert_trees_equal(a, b):
@@ -249,8 +256,8 @@ def test_trap_autoreset_the_replay_holds_every_real_transition_with_its_true_suc
 ):
     driver = off_policy(WALKS[walk](num_envs), updates_per_call, update_period=period, learning_starts=25)
     advance(driver, 120)
-    assert driver.replay.size == driver.steps
-    rows = [column[: driver.steps].unflatten(0, (-1, num_envs)) for column in driver.replay[:6]]
+    assert driver.kept.size == driver.steps
+    rows = [column.unflatten(0, (-1, num_envs)) for column in kept(driver)]
     check_walks(*rows)
 
 
@@ -271,6 +278,40 @@ def test_trap_gae_across_an_episode_end_rollouts_hold_the_value_of_the_true_succ
     torch.testing.assert_close(joined.next_value, 100 * origin + t + 1)
 
 
+class WatchTwoValues(WatchRollouts):
+    """Asks for successors, and predicts two values."""
+
+    needs_next_obs = True
+
+    def value(self, state, obs, carry):
+        return {"extrinsic": 100 * obs[:, 0] + obs[:, 1], "intrinsic": -obs[:, 1]}
+
+    def prepare(self, state, rollout, noise):
+        self.rollouts.append(rollout)
+        rows = torch.arange(rollout.reward.numel(), dtype=torch.float32).view(rollout.reward.shape)
+        same = (rollout.obs, rollout.action, rollout.logprob, rollout.value["extrinsic"])
+        extra = {"intrinsic_return": rollout.value["intrinsic"]}
+        return state, Minibatch(*same, rows, rows, rollout.terminated, rollout.carry, extra), {}
+
+    def update(self, state, batch, noise):
+        assert torch.equal(batch.extra["intrinsic_return"], -batch.obs[:, 1])  # shuffled as its step is
+        return super().update(state, batch, noise)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_rollouts_carry_the_successor_and_several_values_by_name(walk):
+    learner = WatchTwoValues(rollout_steps=24, minibatches=4)
+    driver = OnPolicy(learner, WALKS[walk](3), engine(), 0, CPU)
+    advance(driver, 24 * 3)
+    (rollout,) = learner.rollouts
+    check_walks(*rollout[:5], rollout.next_obs)
+    origin, t = rollout.obs.unbind(-1)
+    torch.testing.assert_close(rollout.value, {"extrinsic": 100 * origin + t, "intrinsic": -t})
+    expected = {"extrinsic": 100 * origin + t + 1, "intrinsic": -t - 1}
+    torch.testing.assert_close(rollout.next_value, expected)
+    assert driver.updates == 4
+
+
 @pytest.mark.parametrize("walk", WALKS)
 def test_episode_totals_are_reported_once_an_episode(walk):
     driver = off_policy(WALKS[walk](2), update_period=2, learning_starts=20)
@@ -278,7 +319,7 @@ def test_episode_totals_are_reported_once_an_episode(walk):
     ended = torch.cat([report.ended.ended for report in reports])
     length = torch.cat([report.ended.length for report in reports])
     return_ = torch.cat([report.ended.return_ for report in reports])
-    rows = [column[: driver.steps].unflatten(0, (-1, 2)) for column in driver.replay[:6]]
+    rows = [column.unflatten(0, (-1, 2)) for column in kept(driver)]
     assert torch.equal(ended, rows[3] | rows[4])
     assert set(length[ended].tolist()) == {TERMINATES_AFTER, TIME_LIMIT}
     for env in range(2):
@@ -293,7 +334,7 @@ def test_episode_totals_are_reported_once_an_episode(walk):
 def test_the_carry_begins_anew_where_an_episode_ended_off_policy(walk):
     driver = off_policy(WALKS[walk](3), update_period=3)
     advance(driver, 150)
-    obs, action = (column[: driver.steps] for column in driver.replay[:2])
+    obs, action, *_ = kept(driver)
     assert torch.equal(action, obs[:, 1].long())  # decisions so far in this episode = steps so far
 
 
@@ -312,11 +353,11 @@ def test_the_carry_begins_anew_where_an_episode_ended_on_policy(walk):
 def test_the_carry_begins_anew_in_a_compiled_loop_too():
     class Silent(WatchReplay):  # a compiled function cannot fill a list
         def update(self, state, batch, noise):
-            return state._replace(updates=state.updates + 1), {"loss": batch.reward.mean()}
+            return Updated(state._replace(updates=state.updates + 1), {"loss": batch.reward.mean()})
 
     driver = OffPolicy(Silent(update_period=3), WALKS["native"](3), engine(1, "compiled"), 0, CPU)
     advance(driver, 60)
-    rows = [column[: driver.steps].unflatten(0, (-1, 3)) for column in driver.replay[:6]]
+    rows = [column.unflatten(0, (-1, 3)) for column in kept(driver)]
     check_walks(*rows)
     assert torch.equal(rows[1], rows[0][..., 1].long())
 
@@ -344,8 +385,8 @@ def test_updates_are_counted_exactly(walk, updates_per_call, num_envs, period, p
         driver.advance()
         assert driver.updates * period == (driver.steps - warm_up) * per_period
     assert 20 <= warm_up < 20 + driver.steps_per_call
-    assert driver.updates == len(driver.learner.batches) == int(driver.loop.state.updates)
-    assert driver.steps == int(driver.loop.state.steps)
+    assert driver.updates == len(driver.learner.batches) == int(driver.state.updates)
+    assert driver.steps == int(driver.state.steps)
     # Moments of update: after every `period` steps, or after each step of all environments where those are
     # more.
     moments = [steps for steps, _ in driver.learner.batches]
@@ -359,7 +400,7 @@ def test_with_nothing_to_wait_for_the_first_update_follows_the_first_step():
     driver.advance()
     ((steps, batch),) = driver.learner.batches
     assert steps == 1
-    assert (batch.obs == driver.replay.obs[0]).all()  # the only transition there is
+    assert (batch.obs == kept(driver).obs[0]).all()  # the only transition there is
 
 
 def test_trap_minibatches_are_sampled_afresh_for_each_update():
@@ -393,7 +434,7 @@ def test_trap_action_scaling_warm_up_actions_are_stored_in_the_learners_units():
     driver = off_policy(env, update_period=4, learning_starts=800)
     advance(driver, 800)
     assert driver.updates == 0
-    _, action, _, _, _, given = (column[:800] for column in driver.replay[:6])
+    _, action, _, _, _, given = kept(driver)
     assert action.shape == (800, 2) and action.min() >= -1 and action.max() <= 1
     # Uniform on [-1, 1): of 800 draws the extremes lie within 0.02 of the ends (a miss has the chance e^-8),
     # the mean within four standard errors.
@@ -407,7 +448,7 @@ def test_trap_action_scaling_warm_up_actions_are_stored_in_the_learners_units():
 def test_warm_up_draws_every_discrete_action_alike():
     driver = off_policy(WALKS["native"](4), update_period=4, learning_starts=4000, buffer_size=4000)
     advance(driver, 4000)
-    counts = torch.bincount(driver.replay.action, minlength=10)
+    counts = torch.bincount(kept(driver).action, minlength=10)
     assert len(counts) == 10
     assert (
         (counts - 400).abs() < 4 * (4000 * 0.1 * 0.9) ** 0.5
@@ -442,7 +483,7 @@ def test_every_epoch_uses_every_step_of_the_rollout_once_in_an_order_of_its_own(
 def test_epochs_stop_after_the_call_whose_mean_kl_exceeds_the_target(kl, updates_per_call, updates):
     driver = on_policy(WALKS["native"](3), updates_per_call, kl=kl, max_kl=0.5, epochs=3, minibatches=4)
     driver.advance()
-    assert driver.updates == len(driver.learner.minibatches) == int(driver.loop.state.updates) == updates
+    assert driver.updates == len(driver.learner.minibatches) == int(driver.state.updates) == updates
     driver.advance()  # the next rollout has its epochs again
     assert driver.updates == updates + 12
 
@@ -505,11 +546,11 @@ def test_trap_resume_goes_on_with_the_same_bits_in_a_new_driver(name, tmp_path):
 def test_trap_resume_the_carry_of_an_episode_under_way_goes_on(walk, tmp_path):
     stopped, resumed = (off_policy(WALKS[walk](3), update_period=3) for _ in range(2))
     advance(stopped, 60)
-    assert stopped.loop.carry["count"].any()
+    assert stopped.actor.state.carry["count"].any()
     counters, tensors = stopped.snapshot()
     resumed.restore(Checkpoint.open(save_checkpoint(tmp_path, 60, {"driver": counters}, tensors)))
     advance(resumed, 120)
-    rows = [column[: resumed.steps].unflatten(0, (-1, 3)) for column in resumed.replay[:6]]
+    rows = [column.unflatten(0, (-1, 3)) for column in kept(resumed)]
     check_walks(*rows)
     assert torch.equal(rows[1], rows[0][..., 1].long())
 
@@ -574,11 +615,11 @@ def test_short_rollouts_in_one_call_learn_what_they_learn_one_by_one():
             NativeEnv(CartPole(), 3).spec, 1000
         )
         driver = OnPolicy(learner, NativeEnv(CartPole(), 3), engine(), 0, CPU)
-        assert driver._fused and driver.steps_per_call == 24
-        driver._fused = fused
+        assert driver._whole and driver.steps_per_call == 24
+        driver._whole = fused
         if not fused:
             driver.steps_per_call = 6
         advance(driver, 480)
         drivers.append(driver)
-    assert_trees_equal(drivers[0].loop.state, drivers[1].loop.state)
+    assert_trees_equal(drivers[0].state, drivers[1].state)
     assert drivers[0].updates == drivers[1].updates == 80

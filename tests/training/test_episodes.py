@@ -24,8 +24,8 @@ from bellgrad.envs.worker import SubprocessEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
 from bellgrad.runs.settings import Settings
+from bellgrad.training import assembly
 from bellgrad.training import episodes as episodes_module
-from bellgrad.training import run as run_module
 from bellgrad.training.engine import Engine
 from bellgrad.training.episodes import WholeEpisodes
 
@@ -161,7 +161,7 @@ def test_exactly_n_whole_episodes_one_a_column_and_nothing_but_zeros_after_them(
         assert sorted(report.ended.length[ended].tolist()) == sorted(length.tolist())
         assert sorted(report.ended.return_[ended].tolist()) == sorted(e.reward.sum(0).tolist())
     taken = sum(int(e.mask.sum()) for e in driver.learner.seen)
-    assert driver.steps == int(driver.loop.state.steps) == taken and driver.updates == 5
+    assert driver.steps == int(driver.state.steps) == taken and driver.updates == 5
     origins = torch.cat([e.obs[0, :, 0] for e in driver.learner.seen])
     assert len(origins.unique()) == 30  # no episode twice
     assert any(set(e.mask.sum(0).tolist()) == {SHORT, LIMIT} for e in driver.learner.seen)
@@ -283,8 +283,8 @@ def test_environments_that_cannot_share_the_episodes_equally_are_refused():
 
 
 def test_episodes_without_a_time_limit_are_cut_at_the_cap(monkeypatch):
-    monkeypatch.setattr(run_module, "EPISODE_CAP", 7)
-    env = run_module.make_run_env(Settings(REINFORCE(episodes=6), GymTrip, 100, num_envs=3), CPU, 3)
+    monkeypatch.setattr(assembly, "EPISODE_CAP", 7)
+    env = assembly.make_run_env(Settings(REINFORCE(episodes=6), GymTrip, 100, num_envs=3), CPU, 3)
     driver, _ = drive(env, 6, 3)
     assert {int(n) for e in driver.learner.seen for n in e.mask.sum(0)} == {SHORT, 7}
     assert all(e.truncated[-1].any() for e in driver.learner.seen if len(e.mask) == 7)

@@ -24,7 +24,7 @@ from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evalu
 
 @dataclass(frozen=True)
 class Lengths:
-    """Half the episodes have one step, half nine; the reward is 1 a step plus a tenth of the action. Observes
+    """Half the episodes have one step, half nine; the reward is 1 plus a tenth of the action. Observes
     `(length, steps)`.
 
     `endless` episodes never end by themselves.
@@ -132,7 +132,7 @@ def test_a_time_limit_beyond_the_cap_is_left_to_end_its_episodes():
 def test_deterministic_is_greedy_and_stochastic_explores():
     greedy, exploring = (evaluate(episodes=200, deterministic=flag) for flag in (True, False))
     assert {r % 1 for r in greedy.returns} == {0.0}
-    # Exploring adds 0 or 0.4 a step, 0.2 in the mean.
+    # Exploring adds 0 or 0.4 per step, 0.2 in the mean.
     extra = exploring.return_mean / exploring.length_mean - 1
     assert extra == pytest.approx(0.2, abs=0.05)
 

@@ -25,7 +25,7 @@ from bellgrad.ops.optim import SGD
 from bellgrad.runs import checkpoint as checkpoint_module
 from bellgrad.runs.checkpoint import checkpoints, open_latest
 from bellgrad.runs.files import read_json
-from bellgrad.training import run as run_module
+from bellgrad.training import assembly, plan
 from bellgrad.training import session as session_module
 from bellgrad.training.run import Run
 from bellgrad.training.session import DivergedError, Session
@@ -41,7 +41,7 @@ count = itertools.count()
 
 
 class Faulty(gymnasium.Env):
-    """Random walks of 9 steps. While the file `armed` exists, the second environment made strikes at its
+    """Random walks of 9 steps. While the file `armed` exists, the second environment made fails at its
     step `at`."""
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
@@ -159,7 +159,7 @@ def assert_fit_for_use(folder):
 
 
 # ----------------------------------------------------------------------------------------------- environments
-STRIKES = {
+FAILURES = {
     "raises": r"raised RuntimeError: the door is stuck \(.*faulty\.py:\d+\) in step\(\S+\)",
     "nan": r"returned an observation with the value nan at \[1\]",
     "shape": r"returned an observation of shape \(3,\), its space says \(2,\)",
@@ -167,7 +167,7 @@ STRIKES = {
 }
 
 
-@pytest.mark.parametrize("fault", STRIKES)
+@pytest.mark.parametrize("fault", FAILURES)
 def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faulty, tmp_path, capsys):
     settings, armed = faulty
     folder = tmp_path / "run"
@@ -205,13 +205,13 @@ def test_an_environment_that_breaks_is_named_with_its_step_and_value(fault, faul
     assert code == EnvironmentFault.exit_code != 0
     where = r"at step 45 \(step 9 of episode 4\); the checkpoint of step 64 is whole"
     line = (
-        rf"error: environment 1 {STRIKES[fault]}, {where}; go on with: bellgrad resume"
+        rf"error: environment 1 {FAILURES[fault]}, {where}; go on with: bellgrad resume"
         rf" {re.escape(str(folder))} --trust-imports"
     )
     assert re.fullmatch(line, said)  # no dot matches a line's end
     assert_fit_for_use(folder)
 
-    armed.unlink()  # the environment is mended
+    armed.unlink()  # the environment is repaired
     assert cli.main(["resume", str(folder), "--quiet"]) == 0
     train(
         TINY_PPO,
@@ -259,9 +259,9 @@ DEATHS = {
 @pytest.mark.parametrize("fault", DEATHS)
 def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_path, monkeypatch):
     settings, armed = faulty
-    make_env = run_module.make_env
+    make_env = assembly.make_env
     monkeypatch.setattr(
-        run_module, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
+        assembly, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
     )
     workers, which = (
         (1, 1) if fault == "hangs" else (2, 0)
@@ -309,9 +309,7 @@ def test_a_diverging_loss_stops_the_run_with_its_name_and_step(tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        session_module, "LOG_LINES", 1
-    )  # so that no line of the log comes before the checkpoint
+    monkeypatch.setattr(plan, "LOG_LINES", 1)  # so that no line of the log comes before the checkpoint
     with pytest.raises(
         DivergedError, match=r"(params|target|optimizer)/\S+ became (nan|inf|-inf) by step \d+"
     ):
@@ -395,9 +393,9 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(disk, tmp_path
     assert_same_end(folder, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("full_at", [3, 4, 5], ids=["tensors", "manifest", "checksum"])
+@pytest.mark.parametrize("full_at", [6, 9, 10, 11], ids=["state", "replay", "manifest", "checksum"])
 def test_a_disk_that_fills_up_inside_a_checkpoint_is_one_line(full_at, tmp_path, monkeypatch):
-    """Wherever the disk fills up: each checkpoint of this small run writes three files."""
+    """Wherever the disk fills up: each checkpoint of this small run writes six files."""
     written, write_synced = 0, checkpoint_module.write_synced
 
     def fills_up(path, chunks):
@@ -553,7 +551,7 @@ def test_a_second_ctrl_c_stops_at_once(start):
 
 
 def test_ctrl_c_that_ends_a_compiler_at_work_is_no_error(tmp_path, monkeypatch):
-    """A terminal sends it to the compiler too, whose failure then comes out of the call under way."""
+    """A terminal sends it to the compiler too, whose failure then ends the call under way."""
 
     def killed(self):
         signal.raise_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.envs.classic import CartPole, Pendulum
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormalizeObs, RescaleAction, TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, RescaleAction, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
 from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint
@@ -97,8 +97,8 @@ def test_fitness_is_the_return_of_whole_episodes_and_only_steps_that_were_taken_
     lengths = [length for _, length in expected]
     assert min(lengths) < 5 and max(lengths) == 11  # some candidates were done long before the others
     torch.testing.assert_close(fitness, torch.tensor([total for total, _ in expected]))
-    assert made.steps == made.loop.state.steps == 4 * sum(lengths)
-    assert made.updates == made.loop.state.updates == 1
+    assert made.steps == made.state.steps == 4 * sum(lengths)
+    assert made.updates == made.state.updates == 1
     assert report.ended.ended.all() and report.ended.length.tolist() == [
         length for length in lengths for _ in range(4)
     ]
@@ -181,7 +181,7 @@ def test_a_normalized_reward_needs_a_discount():
     with pytest.raises(
         UsageError, match="normalize_reward scales by the discounted return, and openai_es has no discount"
     ):
-        Settings(SEARCH, "CartPole-v1", 100, normalize_reward=True)
+        Settings(SEARCH, "CartPole-v1", 100, transforms=(NormalizeReward(),))
 
 
 def test_a_search_learns_cartpole_whatever_the_number_of_steps_in_a_generation(tmp_path):
@@ -220,5 +220,5 @@ def test_a_compiled_generation_equals_an_eager_one_within_rounding(monkeypatch):
             made.advance()
     for (_, fitness), (_, again) in zip(eager.told, compiled.told, strict=True):
         torch.testing.assert_close(again, fitness, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(compiled.loop.state.params, eager.loop.state.params, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compiled.state.params, eager.state.params, rtol=1e-3, atol=1e-4)
     assert compiled.steps == eager.steps == 2 * 24 * 12

@@ -68,13 +68,13 @@ def learned(network):
     driver = driver_of(network, epochs=4, minibatches=2)
     while driver.updates < 120:
         driver.advance()
-    return evaluate_agent(driver.learner, driver.loop.state, NativeEnv(Recall(), 16), 64, seed=1).return_mean
+    return evaluate_agent(driver.learner, driver.state, NativeEnv(Recall(), 16), 64, seed=1).return_mean
 
 
 def rows_of(driver):
     """A rollout as one minibatch, which nothing learns from."""
     rows = []
-    driver._epochs = lambda state, whole: (rows.append(whole), (state, [{"loss": torch.zeros(())}]))[1]
+    driver._run_epochs = lambda whole: (rows.append(whole), [{"loss": torch.zeros(())}])[1]
     driver.advance()
     return flat(rows[0]._replace(carry=None))._replace(carry=rows[0].carry)
 
@@ -91,7 +91,7 @@ def test_a_policy_that_remembers_solves_what_one_that_does_not_cannot(network):
 def test_rows_give_back_the_log_probabilities_and_values_of_acting(steps):
     driver = driver_of(LSTM(8, (8,), steps), rollout_steps=32)
     for batch in (rows_of(driver), rows_of(driver)):
-        policy, value = driver.learner.policy_and_value(driver.loop.state.params, batch)
+        policy, value = driver.learner.policy_and_value(driver.state.params, batch)
         torch.testing.assert_close(policy.logprob(batch.action), batch.logprob)
         torch.testing.assert_close(value, batch.value)
 
@@ -113,18 +113,17 @@ def test_a_successor_is_valued_with_the_memory_after_the_step():
 def test_memory_is_empty_where_an_episode_begins_and_only_there():
     driver = driver_of(LSTM(8, (8,), 4))
     for _ in range(LENGTH + 1):
-        empty = all((part == 0).all() for part in leaves(driver.loop.carry))
-        assert empty == (int(driver.loop.env.age[0]) == 0)
-        driver.loop, _, _ = driver.interact(
-            driver.loop, {k: v[0] for k, v in driver.draw_interaction(1).items()}
-        )
+        empty = all((part == 0).all() for part in leaves(driver.actor.state.carry))
+        assert empty == (int(driver.actor.state.env.age[0]) == 0)
+        actor = driver.actor
+        driver.state, actor.state, _ = actor.step(driver.state, actor.state, actor.draw())
 
 
 def test_a2c_may_remember_too():
     driver = driver_of(GRU(8, (8,), 4), algorithm=A2C, rollout_steps=4)
-    before = driver.loop.state.params
+    before = driver.state.params
     driver.advance()
-    after = driver.loop.state.params
+    after = driver.state.params
     assert (after["actor.cell.weight_hh"] != before["actor.cell.weight_hh"]).any()
     with pytest.raises(UsageError, match="a rollout of 5 steps cannot be split into sequences of 4"):
         driver_of(GRU(8, (8,), 4), algorithm=A2C, rollout_steps=5)
@@ -157,7 +156,9 @@ def test_trap_resume_goes_on_with_what_was_remembered_in_the_middle_of_an_episod
     def saved(self):
         save(self)
         if self.driver.steps == 512:
-            copies.append({name: leaf.clone() for name, leaf in named_leaves(self.driver.loop.carry).items()})
+            copies.append(
+                {name: leaf.clone() for name, leaf in named_leaves(self.driver.actor.state.carry).items()}
+            )
             shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
 
     monkeypatch.setattr(Session, "_save", saved)
@@ -194,7 +195,7 @@ def test_an_agent_remembers_until_it_is_reset_and_cannot_be_exported(tmp_path):
 @pytest.mark.compiled
 def test_compiled_rows_and_their_gradients_equal_eager_ones_within_rounding():
     driver = driver_of(LSTM(3, (), 2))
-    learner, state, batch = driver.learner, driver.loop.state, rows_of(driver)
+    learner, state, batch = driver.learner, driver.state, rows_of(driver)
     critic = {name: tensor for name, tensor in state.params.items() if name.startswith("critic.")}
 
     def learn(params, batch):

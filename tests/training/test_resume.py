@@ -32,7 +32,7 @@ from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.runs.checkpoint import checkpoints, open_latest
 from bellgrad.runs.files import read_json
-from bellgrad.runs.metrics import read_metrics
+from bellgrad.runs.reading import read_metrics
 from bellgrad.training import session as session_module
 from bellgrad.training.evaluate import Evaluation
 from bellgrad.training.run import Run
@@ -166,7 +166,7 @@ def killed_at(tmp_path, monkeypatch):
 
 def metrics(folder):
     """The log without its clock readings."""
-    records = read_metrics(folder / "metrics.jsonl")
+    records = read_metrics(folder)
     return [{k: v for k, v in record.items() if k not in ("time", "steps_per_second")} for record in records]
 
 
@@ -479,9 +479,9 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
     before, _ = open_latest(tmp_path / "run" / "checkpoints")
     assert before.values["restarts"] == []
     run = Run.open(tmp_path / "run", env=Unseeded)
-    run.extend(512)
+    run.extend(512, target_return=None)
     env = run.make_env(2)
-    session = Session(run, env, resumed=True, progress="off")
+    session = Session(run, env, run.checkpoint(), progress="off")
     warnings = capsys.readouterr().err.strip().splitlines()
     assert (
         len(warnings) == 1
@@ -494,6 +494,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
         "env/env/seed",
         "env/env/steps",
         "env/env/episode",
+        "env/env/episode_seed",
         "env/env/length",
         "env/env/return_",
         "env/env/action",
@@ -508,7 +509,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
     assert values == before.values["driver"]
     assert tensors["env/env/length"].tolist() == [0, 0]
 
-    session.run()
+    session.train()
     env.close()
     after, _ = open_latest(tmp_path / "run" / "checkpoints")
     assert (after.step, after.values["restarts"]) == (512, [256])
@@ -550,7 +551,16 @@ def test_a_run_with_no_whole_checkpoint_is_never_begun_anew_silently(killed_at, 
 
 @pytest.mark.parametrize(
     "change",
-    [{"engine_used": {"mode": "eager"}}, {"engine_used": None}, {"log_every": 0}, {"checkpoint_every": "10"}],
+    [
+        {"engine_used": {"mode": "eager"}},
+        {"engine_used": None},
+        {"engine_used": {"mode": "eager", "threads": "2", "updates_per_call": 1, "reason": ""}},
+        {"engine_used": {"mode": "fast", "threads": 2, "updates_per_call": 1, "reason": ""}},
+        {"log_every": 0},
+        {"checkpoint_every": "10"},
+        {"horizon": True},
+        {"device_used": "tpu"},
+    ],
 )
 def test_a_run_json_that_says_nonsense_is_refused_in_one_line(change, tmp_path):
     train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
@@ -655,12 +665,12 @@ def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(
     monkeypatch.setattr(session_module, "evaluate_agent", passes(1_000.0, session_module.evaluate_agent))
     copies = killed_at(244)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "whole", checkpoints=4)
-    logged = [record for record in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "time" in record]
+    logged = [record for record in read_metrics(tmp_path / "whole") if "time" in record]
     assert [(r["time"], r["steps_per_second"]) for r in logged] == [
         (r["step"] / 4, 4.0) for r in logged
     ]  # 4 steps a call
     resume(copies[0])
-    assert read_metrics(copies[0] / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert read_metrics(copies[0]) == read_metrics(tmp_path / "whole")
 
 
 # -------------------------------------------------------------------------------------------- what is refused

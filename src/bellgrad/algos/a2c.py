@@ -27,6 +27,8 @@ from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Optimizer, RMSprop
 
+ALGORITHMS = {"a2c": "A2C"}
+
 
 @dataclass(frozen=True)
 class A2C(PolicyGradient):

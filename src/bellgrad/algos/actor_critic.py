@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.records import Acted, EnvSpec, Metrics, Minibatch, Rollout
+from bellgrad.core.registry import NETWORKS, OPTIMIZERS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.policy import Distribution, Head, LogStd, Policy
@@ -20,7 +21,7 @@ from bellgrad.nets.value import PREFIX as CRITIC
 from bellgrad.nets.value import Value
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
 from bellgrad.ops.losses import squared_error
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
 from bellgrad.ops.returns import gae
 from bellgrad.ops.schedules import Constant, Linear
 
@@ -54,7 +55,7 @@ class ActorCritic:
     lambda_: float = 0.95
     rollout_steps: int = 256
     entropy_coef: float = 0.0
-    normalize_advantages: bool = True
+    normalize_advantages: bool = field(default=True, metadata={"formerly": "normalise_advantages"})
     max_grad_norm: float | None = 0.5
     head: Head = "vector"
     log_std: LogStd = "free"
@@ -62,11 +63,12 @@ class ActorCritic:
     optimizer: Optimizer = field(default_factory=lambda: Adam(epsilon=1e-5))
     network: Spec = field(default_factory=MLP)
 
+    default_num_envs: ClassVar[int] = 8
     memory: ClassVar[bool] = False  # whether the updates unroll networks that remember
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimizer(self.optimizer)
+        take_names(self, optimizer=OPTIMIZERS, network=NETWORKS)
         check_spec(self.network, memory=self.memory)
         check_range(self, learning_rate=(1e-12, 10), gamma=(0, 1), lambda_=(0, 1), rollout_steps=(1, 1e7))
         check_range(self, entropy_coef=(0, 1e6), max_grad_norm=(0, math.inf), initial_log_std=(-20, 20))

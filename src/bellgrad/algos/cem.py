@@ -23,6 +23,8 @@ from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics
 
+ALGORITHMS = {"cem": "CEM"}
+
 
 @dataclass(frozen=True)
 class CEM(Search):

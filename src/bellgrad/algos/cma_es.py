@@ -24,6 +24,8 @@ from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 
+ALGORITHMS = {"cma_es": "CMAES"}
+
 MOST_PARAMETERS = 2_000  # beyond, decomposing C takes seconds a generation
 
 

@@ -26,6 +26,8 @@ from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 
+ALGORITHMS = {"hill_climbing": "HillClimbing"}
+
 SUCCESSES = 0.2  # share of the neighbors
 
 

@@ -22,9 +22,12 @@ from torch import Tensor
 from bellgrad.algos.search import Search, SearchLearner, counters, described
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
+from bellgrad.core.registry import OPTIMIZERS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
+
+ALGORITHMS = {"openai_es": "OpenAIES"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class OpenAIES(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_optimizer(self.optimizer)
+        take_names(self, optimizer=OPTIMIZERS)
         check_range(self, population=(2, 1e6), sigma=(1e-12, 1e6), learning_rate=(1e-12, 10))
         if self.population % 2:
             raise UsageError(

@@ -37,6 +37,8 @@ from bellgrad.ops.losses import (
     squared_error,
 )
 
+ALGORITHMS = {"ppo": "PPO"}
+
 
 @dataclass(frozen=True)
 class PPO(ActorCritic):

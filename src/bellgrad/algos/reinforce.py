@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from gymnasium.spaces import Discrete
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.core.records import Acted, EnvSpec, Episodes, Metrics
+from bellgrad.core.registry import NETWORKS, OPTIMIZERS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, concat, flat
 from bellgrad.nets.layers import Params
@@ -44,7 +45,7 @@ from bellgrad.nets.value import Value
 from bellgrad.ops.exploration import value_of_action
 from bellgrad.ops.grads import clip_by_norm, value_and_grad
 from bellgrad.ops.losses import normalize_advantage, squared_error
-from bellgrad.ops.optim import Adam, Optimizer, check_optimizer
+from bellgrad.ops.optim import Adam, Optimizer
 from bellgrad.ops.policy_gradient import (
     all_actions_loss,
     discount_weight,
@@ -53,6 +54,8 @@ from bellgrad.ops.policy_gradient import (
     total_return,
 )
 from bellgrad.ops.returns import gae, lambda_returns, td_residual
+
+ALGORITHMS = {"reinforce": "REINFORCE"}
 
 WITHOUT_CRITIC = ("return", "reward_to_go")
 BY_ACTION = ("q", "advantage")
@@ -100,7 +103,7 @@ class REINFORCE:
     state_weight: Literal["none", "discount", "geometric"] = "none"
     truncation: Literal["bootstrap", "exclude", "horizon"] = "bootstrap"
     entropy_coef: float = 0.0
-    normalize_advantages: bool = True
+    normalize_advantages: bool = field(default=True, metadata={"formerly": "normalise_advantages"})
     max_grad_norm: float | None = None
     critic_learning_rate: float = 5e-3
     critic_steps: int = 10
@@ -111,9 +114,11 @@ class REINFORCE:
     optimizer: Optimizer = field(default_factory=Adam)
     network: Spec = field(default_factory=MLP)
 
+    default_num_envs: ClassVar[int] = 8
+
     def __post_init__(self) -> None:
         check_types(self)
-        check_optimizer(self.optimizer)
+        take_names(self, optimizer=OPTIMIZERS, network=NETWORKS)
         check_spec(self.network)
         check_range(
             self,

@@ -17,11 +17,12 @@ from torch.func import vmap
 
 from bellgrad.core.errors import check_range, check_types
 from bellgrad.core.records import Acted, EnvSpec, Metrics
+from bellgrad.core.registry import NETWORKS, take_names
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
-from bellgrad.nets.layers import Params
 from bellgrad.nets.policy import Policy
 from bellgrad.nets.specs import MLP, Spec, check_spec
+from bellgrad.ops.grads import Params
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Search:
 
     def __post_init__(self) -> None:
         check_types(self)
+        take_names(self, network=NETWORKS)
         check_spec(self.network)
         check_range(self, population=(1, 1e6), episodes=(1, 1e6))
 

@@ -25,6 +25,8 @@ from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 
+ALGORITHMS = {"simulated_annealing": "SimulatedAnnealing"}
+
 UNTRIED = torch.finfo(
     torch.float32
 ).min  # the fitness of a chain before its first generation: anything is accepted

@@ -32,6 +32,8 @@ from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.losses import normalize_advantage, surrogate
 from bellgrad.ops.trust_region import fisher_product, line_search, natural_step, ravel
 
+ALGORITHMS = {"trpo": "TRPO"}
+
 
 @dataclass(frozen=True)
 class TRPO(ActorCritic):

@@ -26,6 +26,8 @@ from bellgrad.core.records import EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.tree import Tree, flat
 from bellgrad.ops.grads import value_and_grad
 
+ALGORITHMS = {"vpg": "VPG"}
+
 
 @dataclass(frozen=True)
 class VPG(PolicyGradient):

@@ -16,10 +16,8 @@ from bellgrad.cli.shared import (
     count,
     json_object,
     number,
-    numbers,
     say_next,
     see_current_folder,
-    seeds,
     which_checkpoint,
 )
 from bellgrad.core.errors import BellgradError, UsageError
@@ -57,82 +55,7 @@ def build_parser() -> Parser:
     )
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
-    p = command("train", "train an agent and leave a run folder", train.run)
-    p.add_argument("algo", help="the algorithm's name, for example ppo (bellgrad list algos)")
-    p.add_argument(
-        "--env", help="a Gymnasium id, or module:Class; a preset named after its environment implies it"
-    )
-    p.add_argument("--steps", type=count, help="environment steps in all; 50_000, 50k and 5e4 are the same")
-    one_or_many = p.add_mutually_exclusive_group()
-    one_or_many.add_argument(
-        "--seed", type=count, metavar="N", default=0, help="of every random stream (default 0)"
-    )
-    one_or_many.add_argument(
-        "--seeds",
-        type=seeds,
-        metavar="LIST",
-        help="several runs one after another, for example 0-4, into one folder",
-    )
-    p.add_argument("--num-envs", type=count, help="environments that step together")
-    p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
-    p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
-    p.add_argument(
-        "--network", metavar="KIND", help="mlp, cnn, lstm, gru, or module:Class for your own torch.nn.Module"
-    )
-    p.add_argument(
-        "--env-kwargs",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="arguments for the environment's constructor",
-    )
-    p.add_argument("--backend", default="auto", help="auto, native, gymnasium or subprocess")
-    p.add_argument("--max-episode-steps", type=count, help="replaces the environment's own time limit")
-    p.add_argument(
-        "--normalize-obs",
-        action="store_true",
-        default=None,
-        help="scale observations by their running statistics",
-    )
-    p.add_argument(
-        "--normalize-reward",
-        action="store_true",
-        default=None,
-        help="scale rewards by those of the discounted return",
-    )
-    p.add_argument("--frame-stack", type=count, help="the last n observations as one")
-    p.add_argument(
-        "--bins",
-        type=numbers(int),
-        metavar="LIST",
-        help="for tables over a Box: intervals a dimension, as 6,6,12,12",
-    )
-    p.add_argument(
-        "--bin-low",
-        type=numbers(float),
-        metavar="LIST",
-        help="where the first interval begins, in each dimension",
-    )
-    p.add_argument("--bin-high", type=numbers(float), metavar="LIST", help="where the last one ends")
-    p.add_argument(
-        "--tilings",
-        type=count,
-        default=1,
-        help="grids of bins, each shifted, for gradient_q_learning and its like",
-    )
-    p.add_argument("--engine", default="auto", help="auto, eager or compiled")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--checkpoints", type=count, default=10, help="how many in a run (default 10)")
-    p.add_argument(
-        "--eval-episodes",
-        type=count,
-        default=10,
-        help="episodes of evaluation at each checkpoint; 0 is off (default 10)",
-    )
-    p.add_argument("--target-return", type=number, help="stop once an evaluation reaches this")
-    p.add_argument("--quiet", action="store_true", help="no progress")
-    p.epilog = "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; " \
-               "bellgrad train ALGO --algo.help lists them."  # fmt: skip
+    train.add_arguments(command("train", "train an agent and leave a run folder", train.run))
 
     p = command("solve", "solve an environment whose dynamics are known, exactly", solve.run)
     p.add_argument(
@@ -220,7 +143,7 @@ def _trust(p: Parser) -> None:
     p.add_argument(
         "--trust-imports",
         action="store_true",
-        help="let the run's own environment or network class be imported",
+        help="let the run's own classes (environment, algorithm, network) be imported",
     )
 
 
@@ -239,22 +162,27 @@ def _of_run(p: Parser) -> None:
 
 # ----------------------------------------------------------------- commands; each gives what main is to print
 def _list(args: argparse.Namespace) -> Any:
-    from bellgrad.envs.make import list_envs
-    from bellgrad.presets import presets
-    from bellgrad.runs.settings import ALGORITHMS
+    from bellgrad.core.registry import ALGORITHMS
 
     there: dict[str, Any] = {}
     if args.what in (None, "algos"):
-        there["algos"] = {name: _first_line(cls) for name, cls in ALGORITHMS.items()}
+        there["algos"] = {name: ALGORITHMS.about(name) for name in ALGORITHMS.names()}
     if args.what in (None, "solvers"):
         from bellgrad.mdp.solve import SOLVERS
 
         there["solvers"] = {name: solver.description for name, solver in SOLVERS.items()}
     if args.what in (None, "presets"):
+        from bellgrad.presets import presets
+
+        tuned = {name: presets(name) for name in ALGORITHMS.names()}
         there["presets"] = {
-            algo: {name: p.source for name, p in presets(algo).items()} for algo in ALGORITHMS
+            name: {key: preset.source for key, preset in found.items()}
+            for name, found in tuned.items()
+            if found
         }
     if args.what in (None, "envs"):
+        from bellgrad.envs.make import list_envs
+
         there["envs"] = list_envs()
     if args.json:
         return there
@@ -270,10 +198,6 @@ def _list(args: argparse.Namespace) -> Any:
                     f"  {name}: {', '.join(what)}" if isinstance(what, list) else f"  {name:{width}s}  {what}"
                 )
     return "\n".join(lines)
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0].removeprefix("Hyper-parameters of ").rstrip(".")
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -332,7 +256,7 @@ def _compare(args: argparse.Namespace) -> Any:
     result = api.compare(args.runs)
     if args.json:
         return result
-    from bellgrad.report.compare import comparison_table
+    from bellgrad.report.training.compare import comparison_table
 
     return comparison_table(result)
 

@@ -70,6 +70,11 @@ def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[Any, ...]]:
     return read
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Several words with commas between them."""
+    return tuple(text.split(","))
+
+
 def which_checkpoint(text: str) -> str | int:
     """`last`, `best` or a step."""
     return text if text in ("last", "best") else count(text)
@@ -100,9 +105,9 @@ class Parser(argparse.ArgumentParser):
         shown = (
             "PATH" if options.get("type") is Path else "N" if options.get("type") in (count, number) else None
         )
-        return super().add_argument(
-            *names, **({"metavar": shown} if shown and names[0].startswith("-") else {}), **options
-        )
+        if shown and names[0].startswith("-"):
+            options = {"metavar": shown} | options
+        return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError` instead of printing the usage."""

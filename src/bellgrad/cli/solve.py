@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> Any:
 
     from bellgrad.mdp.solve import solve
     from bellgrad.report.figures import checked_path
-    from bellgrad.report.mdp_film import Sweeps, animate, checked_film_path
-    from bellgrad.report.mdp_pictures import picture
-    from bellgrad.report.mdp_text import solution_text
+    from bellgrad.report.finite.film import Sweeps, animate, checked_film_path
+    from bellgrad.report.finite.pictures import picture
+    from bellgrad.report.finite.text import solution_text
 
     # A file that cannot be written should be known before minutes of work.
     plot = args.plot and checked_path(args.plot)
@@ -103,7 +103,7 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
 
 def as_json(mdp: "FiniteMDP", solution: "Solution", env: str, seconds: float) -> dict[str, Any]:
     """A solution as one JSON object; with a horizon, value and policy are those of its first step."""
-    from bellgrad.report.mdp_shown import first_step
+    from bellgrad.report.finite.shown import first_step
 
     value, _, policy = first_step(solution)
     found = {

@@ -5,69 +5,118 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
 
-from bellgrad.cli.shared import number, quoted, say_next, see_current_folder
+from bellgrad.cli.shared import (
+    Parser,
+    count,
+    json_object,
+    number,
+    numbers,
+    quoted,
+    say_next,
+    see_current_folder,
+    seeds,
+    words,
+)
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.registry import ALGORITHMS, PARTS
+from bellgrad.runs.settings import SHORTHAND, Settings
+
+# What reads a flag's text and how that text is called, by the type of the setting, or None.
+READ: dict[Any, tuple[Callable[[str], Any], str | None]] = {
+    int | None: (count, "N"),
+    float | None: (number, "N"),
+    tuple[int, ...] | None: (numbers(int), "LIST"),
+    tuple[float, ...] | None: (numbers(float), "LIST"),
+    tuple[Any, ...] | None: (words, "LIST"),
+    dict[str, Any] | None: (json_object, "JSON"),
+}
+FLAGS = {f.name: f for f in fields(Settings) if f.name != "algorithm"}
+
+
+def add_arguments(p: Parser) -> None:
+    """The arguments of the command: a flag for every setting, and what is the command's own."""
+    p.add_argument(
+        "algo", help="the algorithm's name, for example ppo (bellgrad list algos), or module:Class"
+    )
+    hints, one_or_many = get_type_hints(Settings), p.add_mutually_exclusive_group()
+    for name, f in FLAGS.items():
+        about = f.metadata["about"].replace("`", "")
+        about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
+        read, shown = READ.get(hints[name] | None, (str, None))  # words are checked where settings are made
+        place = one_or_many if name == "seed" else p
+        place.add_argument(_flag(name), type=read, metavar=shown, help=about)
+    one_or_many.add_argument(
+        "--seeds",
+        type=seeds,
+        metavar="LIST",
+        help="several runs one after another, for example 0-4, into one folder",
+    )
+    for name, about in SHORTHAND.items():
+        options = {"type": count} if name == "frame_stack" else {"action": "store_true", "default": None}
+        p.add_argument(_flag(name), help=f"in place of --transforms: {about}", **options)
+    p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
+    p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
+    p.add_argument(
+        "--network",
+        metavar="KIND",
+        help="mlp, cnn, lstm, gru, or module:Class for your own; the same as --algo.network",
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.epilog = (
+        "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; bellgrad"
+        " train ALGO --algo.help lists them. A part is chosen by its name, as in --algo.optimizer sgd."
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    if ":" in args.algo:
+        see_current_folder()
+    ALGORITHMS.find(args.algo)  # a wrong name is told before anything heavy is imported
     from bellgrad import api
     from bellgrad.presets import find_preset
-    from bellgrad.runs.settings import find_algorithm
 
-    cls = find_algorithm(args.algo)
     preset = find_preset(args.algo, args.preset) if args.preset else None
-    algorithm = _algorithm(preset.algorithm if preset else cls(), args)
-    env = args.env or (args.preset if preset and "-v" in args.preset else None)
-    if env is None:
+    algorithm = _algorithm(preset.algorithm if preset else ALGORITHMS.make(args.algo), args)
+    options = {name: getattr(preset, name) for name in FLAGS if hasattr(preset, name)}
+    given = {name: getattr(args, name) for name in (*FLAGS, *SHORTHAND)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.get("transforms") and SHORTHAND.keys() & given.keys():
+        raise UsageError(
+            f"the preset {args.preset} has transforms of its own; give --transforms, all of them"
+        )
+    options |= given
+    if preset and "-v" in args.preset:
+        options.setdefault("env", args.preset)
+    if "env" not in options:
         raise UsageError("train needs --env: a Gymnasium id, or module:Class (bellgrad list envs)")
-    steps = args.steps if args.steps is not None else preset.steps if preset else None
-    if steps is None:
+    if "steps" not in options:
         raise UsageError("train needs --steps: environment steps in all, for example --steps 100k")
-    options = {
-        name: getattr(args, name) for name in ("num_envs", "normalize_obs", "normalize_reward", "frame_stack")
-    }
-    options = {
-        name: getattr(preset, name) if value is None and preset else value for name, value in options.items()
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    for name in (
-        "env_kwargs",
-        "backend",
-        "max_episode_steps",
-        "bins",
-        "bin_low",
-        "bin_high",
-        "tilings",
-        "engine",
-        "device",
-        "checkpoints",
-        "eval_episodes",
-        "target_return",
-    ):
-        options[name] = getattr(args, name)
     progress = "off" if args.quiet else "auto"
     if args.seeds is None:
         command = shlex.join(["bellgrad", *args.words])
-        made = api.train(
-            algorithm, env, steps, seed=args.seed, out=args.out, progress=progress, command=command, **options
-        )
+        made = api.train(algorithm, out=args.out, progress=progress, command=command, **options)
         _draw_table(args, made)
         say_next(args, made)
         return
-    root = args.out or api.default_folder(algorithm, env, "seeds")
+    root = args.out or api.default_folder(algorithm, options["env"], "seeds")
     if (root / "run.json").exists():
         raise UsageError(f"{root} is a run itself; choose another --out for several seeds")
     for seed in args.seeds:
         folder = root / f"seed-{seed}"
         words = [*_without(args.words, "--seeds", "--out"), "--seed", str(seed), "--out", str(folder)]
         command = shlex.join(["bellgrad", *words])
-        api.train_or_resume(
-            algorithm, env, steps, seed=seed, out=folder, progress=progress, command=command, **options
-        )
+        options["seed"] = seed
+        api.train_or_resume(algorithm, out=folder, progress=progress, command=command, **options)
     if not args.quiet:
         print(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}", file=sys.stderr)
 
@@ -95,24 +144,15 @@ def _without(words: Sequence[str], *options: str) -> list[str]:
 
 
 def _algorithm(default: Any, args: argparse.Namespace) -> Any:
-    """The algorithm with the network and the fields that the user gave."""
-    from dataclasses import fields, is_dataclass, make_dataclass, replace
-    from typing import get_type_hints
-
-    if args.network:
-        from bellgrad.nets.specs import KINDS
-
-        if args.network not in KINDS and ":" not in args.network:
-            raise unknown("network", args.network, [*KINDS, "module:Class"])
-        see_current_folder()
-        default = replace(default, network=KINDS[args.network]() if args.network in KINDS else args.network)
-    if not args.algo_flags:
+    """The algorithm with the parts and the fields that the user gave."""
+    words = ["--algo.network", args.network] if args.network else []
+    for word in args.algo_flags:
+        words += word.split("=", 1) if word.startswith("--") else [word]
+    default, words = _with_parts(default, words)
+    if not words:
         return default
     import tyro
 
-    words = [
-        part for word in args.algo_flags for part in (word.split("=", 1) if word.startswith("--") else [word])
-    ]
     wants_help = "--algo.help" in words
     if not wants_help:
         names = _flag_names(default, "--algo")
@@ -124,7 +164,7 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
     # A copy of the class in which optimizer and network have the types of their values, so that their own
     # fields are flags too.
     hints = get_type_hints(type(default))
-    kept = {f.name: getattr(default, f.name) for f in fields(default)}
+    kept = {f.name: getattr(default, f.name) for f in _given_by_flags(default)}
     typed = [(name, type(value) if is_dataclass(value) else hints[name]) for name, value in kept.items()]
     copy = make_dataclass(type(default).__name__, typed, namespace={"__doc__": _with_notes(type(default))})
     holder = make_dataclass("Holder", [("algo", copy)])
@@ -137,7 +177,28 @@ def _algorithm(default: Any, args: argparse.Namespace) -> Any:
         use_underscores=True,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     ).algo
-    return type(default)(**{name: getattr(chosen, name) for name in kept})
+    return replace(default, **{name: getattr(chosen, name) for name in kept})
+
+
+def _with_parts(default: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The algorithm with the parts that are given by name (network, optimizer, ...), and the other words.
+
+    `--algo.optimizer sgd` takes another optimizer; `--algo.optimizer.momentum 0.9` then changes its field.
+    """
+    for f in fields(default):
+        flag, value = f"--algo.{f.name}", getattr(default, f.name)
+        kinds = [kind for kind in PARTS if kind.fits(type(value)) or kind.fits(value)]
+        if kinds and flag in words[:-1]:
+            see_current_folder()
+            place = words.index(flag)
+            default = replace(default, **{f.name: kinds[0].make(words[place + 1])})
+            words = words[:place] + words[place + 2 :]
+    return default, words
+
+
+def _given_by_flags(node: Any) -> list[Any]:
+    """The fields of a dataclass that can be given on the command line; a network's class, for one, cannot."""
+    return [f for f in fields(node) if f.init and not isinstance(getattr(node, f.name), type)]
 
 
 def _with_notes(cls: type) -> str:
@@ -153,10 +214,8 @@ def _with_notes(cls: type) -> str:
 def _flag_names(node: Any, prefix: str) -> list[str]:
     """`--algo.gamma`, `--algo.network.hidden` and so on, for every field that can be given on the command
     line."""
-    from dataclasses import fields, is_dataclass
-
     names = []
-    for f in fields(node):
+    for f in _given_by_flags(node):
         value, name = getattr(node, f.name), f"{prefix}.{f.name}"
         names += _flag_names(value, name) if is_dataclass(value) else [name]
     return names

@@ -247,7 +247,7 @@ class OnPolicyLearner(Learner, Protocol):
     needs_next_obs: bool
 
     def value(self, state: Any, obs: Tree, carry: Tree) -> Tree:
-        """The value of `obs [B, *O]`, with the memory `carry [B, ...]` before it: `[B]`, or several by name."""
+        """The value `[B]` of `obs [B, *O]`, given the memory `carry [B, ...]`; or several values by name."""
 
     def prepare_noise(self, num_envs: int) -> Tree:
         """The `Noise` that one `prepare` needs."""

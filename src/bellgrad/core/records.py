@@ -111,7 +111,7 @@ class Rollout(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """Steps of a prepared rollout: `[T, B]` where it is prepared, time and environments as one axis `B` in
+    """Steps of a prepared rollout: `[T, B]` as `prepare` gives it, time and environments as one axis `B` in
     updates."""
 
     obs: Tree  # [B, *O]
@@ -121,9 +121,9 @@ class Minibatch(NamedTuple):
     advantage: Tensor  # [B]
     return_: Tensor  # [B] the value target
     ended: Tensor  # [B] bool, whether the episode ended with this step
-    carry: (
-        Tree  # the actor's memory [B, ...]; in updates that before the first step of each sequence; or None
-    )
+    carry: Tree  # the actor's memory before each step [B, ...], in updates before each sequence; or None
+    # [B, ...] further targets by name, of a learner that has several.
+    extra: dict[str, Tensor] = {}  # noqa: RUF012
 
 
 class Episodes(NamedTuple):

@@ -1,15 +1,14 @@
 """Named random streams from one seed, and the noise that pure functions declare."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError
+from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.tree import Tree
-
-STREAMS = ("init", "action", "environment", "batch", "update")
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -62,26 +61,33 @@ class Streams:
     Args:
         seed: the run's seed, 0 or more.
         device: where the numbers are drawn.
+        names: of the streams; what a stream gives does not depend on which others there are.
 
     Raises:
         UsageError: the seed is negative or does not fit 63 bits.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+    def __init__(self, seed: int, device: torch.device | str, names: Sequence[str]):
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed {seed} is out of range [0, 2^63)")
         self._generators = {
-            name: torch.Generator(device).manual_seed(derive_seed(seed, name)) for name in STREAMS
+            name: torch.Generator(device).manual_seed(derive_seed(seed, name)) for name in names
         }
 
     def __getitem__(self, name: str) -> torch.Generator:
         return self._generators[name]
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The state of every stream: uint8 tensors by stream name."""
-        return {name: generator.get_state() for name, generator in self._generators.items()}
+        """The state of every stream: uint8 tensors named `streams/NAME`."""
+        return {f"streams/{name}": generator.get_state() for name, generator in self._generators.items()}
 
-    def restore(self, states: dict[str, Tensor]) -> None:
-        """Continue from a snapshot."""
+    def restore(self, states: Mapping[str, Tensor]) -> None:
+        """Continue from a snapshot, which may hold other streams as well.
+
+        Raises:
+            CheckpointError: it lacks a stream.
+        """
         for name, generator in self._generators.items():
-            generator.set_state(states[name].cpu())
+            if f"streams/{name}" not in states:
+                raise CheckpointError(f"the checkpoint has no tensor 'streams/{name}'")
+            generator.set_state(states[f"streams/{name}"].cpu())

@@ -109,6 +109,11 @@ def concat(trees: list[Tree], dim: int = 0) -> Tree:
     return map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
 
 
+def index_tree(tree: Tree, *index: int) -> Tree:
+    """The tree with an index taken on the leading axes of every leaf."""
+    return map_tree(lambda leaf: leaf[index], tree)
+
+
 def flat(tree: Tree) -> Tree:
     """The tree with the first two axes of every leaf as one."""
     return map_tree(lambda leaf: leaf.flatten(0, 1), tree)

@@ -1,10 +1,11 @@
 """Image observations, each kept once however many transitions refer to it.
 
-A ring of planes is numbered in the order of writing: plane `i` lies in row `i % M` and lives until plane `i +
-M` is written. What a transition keeps of an image is the numbers of its planes. Nothing is assumed about
-episodes: an observation shares the planes of the same environment's latest successor only if it equals them,
-and a successor shares those of its observation only if it is that stack moved on by one. So a successor
-before a reset is kept as it was.
+A plane is one frame of a stack, or a whole image that is not stacked. Planes are numbered in the order of
+writing, and a transition keeps the numbers of its planes. With `P` protected planes and room for `M`, plane
+`i < P` lies in row `i` forever; any other lies in row `P + (i - P) % (M - P)` and lives until plane `i + M -
+P` is written. Nothing is assumed about episodes: an observation shares the planes of the same environment's
+latest successor only if it equals them, and a successor shares those of its observation only if it is that
+stack moved on by one frame. So a successor before a reset is kept as it was.
 """
 
 from typing import NamedTuple
@@ -14,79 +15,82 @@ from torch import Tensor
 
 
 class Frames(NamedTuple):
-    """A ring of `M` planes for `B` environments; an observation is `C` planes, a single one or a stack.
-    Written in place."""
+    """Room for `M` planes of `B` environments; an observation is `n` planes. Written in place."""
 
-    planes: Tensor  # [M + 1, *plane]; the last row takes what need not be kept
-    newest: Tensor  # [B, C] int64, numbers of the planes of each environment's latest successor
+    planes: Tensor  # [M + 1, C, ...] uint8, C channels each; the last row takes what need not be kept
+    newest: Tensor  # [B, n] int64, numbers of the planes of each environment's latest successor
     oldest: Tensor  # [G] int64, the smallest number that each group of B transitions refers to
-    count: Tensor  # [] int64, planes ever written
+    count: Tensor  # type: ignore[assignment]  # [] int64, planes ever written; hides tuple.count
+    protected: Tensor  # [] int64, P, the planes that are never overwritten: the first ones
 
 
 def allocate_frames(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    groups: int,
-    num_envs: int,
-    stacked: bool,
-    device: torch.device | str,
+    shape: tuple[int, ...], frame_stack: int, groups: int, num_envs: int, device: torch.device | str
 ) -> Frames:
-    """An empty ring with an eighth more planes than transitions, for what does not follow from its
+    """No planes yet, and room for an eighth more of them than transitions, for what does not follow from its
     predecessor.
 
     Args:
-        shape: one observation `[*O]`.
-        dtype: of the observation.
+        shape: one observation `[n * C, ...]`, uint8.
+        frame_stack: n, the frames along its first axis; each step brings one new frame.
         groups: G, adds of B transitions that the replay holds.
         num_envs: B.
-        stacked: the first axis is time and moves on by one a step, so that a step brings one new plane.
-        device: where it lies.
+        device: of the tensors.
     """
-    size = shape[0] if stacked else 1
-    # An add writes at most 2 B C planes; an observation's oldest plane was written at most C adds before it
-    # comes in.
-    floor = 2 * num_envs * size * (size + 1)
-    total = max(groups * num_envs * 9 // 8, floor)
-    planes = torch.empty((total + 1, *(shape[1:] if stacked else shape)), dtype=dtype, device=device)
-    newest = torch.full((num_envs, size), -total - 1, device=device)  # numbers that never lived
-    oldest = torch.empty(groups, dtype=torch.int64, device=device)
-    return Frames(planes, newest, oldest, torch.zeros((), dtype=torch.int64, device=device))
+    total = max(groups * num_envs * 9 // 8, _least_ring(num_envs, frame_stack))
+    plane = (shape[0] // frame_stack, *shape[1:])
+    return Frames(
+        planes=torch.empty((total + 1, *plane), dtype=torch.uint8, device=device),
+        newest=torch.full((num_envs, frame_stack), -total - 1, device=device),  # numbers that never lived
+        oldest=torch.empty(groups, dtype=torch.int64, device=device),
+        count=torch.zeros((), dtype=torch.int64, device=device),
+        protected=torch.zeros((), dtype=torch.int64, device=device),
+    )
+
+
+def _least_ring(num_envs: int, frame_stack: int) -> int:
+    """Planes that must be left to be overwritten, so that the transitions of an `add` are whole after it.
+
+    An `add` writes at most `2 B n` planes, and the oldest plane of an observation was written at most `n`
+    adds before.
+    """
+    return 2 * num_envs * frame_stack * (frame_stack + 1)
 
 
 def write_frames(frames: Frames, obs: Tensor, next_obs: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """Keep the images of one step of every environment.
 
     Args:
-        frames: the ring, changed in place.
-        obs: `[B, *O]`.
-        next_obs: `[B, *O]`, the true successors.
+        frames: changed in place.
+        obs: `[B, n * C, ...]` uint8.
+        next_obs: `[B, n * C, ...]` uint8, the true successors.
         group: `[]` int64, which group of transitions this is.
 
     Returns:
-        The numbers of the planes of `obs` and of `next_obs`, `[B, C]` int64 each.
+        The numbers of the planes of `obs` and of `next_obs`, `[B, n]` int64 each.
     """
     total = frames.planes.shape[0] - 1
-    num_envs, size = frames.newest.shape
-    shape = (num_envs, size, *frames.planes.shape[1:])
-    ring = _words(frames.planes)  # [M + 1, W]
-    both = _words(torch.cat([obs.reshape(shape), next_obs.reshape(shape)], 1).flatten(0, 1))  # [B * 2 C, W]
-    before, after = both.unflatten(0, (num_envs, 2 * size)).split(size, 1)  # [B, C, W]
+    num_envs, n = frames.newest.shape
+    shape = (num_envs, n, *frames.planes.shape[1:])
+    rows = _words(frames.planes)  # [M + 1, W]
+    both = _words(torch.cat([obs.reshape(shape), next_obs.reshape(shape)], 1).flatten(0, 1))  # [B * 2 n, W]
+    pairs = both.reshape(num_envs, 2 * n, -1)
+    before, after = pairs[:, :n], pairs[:, n:]  # [B, n, W]
 
-    alive = frames.newest[:, 0] >= frames.count - total
-    kept = ring.index_select(0, (frames.newest % total).flatten()).reshape(before.shape)
+    ring = _ring(frames)
+    alive = frames.newest[:, 0] >= frames.count - ring
+    kept = rows.index_select(0, _ring_row(frames, frames.newest, ring).flatten()).reshape(before.shape)
     continues = alive & (kept == before).flatten(1).all(1)  # [B]
-    moves_on = (after[:, :-1] == before[:, 1:]).flatten(1).all(1)  # [B], true where C = 1
+    moves_on = (after[:, :-1] == before[:, 1:]).flatten(1).all(1)  # [B], True if n = 1
 
     last = torch.ones_like(alive)[:, None]
-    new = torch.cat(
-        [~continues[:, None].expand(-1, size), ~moves_on[:, None].expand(-1, size - 1), last], 1
-    )  # [B, 2 C]
-    number = frames.count + new.flatten().cumsum(0).reshape(new.shape) - 1
-    obs_number = torch.where(new[:, :size], number[:, :size], frames.newest)
-    next_number = torch.where(new[:, size:], number[:, size:], obs_number.roll(-1, 1))
+    new = torch.cat([~continues[:, None].expand(-1, n), ~moves_on[:, None].expand(-1, n - 1), last], 1)
+    number = frames.count + new.flatten().cumsum(0).reshape(new.shape) - 1  # [B, 2 n]
+    obs_number = torch.where(new[:, :n], number[:, :n], frames.newest)
+    next_number = torch.where(new[:, n:], number[:, n:], obs_number.roll(-1, 1))
 
-    row = torch.where(new, number % total, total)
-    ring.index_copy_(0, row.flatten(), both)
+    row = torch.where(new, _ring_row(frames, number, ring), total)
+    rows.index_copy_(0, row.flatten(), both)
     frames.newest.copy_(next_number)
     frames.oldest.index_copy_(0, group[None], obs_number[:, 0].amin()[None])
     frames.count.add_(new.sum())
@@ -94,36 +98,58 @@ def write_frames(frames: Frames, obs: Tensor, next_obs: Tensor, group: Tensor) -
 
 
 def _words(planes: Tensor) -> Tensor:
-    """`[R, *plane]` as `[R, W]`, eight bytes a word where they go in evenly: copied and compared several
+    """`[R, C, ...]` as `[R, W]`, in words of eight bytes if they divide a plane: copied and compared several
     times faster."""
     flat = planes.flatten(1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
 
+def _ring(frames: Frames) -> Tensor:
+    """`[]` int64, the rows of planes that are overwritten in turn."""
+    return frames.planes.shape[0] - 1 - frames.protected
+
+
+def _ring_row(frames: Frames, number: Tensor, ring: Tensor) -> Tensor:
+    """The row of a plane that is not protected, in a ring of that many rows."""
+    return (number - frames.protected) % ring + frames.protected
+
+
 def read_frames(frames: Frames, number: Tensor) -> Tensor:
-    """The images of transitions by the numbers of their planes: `[N, C]` int64 -> `[N, *O]`."""
-    rows = (number % (frames.planes.shape[0] - 1)).flatten()
-    images = frames.planes.index_select(0, rows)
-    # A single plane is a whole observation.
-    return images if number.shape[1] == 1 else images.reshape(*number.shape, *images.shape[1:])
+    """The images of transitions by the numbers of their planes: `[N, n]` int64 -> `[N, n * C, ...]` uint8."""
+    row = torch.where(number < frames.protected, number, _ring_row(frames, number, _ring(frames)))
+    planes = frames.planes.index_select(0, row.flatten())  # [N * n, C, ...]
+    return planes.reshape(*number.shape, *planes.shape[1:]).flatten(1, 2)
 
 
-def lost_groups(frames: Frames, first: Tensor, groups: Tensor) -> Tensor:
+def lost_groups(frames: Frames, first: Tensor, groups: Tensor, protected: Tensor) -> Tensor:
     """How many of the oldest groups refer to planes that the latest write has replaced.
 
     `oldest` rises by at least one from group to group, because every observation begins with a later plane
-    than the one before it in its environment. So a write of at most `2 B C` planes takes at most as many
+    than the one before it in its environment. So a write of at most `2 B n` planes takes at most as many
     groups, and they are the first ones.
 
     Args:
-        frames: the ring.
-        first: `[]` int64, the oldest group that is still whole (may lie outside the ring: it is taken modulo
-            G).
+        frames: after the write.
+        first: `[]` int64, the oldest group that was still whole before it (may lie outside the ring of
+            groups: it is taken modulo its length).
         groups: `[]` int64, how many groups there are from there.
+        protected: `[]` int64, groups that are never overwritten: the first ones.
 
     Returns:
         `[]` int64.
     """
     window = torch.arange(2 * frames.newest.numel(), device=first.device)
-    oldest = frames.oldest.index_select(0, (first + window) % frames.oldest.shape[0])
-    return ((oldest < frames.count - (frames.planes.shape[0] - 1)) & (window < groups)).sum()
+    ring = frames.oldest.shape[0] - protected
+    oldest = frames.oldest.index_select(0, protected + (first - protected + window) % ring)
+    return ((oldest < frames.count - _ring(frames)) & (window < groups)).sum()
+
+
+def can_protect_frames(frames: Frames) -> bool:
+    """Whether enough planes would be left to be overwritten if all written so far were protected."""
+    return frames.planes.shape[0] - 1 - int(frames.count) >= _least_ring(*frames.newest.shape)
+
+
+def protect_frames(frames: Frames) -> None:
+    """Keep every plane written so far forever. What comes next shares none of them."""
+    frames.protected.copy_(frames.count)
+    frames.newest.fill_(-frames.planes.shape[0])

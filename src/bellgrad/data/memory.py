@@ -7,14 +7,14 @@ import torch
 
 
 def available_bytes(device: torch.device | str, root: Path = Path("/")) -> int | None:
-    """Bytes that can still be allocated on a device, or None where the system does not tell.
+    """Bytes that can still be allocated on a device, or None if the system does not tell.
 
     On Linux the smaller of what the machine has left and what the process's control groups allow; page cache
     counts as free.
 
     Args:
         device: a CPU or CUDA device.
-        root: where the file system begins; for tests.
+        root: root of the file system; another one in tests.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -31,8 +31,8 @@ def available_bytes(device: torch.device | str, root: Path = Path("/")) -> int |
 
 
 def _control_group_bytes(root: Path) -> list[int]:
-    """Bytes left under every memory limit that holds for this process (control groups version 2 and 1, each
-    with its parents)."""
+    """Bytes left under every memory limit that holds for this process (control groups of version 2 and 1,
+    each with its parents)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -50,8 +50,8 @@ def _control_group_bytes(root: Path) -> list[int]:
         else:
             top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         own = top / path.strip("/")
-        # Inside a container the path may be the host's, which is not visible; the top is then the container's
-        # own group.
+        # Inside a container the path may be the host's, which is not visible; the top is then the group of
+        # the container itself.
         for folder in {own, *own.parents, top}:
             if folder == top or top in folder.parents:
                 left += _bytes_left(folder, *names)

@@ -5,7 +5,7 @@ every array is `[B, ...]`. Whatever an environment returns is checked here, befo
 """
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ MAX_SEED = 2**31 - 1
 
 
 class ContractBreach(Exception):
-    """An environment broke its contract. Whoever knows the step count turns this into an `EnvironmentFault`.
+    """An environment broke its contract. The adapter, which knows the step count, turns this into an
+    `EnvironmentFault`.
 
     Args:
         index: the environment's index in the whole batch.
@@ -35,7 +36,7 @@ class ContractBreach(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of an observation: where it lies in the tree, what the environment gives and what the learner
+    """One array of an observation: its path in the tree, what the environment gives and what the learner
     gets."""
 
     path: str  # "observation", "observation['camera']", "observation[0]"
@@ -189,7 +190,7 @@ class EnvArrays(NamedTuple):
     reward: np.ndarray  # [B] float64
     terminated: np.ndarray  # [B] bool
     truncated: np.ndarray  # [B] bool
-    obs: tuple[np.ndarray, ...]  # per leaf [B, ...], the first of the next episode where one ended
+    obs: tuple[np.ndarray, ...]  # per leaf [B, ...], the first of the next episode if one ended
     next_obs: tuple[np.ndarray, ...]  # per leaf [B, ...], what the action led to
 
 
@@ -244,6 +245,19 @@ def mapped_arrays(
     return rows, size
 
 
+def check_rows(rows: Sequence[int], num_envs: int, distinct: bool = False) -> None:
+    """Refuse rows that are not in a batch.
+
+    Raises:
+        UsageError: a row is not in 0 ... `num_envs - 1`; or is named twice, if they must be `distinct`.
+    """
+    for row in rows:
+        if not 0 <= row < num_envs:
+            raise UsageError(f"there is no row {row} in a batch of {num_envs} environments")
+    if distinct and len(set(rows)) < len(rows):
+        raise UsageError(f"rows {list(rows)}: each may be named once")
+
+
 class SteppedEnvs:
     """Some environments and the rows that are theirs.
 
@@ -293,20 +307,23 @@ class SteppedEnvs:
         for obs, next_obs in zip(rows.obs, rows.next_obs, strict=True):
             next_obs[row] = obs[row]
 
-    def replay(self, seeds: list[int], actions: list[np.ndarray]) -> Iterator[None]:
-        """Start every environment from its seed and repeat its actions, yielding after each step.
+    def replay(
+        self, which: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]
+    ) -> Iterator[None]:
+        """Start environments from seeds and repeat actions in them, yielding after each step.
 
-        Afterwards `obs` holds the present observation and `reward` the sum of the rewards so far.
+        Afterwards `obs` holds their present observation and `reward` the sum of the rewards so far.
 
         Args:
-            seeds: one for each environment here.
-            actions: per environment `[n, *A]`.
+            which: rows of environments that are here.
+            seeds: one for each of them.
+            actions: likewise, `[n, *A]` each.
 
         Raises:
-            ContractBreach: also if an episode ended on the way, as it had not done before.
+            ContractBreach: also if an episode ended on the way, which it had not done before.
         """
         rows = self.rows
-        for row, (seed, past) in enumerate(zip(seeds, actions, strict=True), self.first):
+        for row, seed, past in zip(which, seeds, actions, strict=True):
             obs, total = self.reset(row, seed), 0.0
             yield
             for action in past:
@@ -314,7 +331,7 @@ class SteppedEnvs:
                 total += reward
                 if terminated or truncated:
                     raise ContractBreach(
-                        row, "ended its episode during the replay, where it had not ended before"
+                        row, "ended its episode during the replay, which it had not done before"
                     )
                 yield
             self.write(rows.obs, row, obs)
@@ -375,7 +392,7 @@ class SteppedEnvs:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, with the place where it was raised."""
+    """An exception in one line, with the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -1,4 +1,4 @@
-"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to mend."""
+"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to fix."""
 
 import contextlib
 import inspect
@@ -29,7 +29,7 @@ class Finding:
 
     level: Literal["error", "warning", "ok"]
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class EnvReport:
     def __str__(self) -> str:
         lines = [f"{self.env}: {len(self.of('error'))} errors, {len(self.of('warning'))} warnings"]
         for finding in self.findings:
-            lines.append(
-                f"  {finding.level:<7} {finding.what}" + (f"; {finding.mend}" if finding.mend else "")
-            )
+            lines.append(f"  {finding.level:<7} {finding.what}" + (f"; {finding.fix}" if finding.fix else ""))
         return "\n".join(lines)
 
 
@@ -66,28 +64,28 @@ class _Step(NamedTuple):
     truncated: Any
 
 
-class _Notes:
+class _Findings:
     """Findings, one of each kind: an environment that errs at every step says so once."""
 
     def __init__(self) -> None:
-        self.findings: dict[str, Finding] = {}
+        self.by_kind: dict[str, Finding] = {}
 
-    def error(self, kind: str, what: str, mend: str) -> None:
-        self.findings.setdefault(kind, Finding("error", what, mend))
+    def error(self, kind: str, what: str, fix: str) -> None:
+        self.by_kind.setdefault(kind, Finding("error", what, fix))
 
-    def warn(self, kind: str, what: str, mend: str) -> None:
-        self.findings.setdefault(kind, Finding("warning", what, mend))
+    def warn(self, kind: str, what: str, fix: str) -> None:
+        self.by_kind.setdefault(kind, Finding("warning", what, fix))
 
     def ok(self, what: str) -> None:
-        self.findings.setdefault(what, Finding("ok", what))
+        self.by_kind.setdefault(what, Finding("ok", what))
 
     @contextlib.contextmanager
-    def trying(self, kind: str, what: str, mend: str) -> Iterator[None]:
-        """Note an error where the block raises, and go on."""
+    def trying(self, kind: str, what: str, fix: str) -> Iterator[None]:
+        """Note an error if the block raises, and go on."""
         try:
             yield
         except Exception as error:
-            self.error(kind, f"{what} raised {describe(error)}", mend)
+            self.error(kind, f"{what} raised {describe(error)}", fix)
 
 
 def check_env(
@@ -102,94 +100,94 @@ def check_env(
         seed: of the actions and the first episode.
         env_kwargs: arguments of the environment.
     """
-    notes = _Notes()
+    found = _Findings()
     try:
-        _check(env, episodes, seed, env_kwargs, notes)
+        _check(env, episodes, seed, env_kwargs, found)
     except BellgradError as error:
-        notes.error("make", str(error), "")
+        found.error("make", str(error), "")
     except Exception as error:
-        notes.error(
-            "check", f"the check could not go on: {describe(error)}", "mend what is named above first"
-        )
+        found.error("check", f"the check could not go on: {describe(error)}", "fix what is named above first")
     order = ("error", "warning", "ok")
     return EnvReport(
-        env_name(env), tuple(sorted(notes.findings.values(), key=lambda finding: order.index(finding.level)))
+        env_name(env), tuple(sorted(found.by_kind.values(), key=lambda finding: order.index(finding.level)))
     )
 
 
-def _check(env: EnvLike, episodes: int, seed: int, env_kwargs: dict[str, Any] | None, notes: _Notes) -> None:
+def _check(
+    env: EnvLike, episodes: int, seed: int, env_kwargs: dict[str, Any] | None, found: _Findings
+) -> None:
     made = make_single(env, None, env_kwargs)
     try:
-        spaces_fit = _check_spaces(made, notes)
-        _check_reset(made, seed, notes)
+        spaces_fit = _check_spaces(made, found)
+        _check_reset(made, seed, found)
         if not spaces_fit:
             return
-        past = _play(made, episodes, seed, notes)
-        _check_limit(made, past, notes)
-        if past and not any(finding.level == "error" for finding in notes.findings.values()):
-            _check_replay(made, "the same", past[0], seed, notes)
+        past = _play(made, episodes, seed, found)
+        _check_limit(made, past, found)
+        if past and not any(finding.level == "error" for finding in found.by_kind.values()):
+            _check_replay(made, "the same", past[0], seed, found)
             again = make_single(env, None, env_kwargs)
-            _check_replay(again, "a new", past[-1], seed + len(past) - 1, notes)
+            _check_replay(again, "a new", past[-1], seed + len(past) - 1, found)
             again.close()
     finally:
-        with notes.trying("close", "close()", "release what the environment holds, and accept a second call"):
+        with found.trying("close", "close()", "release what the environment holds, and accept a second call"):
             made.close()
 
 
-def _check_spaces(env: gymnasium.Env, notes: _Notes) -> bool:
+def _check_spaces(env: gymnasium.Env, found: _Findings) -> bool:
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), spaces.Space):
-            notes.error(name, f"{name} is no gymnasium.Space", f"set self.{name} in __init__")
-    if notes.findings:
+            found.error(name, f"{name} is not a gymnasium.Space", f"set self.{name} in __init__")
+    if found.by_kind:
         return False
     try:
         obs_leaves(env.observation_space)
     except UsageError as error:
-        notes.error("observation_space", str(error), "describe the observation by arrays of fixed shape")
+        found.error("observation_space", str(error), "describe the observation by arrays of fixed shape")
     space = env.action_space
     try:
         check_action_space(space, env.observation_space)
     except UsageError as error:
-        notes.error(
+        found.error(
             "action_space",
             str(error),
             "use Discrete, MultiDiscrete or a Box of float32, and a mask of its length",
         )
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        notes.error(
+        found.error(
             "bounds",
             f"the action space {short(space)} has infinite bounds",
             "give each dimension a finite low and high",
         )
-    if notes.findings:
+    if found.by_kind:
         return False
-    notes.ok(f"observation space {short(env.observation_space)}")
-    notes.ok(f"action space {short(space)}")
+    found.ok(f"observation space {short(env.observation_space)}")
+    found.ok(f"action space {short(space)}")
     return True
 
 
-def _check_reset(env: gymnasium.Env, seed: int, notes: _Notes) -> None:
+def _check_reset(env: gymnasium.Env, seed: int, found: _Findings) -> None:
     parameters = inspect.signature(env.unwrapped.reset).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for name, level in (("seed", notes.error), ("options", notes.warn)):
+    for name, level in (("seed", found.error), ("options", found.warn)):
         if name not in parameters and not takes_all:
             level(
                 f"reset {name}",
                 f"reset() takes no {name}",
                 "write: def reset(self, *, seed=None, options=None)",
             )
-    if "reset seed" in notes.findings:
+    if "reset seed" in found.by_kind:
         return
-    first = _reset(env, seed, notes)
+    first = _reset(env, seed, found)
     if first is None:
         return
     before = _copies(env, first[0])
-    second = _reset(env, seed, notes)
+    second = _reset(env, seed, found)
     if second is None:
         return
     after = _copies(env, second[0])
     if not _same(before, after):
-        notes.warn(
+        found.warn(
             "seed",
             f"reset(seed={seed}) gave two different observations: runs cannot be repeated, nor resumed"
             " exactly",
@@ -197,13 +195,13 @@ def _check_reset(env: gymnasium.Env, seed: int, notes: _Notes) -> None:
         )
 
 
-def _reset(env: gymnasium.Env, seed: int, notes: _Notes) -> tuple[Any, dict] | None:
+def _reset(env: gymnasium.Env, seed: int, found: _Findings) -> tuple[Any, dict] | None:
     """What `reset` returned, or None and an error noted."""
-    with notes.trying("reset", f"reset(seed={seed})", "mend reset()"):
+    with found.trying("reset", f"reset(seed={seed})", "fix reset()"):
         result = env.reset(seed=seed)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result
-        notes.error(
+        found.error(
             "reset result",
             f"reset() returned {short(result)}",
             "return the tuple (observation, info dictionary)",
@@ -211,7 +209,7 @@ def _reset(env: gymnasium.Env, seed: int, notes: _Notes) -> tuple[Any, dict] | N
     return None
 
 
-def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[list[_Step]]:
+def _play(env: gymnasium.Env, episodes: int, seed: int, found: _Findings) -> list[list[_Step]]:
     """Play episodes from the seeds `seed`, `seed + 1`, ... Returns what was seen, observations copied."""
     space = env.action_space
     space.seed(seed)
@@ -219,17 +217,17 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
     past: list[list[_Step]] = []
     steps, seconds = 0, 0.0
     for k in range(episodes):
-        first = _reset(env, seed + k, notes)
+        first = _reset(env, seed + k, found)
         if first is None:
             return past
         previous = first[0]
-        _check_obs(env, previous, "reset()", notes)
+        _check_obs(env, previous, "reset()", found)
         trail: list[_Step] = []
         past.append(trail)
         while len(trail) < MAX_STEPS and seconds < MAX_SECONDS:
             allowed = _allowed(env, previous)
             if allowed is not None and nothing_allowed(allowed[None], choices(space))[0]:
-                notes.error(
+                found.error(
                     "mask",
                     f"no action is allowed after {len(trail)} steps of episode {k}",
                     "terminate such an episode",
@@ -242,14 +240,14 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
                 result = env.step(action)
             except Exception as error:
                 what = f"step({short(given)}) raised {describe(error)}"
-                notes.error("step raised", what, "every action must work that no mask forbids")
+                found.error("step raised", what, "every action must work that no mask forbids")
                 break
             steps, seconds = steps + 1, seconds + time.perf_counter() - started
             if not np.array_equal(given, action):
-                notes.warn(
+                found.warn(
                     "action", "step() changed the array of its action", "copy the action before changing it"
                 )
-            step = _check_step(env, given, result, previous, f"step {len(trail) + 1} of episode {k}", notes)
+            step = _check_step(env, given, result, previous, f"step {len(trail) + 1} of episode {k}", found)
             if step is None:
                 break
             previous = result[0]
@@ -257,7 +255,7 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, notes: _Notes) -> list[l
             if step.terminated or step.truncated:
                 break
     if seconds > 0.0:
-        _note_speed(steps / seconds, notes)
+        _note_speed(steps / seconds, found)
     return past
 
 
@@ -271,7 +269,7 @@ def _extremes(space: spaces.Space) -> list[Any]:
 
 
 def _allowed(env: gymnasium.Env, obs: Any) -> np.ndarray | None:
-    """The mask of the actions that an observation allows, those of all dimensions in one row; None where all
+    """The mask of the actions that an observation allows, those of all dimensions in one row; None if all
     are."""
     if has_mask(env.observation_space, env.action_space):
         return np.asarray(obs[KEY])
@@ -289,19 +287,19 @@ def _sample(space: spaces.Space, allowed: np.ndarray | None) -> Any:
 
 
 def _check_step(
-    env: gymnasium.Env, action: Any, result: Any, previous: Any, where: str, notes: _Notes
+    env: gymnasium.Env, action: Any, result: Any, previous: Any, where: str, found: _Findings
 ) -> _Step | None:
-    """The step with its observation copied, or None where it cannot be told apart."""
+    """The step with its observation copied, or None if its parts cannot be told apart."""
     if not isinstance(result, tuple) or len(result) != 5:
         got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
-        mend = (
+        fix = (
             "return (observation, reward, terminated, truncated, info): terminated by the task, truncated by"
             " a time limit"
         )
-        notes.error("step result", f"step() returned {got} at {where}", mend)
+        found.error("step result", f"step() returned {got} at {where}", fix)
         return None
     obs, reward, terminated, truncated, info = result
-    _check_obs(env, obs, where, notes)
+    _check_obs(env, obs, where, found)
     old, new = _leaf_values(env, previous), _leaf_values(env, obs)
     arrays = [
         (a, b)
@@ -309,84 +307,84 @@ def _check_step(
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
     ]
     if any(np.shares_memory(a, b) for a, b in arrays):
-        mend = "return a copy; Bellgrad copies too, but other libraries may not"
-        notes.warn("shared", "each observation is written over the one before it, in the same memory", mend)
-    _check_reward(reward, where, notes)
+        fix = "return a copy; Bellgrad copies too, but other libraries may not"
+        found.warn("shared", "each observation overwrites the one before it, in the same memory", fix)
+    _check_reward(reward, where, found)
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, bool | np.bool_):
             what = f"{name} is {flag!r}, a {type(flag).__name__}, at {where}"
-            notes.warn(name, what, f"return bool({name})")
+            found.warn(name, what, f"return bool({name})")
             if np.ndim(flag) != 0:
-                notes.findings.pop(name)
-                notes.error(name, what, f"return one bool as {name}")
+                found.by_kind.pop(name)
+                found.error(name, what, f"return one bool as {name}")
                 return None
     if not isinstance(info, dict):
-        notes.warn("info", f"info is a {type(info).__name__}", "return a dictionary")
+        found.warn("info", f"info is a {type(info).__name__}", "return a dictionary")
     return _Step(action, _copies(env, obs), reward, bool(terminated), bool(truncated))
 
 
-def _check_reward(reward: Any, where: str, notes: _Notes) -> None:
-    mend = "return one finite float"
+def _check_reward(reward: Any, where: str, found: _Findings) -> None:
+    fix = "return one finite float"
     if isinstance(reward, np.ndarray) and reward.ndim > 0:
-        notes.error("reward", f"the reward is an array of shape {reward.shape} at {where}", mend)
+        found.error("reward", f"the reward is an array of shape {reward.shape} at {where}", fix)
         return
     try:
         finite = math.isfinite(float(reward))
     except (TypeError, ValueError):
-        notes.error("reward", f"the reward is {reward!r} at {where}", mend)
+        found.error("reward", f"the reward is {reward!r} at {where}", fix)
         return
     if not finite:
-        notes.error("reward", f"the reward is {reward} at {where}", mend)
+        found.error("reward", f"the reward is {reward} at {where}", fix)
 
 
-def _check_obs(env: gymnasium.Env, obs: Any, where: str, notes: _Notes) -> None:
+def _check_obs(env: gymnasium.Env, obs: Any, where: str, found: _Findings) -> None:
     """Everything in which an observation departs from its space; what training would refuse is an error."""
     space = env.observation_space
     try:
         values = flatten_obs(space, obs)
     except ValueError as error:
-        notes.error("structure", f"{where} {error}", "let observation_space describe what is returned")
+        found.error("structure", f"{where} {error}", "let observation_space describe what is returned")
         return
     for leaf, value in zip(obs_leaves(space), values, strict=True):
         try:
             leaf.write(np.zeros((1, *leaf.shape), leaf.dtype), 0, value)
         except ValueError as error:
-            notes.error(
+            found.error(
                 f"value {leaf.path}", f"{where} {error}", "let observation_space describe what is returned"
             )
             continue
         array = np.asarray(value)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             what = f"{where} returned the {leaf.path} {short(value)}"
-            notes.error(f"finite {leaf.path}", what, "NaN and infinity stop a training run")
+            found.error(f"finite {leaf.path}", what, "NaN and infinity stop a training run")
             continue
         if array.dtype != leaf.source and not isinstance(leaf.space, spaces.Discrete):
             what = f"the {leaf.path} is {array.dtype}, its space says {leaf.source}"
-            notes.warn(f"dtype {leaf.path}", what, f"return it .astype(np.{leaf.source})")
+            found.warn(f"dtype {leaf.path}", what, f"return it .astype(np.{leaf.source})")
         if (
             isinstance(leaf.space, spaces.Box)
             and not ((array >= leaf.space.low) & (array <= leaf.space.high)).all()
         ):
             what = f"{where} returned the {leaf.path} {short(value)}, beyond the bounds of its space"
-            notes.warn(f"bounds {leaf.path}", what, "widen low and high, or clip")
+            found.warn(f"bounds {leaf.path}", what, "widen low and high, or clip")
 
 
-def _check_limit(env: gymnasium.Env, past: list[list[_Step]], notes: _Notes) -> None:
+def _check_limit(env: gymnasium.Env, past: list[list[_Step]], found: _Findings) -> None:
     limit = gym_spec(env).max_episode_steps
     ended = [trail for trail in past if trail and (trail[-1].terminated or trail[-1].truncated)]
     if ended:
         lengths = ", ".join(str(len(trail)) for trail in ended)
-        notes.ok(
+        found.ok(
             f"{len(ended)} of {len(past)} episodes ended, after {lengths} steps; time limit {limit or 'none'}"
         )
     elif limit is None and any(past):
         what = f"there is no time limit, and no episode ended within {max(map(len, past))} random steps"
-        notes.warn("limit", what, "train with max_episode_steps, or register the environment with it")
+        found.warn("limit", what, "train with max_episode_steps, or register the environment with it")
 
 
-def _check_replay(env: gymnasium.Env, which: str, trail: list[_Step], seed: int, notes: _Notes) -> None:
+def _check_replay(env: gymnasium.Env, which: str, trail: list[_Step], seed: int, found: _Findings) -> None:
     """Repeat an episode's actions from its seed."""
-    with notes.trying(
+    with found.trying(
         "replay", "a second episode with the same actions", "reset() must undo all that an episode did"
     ):
         env.reset(seed=seed)
@@ -395,28 +393,28 @@ def _check_replay(env: gymnasium.Env, which: str, trail: list[_Step], seed: int,
             same = _same(step.obs, _copies(env, obs))
             if not same or (reward, bool(terminated), bool(truncated)) != step[2:]:
                 what = f"the same seed and actions gave another step {k + 1} in {which} environment"
-                mend = (
+                fix = (
                     "draw every random number from self.np_random and let reset() undo all that an"
                     " episode did"
                 )
-                notes.warn("determinism", f"{what}: runs cannot be repeated, nor resumed exactly", mend)
+                found.warn("determinism", f"{what}: runs cannot be repeated, nor resumed exactly", fix)
                 return
-        notes.ok(f"the same seed and actions give the same episode in {which} environment")
+        found.ok(f"the same seed and actions give the same episode in {which} environment")
 
 
-def _note_speed(rate: float, notes: _Notes) -> None:
+def _note_speed(rate: float, found: _Findings) -> None:
     if rate < SLOW:
-        notes.warn(
+        found.warn(
             "speed",
             f"{rate:.0f} steps per second",
             "train with several environments in worker processes (backend subprocess)",
         )
     else:
-        notes.ok(f"{rate:,.0f} steps per second")
+        found.ok(f"{rate:,.0f} steps per second")
 
 
 def _leaf_values(env: gymnasium.Env, obs: Any) -> list[Any]:
-    """The observation's parts, or the observation itself where it does not fit its space."""
+    """The observation's parts, or the observation itself if it does not fit its space."""
     try:
         return flatten_obs(env.observation_space, obs)
     except (ValueError, AttributeError):

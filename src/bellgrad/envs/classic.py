@@ -19,7 +19,7 @@ class CartPole:
     """Balance a pole on a cart; the physics `[B, 4]` is position, velocity (m, m/s), angle, angular velocity
     (rad, rad/s).
 
-    The reward is 1 a step, the last one too. Source: Barto, Sutton and Anderson 1983; Gymnasium's
+    The reward is 1 per step, the last one too. Source: Barto, Sutton and Anderson 1983; Gymnasium's
     `CartPoleEnv`.
     """
 
@@ -85,7 +85,7 @@ class VelocityFreeCartPole(CartPole):
 class MountainCar:
     """Swing a weak car out of a valley; the physics `[B, 2]` is position and velocity per step.
 
-    The reward is -1 a step. Source: Moore 1990; Gymnasium's `MountainCarEnv`.
+    The reward is -1 per step. Source: Moore 1990; Gymnasium's `MountainCarEnv`.
     """
 
     id: str = "MountainCar-v0"
@@ -180,7 +180,7 @@ class Acrobot:
     """Swing a two-link pendulum up by its elbow; physics `[B, 4]`: two angles (rad, wrapped), two angular
     velocities (rad/s).
 
-    The reward is -1 a step and 0 on the step that terminates. Both links have length, mass and moment of
+    The reward is -1 per step and 0 on the step that terminates. Both links have length, mass and moment of
     inertia 1 and their center of mass at one half; the constants below are what remains. Source: Sutton and
     Barto 2018, example 11.3 ("book").
     """

@@ -15,9 +15,9 @@ from numba import njit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.records import EnvSpec, Step
+from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree, leaves
-from bellgrad.envs.transforms import Transform
+from bellgrad.envs.transforms import ObsTransform
 from bellgrad.mdp.model import FiniteMDP
 
 PLAIN_WRAPPERS = (
@@ -27,7 +27,7 @@ PLAIN_WRAPPERS = (
 
 
 @dataclass(frozen=True)
-class DiscreteStates(Transform):
+class DiscreteStates(ObsTransform):
     """One whole number for an observation: its cell in a grid over a Box, or its place among all tuples of
     categories.
 
@@ -40,9 +40,9 @@ class DiscreteStates(Transform):
 
     Attributes:
         bins: of a Box, intervals of equal width in each dimension; one number serves all dimensions.
-        low: of a Box, where the first interval begins, in each dimension, by default the space's; what lies
-            below is in it.
-        high: likewise where the last one ends.
+        low: of a Box, the beginning of the first interval, in each dimension, by default the space's; what is
+            below counts as in it.
+        high: likewise the end of the last one.
         tilings: over a Box, how many grids; 1 is the plain one.
     """
 
@@ -87,12 +87,17 @@ class DiscreteStates(Transform):
         return replace(self, inner=spec, bins=bins, low=low, high=high)
 
     @property
+    def keeps_dynamics(self) -> bool:
+        """Every tuple of categories has a number of its own; a cell of a grid is many observations."""
+        return self.bins is None
+
+    @property
     def spec(self) -> EnvSpec:
         """Discrete observations; with several tilings MultiDiscrete ones, each part counting the tiles of all
         tilings."""
         cells = self.tilings * math.prod(self.grid.size.tolist())
         space = Discrete(cells) if self.tilings == 1 else MultiDiscrete([cells] * self.tilings)
-        return replace(self.inner, observation_space=space)
+        return replace(self.inner, observation_space=space, frame_stack=1)
 
     @cached_property
     def grid(self) -> "Grid":
@@ -104,14 +109,8 @@ class DiscreteStates(Transform):
         shift = np.outer(np.arange(self.tilings), 2 * np.arange(len(bins)) + 1) % self.tilings / self.tilings
         return Grid(low, bins / (high - low), bins + (self.tilings > 1), shift)
 
-    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
-        """Both observations as whole numbers."""
-        return state, step._replace(
-            obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs)
-        )
-
     def observe(self, state: Tree, obs: Tree) -> Tensor:
-        """`[B]` int64; `[B, tilings]` where there are several."""
+        """`[B]` int64; `[B, tilings]` if there are several."""
         parts = torch.cat(
             [leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1) for leaf in leaves(obs)], 1
         )
@@ -133,7 +132,7 @@ class DiscreteStates(Transform):
 
 
 class Grid(NamedTuple):
-    """Where the cells of `n` tilings over `d` numbers lie."""
+    """The positions of the cells of `n` tilings over `d` numbers."""
 
     low: np.ndarray  # [d] float64
     scale: np.ndarray  # [d] float64, cells in a unit
@@ -173,9 +172,9 @@ def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:
 
 
 def known_dynamics(env: gymnasium.Env) -> FiniteMDP | None:
-    """The MDP behind an environment, where it tells: a `FiniteMDPEnv`, an environment with `P`, Blackjack.
+    """The MDP behind an environment that shows it: a `FiniteMDPEnv`, an environment with `P`, Blackjack.
 
-    None where a wrapper stands around it that may change what happens.
+    None if a wrapper around it may change what happens.
     """
     while isinstance(env, PLAIN_WRAPPERS):
         env = env.env

@@ -1,20 +1,21 @@
 """Gymnasium environments behind `BatchedEnv`, stepping one after another in this process.
 
-A plain loop over single environments was found faster than Gymnasium's `SyncVectorEnv` (CartPole, one
-environment: 16 against 22 microseconds a step), and leaves nothing to its autoreset. Every episode starts
-from its own seed, derived from the run's seed, the environment's index and the episode's index. So a snapshot
-is that seed and the actions since: replaying them restores any environment that is deterministic given its
-seed, with no copy of its insides.
+A plain loop over single environments is faster than Gymnasium's `SyncVectorEnv` (CartPole, one environment:
+16 against 22 microseconds per step), and does not depend on its autoreset. Every episode starts from its own
+seed, derived from the run's seed, the environment's index and the episode's index. So a snapshot is that seed
+and the actions since: replaying them restores any environment that is deterministic given its seed, without a
+copy of its internal state. For the same reason an episode can be continued in any row.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
@@ -28,13 +29,17 @@ from bellgrad.envs.arrays import (
     EnvArrays,
     SteppedEnvs,
     check_action_space,
+    check_rows,
     flatten_obs,
     make_arrays,
     nest_obs,
     obs_leaves,
 )
+from bellgrad.envs.discrete import known_dynamics
+from bellgrad.envs.host import HostEnv
 from bellgrad.envs.mdp import FiniteMDPEnv
-from bellgrad.envs.screen import without_screen
+from bellgrad.envs.screen import no_pictures, without_screen
+from bellgrad.mdp.model import FiniteMDP
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # learners see float32
 
@@ -66,13 +71,18 @@ def obs_to_tensor(space: spaces.Space, observations: list[Any], device: torch.de
     return nest_obs(space, (torch.from_numpy(array).to(device) for array in arrays))
 
 
-def gym_spec(env: gymnasium.Env) -> EnvSpec:
+def gym_spec(env: gymnasium.Env, name: str | None = None) -> EnvSpec:
     """What an algorithm must know of a Gymnasium environment; its limit is the shortest `TimeLimit` around
     it.
 
-    What is illegal in the states of a finite MDP is known where they are what is observed.
+    Which actions are illegal in the states of a finite MDP is known if the states are what is observed.
+
+    Args:
+        env: the environment.
+        name: what it is called; None for its registered id, or the name of its class.
     """
-    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    if name is None:
+        name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     limits = []
     layer = env
     while isinstance(layer, gymnasium.Wrapper):
@@ -89,17 +99,20 @@ def gym_spec(env: gymnasium.Env) -> EnvSpec:
 
 
 class SeededEnvs:
-    """The bookkeeping of a batch of Gymnasium environments, wherever they run: seeds, totals, checks,
+    """The bookkeeping of a batch of Gymnasium environments, in any process: seeds, totals, checks,
     snapshots.
 
-    A subclass says how the environments advance (`_advance`) and how they repeat a past (`_replay`).
+    A subclass says how the environments advance (`_advance`) and how some of them repeat a past (`_replay`).
     Satisfies `bellgrad.core.protocols.BatchedEnv`.
 
     Args:
-        rows: the arrays through which the environments speak.
+        rows: the arrays that go into and come out of the environments' steps.
         spec: of one environment.
         device: of the tensors that `step` gives.
     """
+
+    workers = 0
+    render_fps = 30.0
 
     def __init__(self, rows: EnvArrays, spec: EnvSpec, device: torch.device | str = "cpu"):
         self.num_envs = len(rows.reward)
@@ -125,6 +138,7 @@ class SeededEnvs:
         self._seed = seed  # -1 until the first reset
         self._steps = 0  # environment steps of each environment since reset
         self._episode = np.zeros(self.num_envs, np.int64)
+        self._seeds = [0] * self.num_envs  # from which each environment's present episode began
         self._return = np.zeros(self.num_envs, np.float64)
         self._length = np.zeros(self.num_envs, np.int64)
         self._history = [bytearray() for _ in range(self.num_envs)]  # actions since each environment's reset
@@ -132,8 +146,24 @@ class SeededEnvs:
     def _advance(self) -> None:
         raise NotImplementedError
 
-    def _replay(self, seeds: list[int], actions: list[np.ndarray]) -> None:
+    def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
         raise NotImplementedError
+
+    def as_pure(self) -> HostEnv:
+        """An adapter around this environment."""
+        return HostEnv(self)
+
+    def known_dynamics(self) -> FiniteMDP | None:
+        """None: they are not known."""
+        return None
+
+    def render(self) -> list[NDArray[np.uint8]]:
+        """Always refuses.
+
+        Raises:
+            UsageError: saying which environments draw pictures.
+        """
+        raise no_pictures(self.spec.id)
 
     def reset(self, seed: int) -> Tree:
         """Start every environment's episode 0 of the run `seed`; returns `obs [B, *O]`.
@@ -144,10 +174,9 @@ class SeededEnvs:
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed {seed} is out of range [0, 2^63)")
         self._begin(seed)
-        nothing = self._rows.action[:0]
+        self._seeds = [self._episode_seed(i) for i in range(self.num_envs)]
         try:
-            self._replay([self._episode_seed(i) for i in range(self.num_envs)], [nothing] * self.num_envs)
-            self._check_obs(self._rows.obs)
+            self._begin_episodes(range(self.num_envs))
         except ContractBreach as broken:
             raise self._fault(broken) from broken.__cause__
         self._set_next_seeds()
@@ -159,7 +188,7 @@ class SeededEnvs:
         Args:
             action: `[B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32 in the environment's units;
                 flattened.
-            active: `[B]` bool, False for environments that are not stepped; None where all are.
+            active: `[B]` bool, False for environments that are not stepped; None if all are.
 
         Raises:
             EnvironmentFault: an environment raised, or gave a NaN, an infinity, a wrong shape or dtype; with
@@ -184,7 +213,7 @@ class SeededEnvs:
         self._remember()
         for obs, next_obs in zip(
             rows.obs, rows.next_obs, strict=True
-        ):  # from here on rows.obs is what to act on
+        ):  # from here on rows.obs is to be acted on
             if any_ended:
                 obs[~ended] = next_obs[~ended]
             else:
@@ -199,22 +228,23 @@ class SeededEnvs:
         )
         if any_ended:
             for i in np.flatnonzero(ended).tolist():
-                self._start_anew(i)
+                self._next_episode(i)
         return step
 
     def snapshot(self) -> dict[str, Any]:
-        """What `restore` needs: the run's seed, and per environment its episode, its actions since reset and
-        its observation."""
+        """What `restore` needs: the run's seed, and per environment its episode's number, seed, actions,
+        return and present observation."""
         self._need_reset()
         rows = self._rows
-        past = np.frombuffer(b"".join(self._history), rows.action.dtype).reshape(-1, *rows.action.shape[1:])
+        past = self._actions(b"".join(self._history))
         return {
             "seed": torch.tensor(self._seed),
             "steps": torch.tensor(self._steps),
             "episode": torch.from_numpy(self._episode.copy()),
+            "episode_seed": torch.tensor(self._seeds),
             "length": torch.from_numpy(self._length.copy()),
             "return_": torch.from_numpy(self._return.copy()),
-            "action": torch.from_numpy(past.copy()),  # of all environments, one after another
+            "action": torch.from_numpy(past),  # of all environments, one after another
             "obs": {str(i): torch.from_numpy(array.copy()) for i, array in enumerate(rows.obs)},
         }
 
@@ -229,37 +259,125 @@ class SeededEnvs:
                 exactly.
             UsageError: the snapshot is of another number of environments or of other spaces.
         """
-        rows = self._rows
         saved = {key: value.cpu().numpy() for key, value in tree.items() if key != "obs"}
-        current = [tree["obs"][str(i)].cpu().numpy() for i in range(len(tree["obs"]))]
-        if [a.shape for a in current] != [a.shape for a in rows.obs] or saved["action"].shape[
-            1:
-        ] != rows.action.shape[1:]:
-            raise UsageError("the snapshot is of another number of environments, or of other spaces")
+        current = self._present(tree, (self.num_envs,))
         self._begin(int(saved["seed"]))
         self._steps = int(saved["steps"])
         self._episode[:] = saved["episode"]
+        every = range(self.num_envs)
+        # Snapshots of before episodes could change rows do not tell their seeds.
+        seeds = saved["episode_seed"].tolist() if "episode_seed" in saved else map(self._episode_seed, every)
         actions = np.split(
-            saved["action"].astype(rows.action.dtype, copy=False), np.cumsum(saved["length"])[:-1]
+            saved["action"].astype(self._rows.action.dtype, copy=False), np.cumsum(saved["length"])[:-1]
         )
         try:
-            self._replay([self._episode_seed(i) for i in range(self.num_envs)], actions)
-            for i in range(self.num_envs):
-                same = all(np.array_equal(a[i], b[i]) for a, b in zip(rows.obs, current, strict=True))
-                if not same or rows.reward[i] != saved["return_"][i]:
-                    raise ContractBreach(
-                        i, "gave another observation or reward when its seed and actions were replayed"
-                    )
+            self._repeat(every, list(seeds), actions, current, saved["return_"])
         except ContractBreach as broken:
             self._begin(-1)
             raise EnvironmentFault(
                 f"exact resume is impossible for this environment: environment {broken.index} {broken.text}"
             ) from broken.__cause__
-        self._return[:] = saved["return_"]
-        self._length[:] = saved["length"]
-        self._history = [bytearray(past.tobytes()) for past in actions]
         self._set_next_seeds()
-        return self._obs(rows.obs)
+        return self._obs(self._rows.obs)
+
+    def snapshot_rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The episodes under way in `rows`: of each its seed, actions, return and present observation."""
+        self._need_reset()
+        check_rows(rows, self.num_envs)
+        return [
+            {
+                "seed": torch.tensor(self._seeds[row]),
+                "return_": torch.tensor(self._return[row]),
+                "action": torch.from_numpy(self._actions(self._history[row])),
+                "obs": {str(i): torch.tensor(array[row]) for i, array in enumerate(self._rows.obs)},
+            }
+            for row in rows
+        ]
+
+    def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tree:
+        """Continue the episodes of `snapshots` in `rows`, by replaying their actions there.
+
+        Without rows it gives the present observations.
+
+        Raises:
+            EnvironmentFault: a replay did not lead to the snapshot's observation and return. All of `rows`
+                then began new episodes; or, if the text says so, the environments are fit for `reset` only.
+            UsageError: rows that are not there or named twice, or a snapshot of other spaces.
+        """
+        self._need_reset()
+        check_rows(rows, self.num_envs, distinct=True)
+        present = [self._present(tree, ()) for tree in snapshots]
+        actions = [tree["action"].cpu().numpy().astype(self._rows.action.dtype) for tree in snapshots]
+        seeds, returns = ([int(tree["seed"]) for tree in snapshots], [float(t["return_"]) for t in snapshots])
+        try:
+            if rows:
+                together = [np.stack(leaf) for leaf in zip(*present, strict=True)]
+                self._repeat(rows, seeds, actions, together, returns)
+        except ContractBreach as broken:
+            text = f"environment {broken.index} {broken.text}"
+            try:
+                for row in rows:
+                    self._next_episode(row)
+                self._begin_episodes(rows)
+            except ContractBreach:
+                self._begin(-1)
+                text += ", and could not begin a new episode; the environments must be reset"
+            raise EnvironmentFault(f"an earlier state cannot be restored: {text}") from broken.__cause__
+        return self._obs(self._rows.obs)
+
+    def _repeat(
+        self,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        actions: Sequence[np.ndarray],
+        present: Sequence[np.ndarray],
+        returns: Sequence[float],
+    ) -> None:
+        """Replay episodes in `rows`, check that they lead to the observations `present`, per leaf `[R, ...]`,
+        and to the `returns`, and take them over.
+
+        Raises:
+            ContractBreach: they lead elsewhere.
+        """
+        self._replay(rows, seeds, actions)
+        for i, row in enumerate(rows):
+            same = all(np.array_equal(a[row], b[i]) for a, b in zip(self._rows.obs, present, strict=True))
+            if not same or self._rows.reward[row] != returns[i]:
+                raise ContractBreach(
+                    row, "gave another observation or reward when its seed and actions were replayed"
+                )
+        for row, seed, past, return_ in zip(rows, seeds, actions, returns, strict=True):
+            self._seeds[row], self._return[row], self._length[row] = seed, return_, len(past)
+            self._history[row] = bytearray(past.tobytes())
+
+    def _begin_episodes(self, rows: Sequence[int]) -> None:
+        """Start the episodes of the seeds `_seeds` in `rows`.
+
+        Raises:
+            ContractBreach: an environment raised, or gave what its space forbids.
+        """
+        nothing = self._rows.action[:0]
+        self._replay(rows, [self._seeds[row] for row in rows], [nothing] * len(rows))
+        self._check_obs(self._rows.obs)
+
+    def _present(self, tree: dict[str, Any], lead: tuple[int, ...]) -> list[np.ndarray]:
+        """The observation in a snapshot, per leaf `[*lead, ...]`.
+
+        Raises:
+            UsageError: it has other shapes.
+        """
+        present = [tree["obs"][str(i)].cpu().numpy() for i in range(len(tree["obs"]))]
+        shapes = [(*lead, *leaf.shape) for leaf in self._leaves]
+        if [array.shape for array in present] != shapes or tree["action"].shape[
+            1:
+        ] != self._rows.action.shape[1:]:
+            raise UsageError("the snapshot is of another number of environments, or of other spaces")
+        return present
+
+    def _actions(self, history: bytes | bytearray) -> np.ndarray:
+        """Remembered actions as `[n, *A]`, in memory of their own."""
+        action = self._rows.action
+        return np.frombuffer(history, action.dtype).reshape(-1, *action.shape[1:]).copy()
 
     def close(self) -> None:
         """Release processes and windows. May be called twice."""
@@ -271,7 +389,9 @@ class SeededEnvs:
         for i in range(self.num_envs):
             self._rows.seed[i] = self._episode_seed(i, ahead=1)
 
-    def _start_anew(self, index: int) -> None:
+    def _next_episode(self, index: int) -> None:
+        """Turn to the next episode, which the environment began or is about to begin from its row's seed."""
+        self._seeds[index] = int(self._rows.seed[index])
         self._episode[index] += 1
         self._return[index] = 0.0
         self._length[index] = 0
@@ -314,8 +434,8 @@ class SeededEnvs:
             raise UsageError("the environment must be reset first")
 
     def _check_obs(self, arrays: tuple[np.ndarray, ...], ended: np.ndarray | bool = False) -> None:
-        """Numbers are finite, and there is something to do; but not where an episode ended, since nobody acts
-        there."""
+        """Numbers are finite, and some action is allowed; the latter not after the end of an episode, since
+        nothing acts there."""
         for leaf, array in zip(self._leaves, arrays, strict=True):
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 env, *place = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
@@ -355,13 +475,18 @@ class GymEnv(SeededEnvs):
         make: makes one environment.
         num_envs: how many.
         device: of the tensors that `step` gives.
+        name: what the environment is called; None for its registered id, or the name of its class.
 
     Raises:
         UsageError: a space that is not supported, or environments with different spaces.
     """
 
     def __init__(
-        self, make: Callable[[], gymnasium.Env], num_envs: int = 1, device: torch.device | str = "cpu"
+        self,
+        make: Callable[[], gymnasium.Env],
+        num_envs: int = 1,
+        device: torch.device | str = "cpu",
+        name: str | None = None,
     ):
         if num_envs < 1:
             raise UsageError(f"num_envs = {num_envs} must be 1 or more")
@@ -372,18 +497,23 @@ class GymEnv(SeededEnvs):
                 raise UsageError("the environments of one batch must have the same spaces")
         check_action_space(action_space, observation_space)
         rows = make_arrays(observation_space, action_space, num_envs)
-        super().__init__(rows, gym_spec(self.envs[0]), device)
+        super().__init__(rows, gym_spec(self.envs[0], name), device)
+        self.render_fps = float(self.envs[0].metadata.get("render_fps") or self.render_fps)
         self._batch = SteppedEnvs(self.envs, rows)
 
     def _advance(self) -> None:
         for _ in self._batch.advance():
             pass
 
-    def _replay(self, seeds: list[int], actions: list[np.ndarray]) -> None:
-        for _ in self._batch.replay(seeds, actions):
+    def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
+        for _ in self._batch.replay(rows, seeds, actions):
             pass
 
-    def frames(self) -> list[np.ndarray]:
+    def known_dynamics(self) -> FiniteMDP | None:
+        """As `bellgrad.envs.discrete.known_dynamics` finds them."""
+        return known_dynamics(self.envs[0])
+
+    def render(self) -> list[NDArray[np.uint8]]:
         """A picture of every environment, `[H, W, 3]` uint8; they must have been made with
         `render_mode="rgb_array"`.
 
@@ -396,7 +526,7 @@ class GymEnv(SeededEnvs):
         except gymnasium.error.DependencyNotInstalled:
             raise missing_extra("pygame", "video") from None
         if not all(isinstance(picture, np.ndarray) for picture in pictures):
-            raise UsageError('the environment draws no pictures; make it with render_mode="rgb_array"')
+            raise no_pictures(self.spec.id)
         return pictures
 
     def close(self) -> None:
@@ -410,12 +540,12 @@ class SingleEnvStepper:
     """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take
     longer than the step.
 
-    It is used in a `with` block, at whose end the environment's own books are right again.
+    It is used in a `with` block, at whose end the environment's own counters are right again.
 
     Args:
         env: the environment, already reset.
-        see: what is observed, made of the environment's arrays `[1, ...]`; of a Discrete observation it is
-            the number.
+        observe: makes what is observed of the environment's arrays `[1, ...]`; None for a Discrete
+            observation, which is its number.
 
     Attributes:
         obs: what is acted on next.
@@ -423,23 +553,24 @@ class SingleEnvStepper:
         length: of the episode under way, environment steps.
     """
 
-    def __init__(self, env: GymEnv, see: Callable[[tuple[np.ndarray, ...]], Any] | None):
-        self._env, self._see, self._act = env, see, env._batch.step
-        self._read = env._leaves[0].category if see is None else self._read_arrays
-        self._first = int(env.action_space.start)
-        self.obs = int(env._rows.obs[0][0]) if see is None else see(env._rows.obs)
+    def __init__(self, env: GymEnv, observe: Callable[[tuple[np.ndarray, ...]], Any] | None):
+        self._env, self._observe, self._step = env, observe, env._batch.step
+        self._read = env._leaves[0].category if observe is None else self._read_arrays
+        self._first_action = int(env.action_space.start)
+        self.obs = int(env._rows.obs[0][0]) if observe is None else observe(env._rows.obs)
         self.return_, self.length = float(env._return[0]), int(env._length[0])
-        self._episode, self._before = int(env._episode[0]), env._steps - self.length
-        self._past: list[int] = []  # actions that are not in the environment's history yet
+        self._episode, self._seed = int(env._episode[0]), env._seeds[0]
+        self._steps_before = env._steps - self.length  # the present episode
+        self._new_actions: list[int] = []  # that are not in the environment's history yet
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._settle()
+        self._write_back()
 
     def step(self, action: int) -> tuple[Any, float, bool, bool]:
-        """Act; where the episode ended, `restart` must follow.
+        """Act; if the episode ended, `restart` must follow.
 
         Args:
             action: counted from 0.
@@ -450,9 +581,9 @@ class SingleEnvStepper:
         Raises:
             EnvironmentFault: as `GymEnv.step`.
         """
-        given = action + self._first
+        given = action + self._first_action
         try:
-            obs, reward, terminated, truncated = self._act(0, given)
+            obs, reward, terminated, truncated = self._step(0, given)
             self.obs = obs = self._read(obs)
             if not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
                 raise ContractBreach(0, f"returned the reward {reward}")
@@ -460,7 +591,7 @@ class SingleEnvStepper:
             raise self._fault(error) from error.__cause__
         self.return_ += reward
         self.length += 1
-        self._past.append(given)
+        self._new_actions.append(given)
         return obs, reward, terminated, truncated and not terminated
 
     def restart(self) -> Any:
@@ -470,15 +601,15 @@ class SingleEnvStepper:
             EnvironmentFault: as `GymEnv.step`.
         """
         env = self._env
+        seed = derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED
         try:
-            self.obs = self._read(
-                env._batch.reset(0, derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED)
-            )
+            self.obs = self._read(env._batch.reset(0, seed))
         except (ContractBreach, ValueError) as error:
             raise self._fault(error) from error.__cause__
-        self._episode, self._before = self._episode + 1, self._before + self.length
+        self._episode, self._seed = self._episode + 1, seed
+        self._steps_before += self.length
         self.return_, self.length = 0.0, 0
-        self._past.clear()
+        self._new_actions.clear()
         env._history[0].clear()
         return self.obs
 
@@ -486,18 +617,18 @@ class SingleEnvStepper:
         env = self._env
         env._batch.write(env._rows.obs, 0, obs)
         env._check_obs(env._rows.obs)
-        return self._see(env._rows.obs)
+        return self._observe(env._rows.obs)
 
-    def _settle(self) -> None:
+    def _write_back(self) -> None:
         env = self._env
-        env._steps, env._episode[0] = self._before + self.length, self._episode
-        env._return[0], env._length[0] = self.return_, self.length
-        env._history[0] += np.array(self._past, np.int64).tobytes()
-        self._past.clear()
-        if self._see is None:
+        env._steps, env._episode[0] = self._steps_before + self.length, self._episode
+        env._seeds[0], env._return[0], env._length[0] = self._seed, self.return_, self.length
+        env._history[0] += np.array(self._new_actions, np.int64).tobytes()
+        self._new_actions.clear()
+        if self._observe is None:
             env._rows.obs[0][0] = self.obs
         env._set_next_seeds()
 
     def _fault(self, error: ContractBreach | ValueError) -> EnvironmentFault:
-        self._settle()
+        self._write_back()
         return self._env._fault(error if isinstance(error, ContractBreach) else ContractBreach(0, str(error)))

@@ -92,7 +92,7 @@ def make_env(
         num_envs: environments that step together.
         device: of the tensors.
         backend: `native` (batched torch), `gymnasium` (in this process), `subprocess` (worker processes), or
-            `auto`: native where there is such an environment and nothing is asked of it that only Gymnasium's
+            `auto`: native if there is such an environment and nothing is asked of it that only Gymnasium's
             has, else gymnasium.
         max_episode_steps: replaces the environment's time limit; in environment steps.
         env_kwargs: arguments of the environment.
@@ -148,15 +148,13 @@ def _make_batch(
     if backend == "subprocess":
         from bellgrad.envs.worker import SubprocessEnv
 
-        made = SubprocessEnv(
+        return SubprocessEnv(
             env, num_envs, device, timeout=timeout, max_episode_steps=max_episode_steps, env_kwargs=kwargs
         )
-    else:
-        from bellgrad.envs.gym import GymEnv
+    from bellgrad.envs.gym import GymEnv
 
-        made = GymEnv(partial(make_single, env, max_episode_steps, kwargs), num_envs, device)
-    made.spec = replace(made.spec, id=env_name(env))
-    return made
+    make = partial(make_single, env, max_episode_steps, kwargs)
+    return GymEnv(make, num_envs, device, name=env_name(env))
 
 
 def make_single(
@@ -175,7 +173,7 @@ def make_single(
         if isinstance(target, str):
             spec = replace(
                 gymnasium.spec(target), order_enforce=False
-            )  # who resets first need not be watched at every step
+            )  # Bellgrad resets first, so that this need not be checked at every step
             make = partial(
                 gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
             )
@@ -230,7 +228,7 @@ def requires_import(env_id: str) -> bool:
     """Whether making `env_id` runs code that a saved run names and this process has not already chosen to
     trust.
 
-    False for plain ids, and for `module:Class` or `module:Id-v0` where the module has been imported and the
+    False for plain ids, and for `module:Class` or `module:Id-v0` if the module has been imported and the
     name is an environment class or a registered id. Any other callable counts as foreign even if imported:
     `os:system` is one.
     """
@@ -280,7 +278,7 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
     if not isinstance(env, str):
         if not callable(env):
             raise UsageError(
-                f"{env!r} is no environment: give an id, 'module:Class', a class, or a function that"
+                f"{env!r} is not an environment: give an id, 'module:Class', a class, or a function that"
                 " makes one"
             )
         return env
@@ -289,7 +287,7 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
         return _registered_id(env)
     if not module_name or not path:
         raise UsageError(
-            f"{env!r} is no environment: write module:Class, for example my_package.my_env:MyEnv"
+            f"{env!r} is not an environment: write module:Class, for example my_package.my_env:MyEnv"
         )
     module = _import(module_name)
     found: Any = module
@@ -311,7 +309,7 @@ def _import(name: str) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(
             os.getcwd()
-        )  # a console script does not see the current folder, where a user's own module lies
+        )  # a console script does not see the current folder, which holds a user's own modules
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -354,8 +352,8 @@ def _not_installed(target: str | Callable[..., gymnasium.Env], error: Exception)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Gymnasium's advice on version numbers: an id stands for what was asked, and its results are
-    compared by it."""
+    """Without Gymnasium's advice to use newer versions: results are compared by the version that was asked
+    for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*is out of date", category=DeprecationWarning)
         yield

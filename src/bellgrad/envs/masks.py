@@ -1,4 +1,4 @@
-"""For environments that tell beside their observations which actions are allowed."""
+"""For environments that tell separately from their observations which actions are allowed."""
 
 from typing import Any
 
@@ -38,8 +38,7 @@ class WithActionMask(gymnasium.Wrapper):
         sizes = choices(self.action_space)
         if sizes is None:
             raise UsageError(
-                "actions can be forbidden where they are Discrete or MultiDiscrete, not in"
-                f" {self.action_space}"
+                f"actions can be forbidden if they are Discrete or MultiDiscrete, not in {self.action_space}"
             )
         self.observation_space = Dict(
             {"observation": self.env.observation_space, KEY: MultiBinary(sum(sizes))}
@@ -64,7 +63,7 @@ class WithActionMask(gymnasium.Wrapper):
             mask = self.env.get_wrapper_attr("action_masks")()
         else:
             raise UsageError(
-                f"{self.env} says nowhere which actions are allowed: neither in info[{KEY!r}] nor by"
+                f"{self.env} does not say which actions are allowed, neither in info[{KEY!r}] nor by"
                 " action_masks()"
             )
         mask = np.asarray(mask) != 0

@@ -1,4 +1,4 @@
-"""An environment that samples a finite MDP, so that what is learned from it can be held against the exact
+"""An environment that samples a finite MDP, so that what is learned from it can be compared with the exact
 answer."""
 
 from typing import Any, ClassVar
@@ -20,12 +20,12 @@ def to_gymnasium(
 
     Args:
         mdp: what is sampled.
-        max_episode_steps: an episode is truncated after so many steps; None keeps the MDP's own limit, or
+        max_episode_steps: steps after which an episode is truncated; None keeps the MDP's own limit, or
             none.
         render_mode: None or `"ansi"`.
 
     Returns:
-        A `FiniteMDPEnv`, in Gymnasium's `TimeLimit` where there is a limit.
+        A `FiniteMDPEnv`, in Gymnasium's `TimeLimit` if there is a limit.
 
     Raises:
         UsageError: an unknown render mode, or a limit below 1.
@@ -49,7 +49,7 @@ class FiniteMDPEnv(gymnasium.Env):
 
     Args:
         mdp: what is sampled.
-        render_mode: None or `"ansi"`: the map where there is one, else the state's name.
+        render_mode: None or `"ansi"`: the map if there is one, else the state's name.
 
     Raises:
         UsageError: an unknown render mode; in `step`, an action that is illegal in its state.
@@ -92,7 +92,7 @@ class FiniteMDPEnv(gymnasium.Env):
         return self._state, float(mdp.reward[outcome]), bool(mdp.terminated[outcome]), False, self._info()
 
     def render(self) -> str | None:
-        """The last action and the map with the agent's cell in red, where the mode is `"ansi"`."""
+        """The last action and the map with the agent's cell in red, if the mode is `"ansi"`."""
         if self.render_mode is None or self._state is None:
             return None
         mdp = self.mdp
@@ -112,5 +112,5 @@ class FiniteMDPEnv(gymnasium.Env):
 
 
 def _choose(cumulated: Floats, rng: np.random.Generator) -> int:
-    """The first entry above a uniform number; the last where rounding leaves their sum below it."""
+    """The first entry above a uniform number; the last if rounding leaves their sum below it."""
     return min(int(np.searchsorted(cumulated, rng.random(), side="right")), len(cumulated) - 1)

@@ -2,21 +2,27 @@
 one graph.
 
 A *dynamics* object says what the physics does; `reset_state` and `step_state` add what every environment
-needs (time limit, automatic restart, episode totals); `NativeEnv` keeps the state for whoever wants a
-`BatchedEnv`.
+needs (time limit, automatic restart, episode totals); `NativeEnv` is a `PureEnv` made of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import Noise, derive_seed, draw
-from bellgrad.core.tree import map_tree, named_leaves, restore_tree, where
+from bellgrad.core.tree import map_tree, named_leaves, restore_tree, stack, where
+from bellgrad.envs.arrays import check_rows
+from bellgrad.envs.sampled import SampledMDP
+from bellgrad.envs.screen import no_pictures
+from bellgrad.mdp.model import FiniteMDP
 
 
 class Dynamics(Protocol):
@@ -27,7 +33,7 @@ class Dynamics(Protocol):
     max_episode_steps: int | None  # environment steps; None for no limit
     dtype: torch.dtype  # of the physics
     reset_noise: int  # uniform numbers that one environment's `initial` needs
-    step_noise: int  # likewise `advance`; 0 where nothing happens by chance
+    step_noise: int  # likewise `advance`; 0 if it is deterministic
 
     @property
     def observation_space(self) -> gymnasium.Space: ...  # noqa: D102
@@ -47,7 +53,7 @@ class Dynamics(Protocol):
 
 
 class NativeState(NamedTuple):
-    """Where `B` native environments stand."""
+    """The state of `B` native environments."""
 
     physics: Tensor  # [B, P]
     age: Tensor  # [B] int64, environment steps of the episode under way
@@ -67,18 +73,18 @@ def reset_state(dynamics: Dynamics, noise: Tensor) -> NativeState:
 def step_state(
     dynamics: Dynamics, state: NativeState, action: Tensor, noise: Tensor, active: Tensor | None = None
 ) -> tuple[NativeState, Step]:
-    """One step of every environment; where an episode ended the new state is the first of a new one. Pure.
+    """One step of every environment; after the end of an episode the new state is the first of a new one.
+    Pure.
 
     Args:
         dynamics: the physics.
-        state: where the environments stand.
+        state: of the environments.
         action: `[B]` int64, or `[B, D]` in the environment's own units.
-        noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode where one
-            ended.
-        active: `[B]` bool, False for environments that stand still; None where all move.
+        noise: `[B, step_noise + reset_noise]` uniform on [0, 1); the last ones begin an episode if one ended.
+        active: `[B]` bool, False for environments that stand still; None if all move.
 
     Returns:
-        The next state, and the step (termination wins where the time limit falls on the same step).
+        The next state, and the step (termination wins if the time limit is reached with the same step).
     """
     during, first = noise.split([dynamics.step_noise, dynamics.reset_noise], -1)
     physics, reward, terminated = dynamics.advance(state.physics, action, during)
@@ -106,21 +112,27 @@ def step_state(
 
 
 class NativeEnv:
-    """A `BatchedEnv` over a dynamics object; also pure, so that a driver can compile it into its own loop.
+    """A `PureEnv` over a dynamics object, which a driver can compile into its own loop.
 
     Args:
         dynamics: the physics.
         num_envs: environments that step together, 1 or more.
-        device: where the tensors live.
+        device: of the tensors.
         max_episode_steps: replaces the dynamics' own time limit; None keeps it. In environment steps.
 
     Attributes:
         state: the `NativeState`, readable and assignable; None before the first `reset`.
         noise: the `Noise` that one `pure_step` needs.
+        compilable: True.
+        workers: 0.
 
     Raises:
         UsageError: `num_envs` or `max_episode_steps` is below 1.
     """
+
+    compilable = True
+    workers = 0
+    render_fps = 30.0
 
     def __init__(
         self,
@@ -158,7 +170,7 @@ class NativeEnv:
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment; `action [B]` int64, or `[B, D]` float32 in the environment's own units.
 
-        Where `active [B]` bool is given and False, the environment stands still.
+        If `active [B]` bool is given, environments for which it is False stand still.
         """
         if self.state is None:
             raise UsageError("reset the environment before its first step")
@@ -189,16 +201,58 @@ class NativeEnv:
 
     def restore(self, tree: dict[str, Any]) -> Tensor:
         """Continue from a snapshot; returns the observation to act on next."""
-        template = reset_state(self.dynamics, torch.zeros(self._reset_noise.shape, device=self.device))
+        template = self._any_state(self.num_envs)
         self.state = map_tree(torch.clone, restore_tree(template, named_leaves(tree["state"])))
         self._generator.set_state(tree["generator"].cpu())
         return self.observe(self.state)
 
+    def snapshot_rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The states of some environments, copied."""
+        if self.state is None:
+            raise UsageError("reset the environment before taking a snapshot")
+        check_rows(rows, self.num_envs)
+        named = named_leaves(self.state)
+        return [{name: leaf[row].clone() for name, leaf in named.items()} for row in rows]
+
+    def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tensor:
+        """Give environments the states of `snapshots`; the random stream goes on.
+
+        Raises:
+            UsageError: rows that are not there or named twice; or the environment was never reset.
+            CheckpointError: a snapshot of another environment.
+        """
+        if self.state is None:
+            raise UsageError("the environment must be reset first")
+        check_rows(rows, self.num_envs, distinct=True)
+        if rows:
+            earlier = restore_tree(self._any_state(len(rows)), stack(list(snapshots)))
+            index = torch.tensor(rows, device=self.device)
+            self.state = map_tree(lambda now, then: now.index_copy(0, index, then), self.state, earlier)
+        return self.observe(self.state)
+
+    def render(self) -> list[NDArray[np.uint8]]:
+        """Always refuses.
+
+        Raises:
+            UsageError: saying which environments draw pictures.
+        """
+        raise no_pictures(self.spec.id)
+
+    def known_dynamics(self) -> FiniteMDP | None:
+        """The MDP of a `SampledMDP` that is seen in full."""
+        dynamics = self.dynamics
+        full = isinstance(dynamics, SampledMDP) and dynamics.observation is None
+        return dynamics.mdp if full else None
+
+    def as_pure(self) -> "NativeEnv":
+        """This object."""
+        return self
+
     def close(self) -> None:
         """Nothing to release."""
 
-
-def is_pure(env: Any) -> bool:
-    """Whether an environment has `noise`, `state`, `pure_step` and `observe`, so that a driver can compile it
-    into its loop."""
-    return hasattr(env, "pure_step")
+    def _any_state(self, num_envs: int) -> NativeState:
+        """A state of `num_envs` environments, for its shapes and dtypes."""
+        return reset_state(
+            self.dynamics, torch.zeros(num_envs, self.dynamics.reset_noise, device=self.device)
+        )

@@ -2,7 +2,7 @@
 Environment's `Pixelcopter`.
 
 The screen has 48 x 48 pixels and a step takes 1/30 s, both the original's defaults. Lengths are in pixels,
-velocities in pixels a step, and y grows downwards. A position is that of something's middle.
+velocities in pixels per step, and y grows downwards. A position is that of something's middle.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from torch import Tensor
 
 SIZE = 48
 MILLISECONDS = 1000 / 30
-SCROLL = 0.0004 * SIZE * MILLISECONDS  # what blocks and terrain move in a step: 0.64 pixels
-CLIMB, FALL = -0.875 * SCROLL, 0.09 * SCROLL  # what velocity gains in a step
+SCROLL = 0.0004 * SIZE * MILLISECONDS  # pixels that blocks and terrain move per step: 0.64
+CLIMB, FALL = -0.875 * SCROLL, 0.09 * SCROLL  # change of velocity per step
 DRAG = 0.99
 
 COPTER_X, COPTER_HEIGHT = 16, 0.05 * SIZE
-HIGHEST, LOWEST = 0.125 * SIZE, 0.875 * SIZE  # where the copter may fly, terrain or not
+HIGHEST, LOWEST = 0.125 * SIZE, 0.875 * SIZE  # the limits of flight, whatever the terrain
 WIDTH = 4  # of a block, and of a column of the terrain
 BLOCK_HEIGHT = 9
 TUNNEL = SIZE / 4  # from a column's middle to its ceiling and to its floor
@@ -38,8 +38,8 @@ class Game(NamedTuple):
     passed_x: Tensor  # of the one behind
     passed_y: Tensor
     frequency: Tensor  # of the waves in this stretch of the terrain, radians a pixel
-    newest: Tensor  # where in its stretch the last column lies
-    last: Tensor  # where the stretch's last column lies
+    newest: Tensor  # position of the last column in its stretch
+    last: Tensor  # position of the stretch's last column
     column_x: Tensor  # from left to right
     column_y: Tensor
 
@@ -55,7 +55,7 @@ class PixelCopter:
 
     The reward is 1 for each block passed and for each column of the terrain that leaves the screen, one every
     6.25 steps, and -5 for the crash that ends the episode. The original knows no time limit; 1,000 steps, 33
-    s, are worth about 175. It also draws the terrain 48 columns at a time, where here each is drawn as it
+    s, are worth about 175. It also draws the terrain 48 columns at a time; here each is drawn as it
     enters, from the same distribution.
 
     Source: Tasfi 2016, "PyGame Learning Environment", `ple/games/pixelcopter.py`.
@@ -121,7 +121,7 @@ class PixelCopter:
         block_x, passed_x, column_x = game.block_x - SCROLL, game.passed_x - SCROLL, game.column_x - SCROLL
 
         ceiling, floor = game.column_y - TUNNEL, game.column_y + TUNNEL
-        scraped = _beside(column_x) & ((y - COPTER_HEIGHT <= ceiling) | (y >= floor))
+        scraped = _at_copter(column_x) & ((y - COPTER_HEIGHT <= ceiling) | (y >= floor))
         struck = _strikes(y, block_x, game.block_y) | _strikes(y, passed_x, game.passed_y)
         crashed = struck | scraped.any(-1, keepdim=True) | (y < HIGHEST) | (y > LOWEST)
 
@@ -136,7 +136,7 @@ class PixelCopter:
         leaving = column_x[:, :1] <= -WIDTH
         anew = leaving & (
             game.newest >= game.last
-        )  # a new stretch begins at the edge of the screen, wherever the old one ends
+        )  # a new stretch begins at the edge of the screen, whatever the end of the old one
         first = SIZE + WIDTH / 2
         frequency = torch.where(anew, _frequency(noise[:, 2:3]), game.frequency)
         newest = torch.where(anew, first, game.newest + WIDTH * leaving)
@@ -153,10 +153,10 @@ class PixelCopter:
         return torch.cat(after, -1), reward.squeeze(-1), crashed.squeeze(-1)
 
     def observe(self, physics: Tensor) -> Tensor:
-        """`[B, 7]` float32; ceiling and floor are those of the leftmost column beside the copter."""
+        """`[B, 7]` float32; ceiling and floor are those of the leftmost column at the copter."""
         game = Game.of(physics)
-        beside = (game.column_x < COPTER_X - 2).sum(-1, keepdim=True)
-        above = game.y - (game.column_y.gather(-1, beside) - TUNNEL)
+        column = (game.column_x < COPTER_X - 2).sum(-1, keepdim=True)
+        above = game.y - (game.column_y.gather(-1, column) - TUNNEL)
         ahead = game.block_x - COPTER_X
         obs = [
             game.y,
@@ -185,7 +185,7 @@ def _column_y(frequency: Tensor, x: Tensor, noise: Tensor) -> Tensor:
     return (SIZE / 2 + SIZE / 8 * (frequency * x + 0.5 * noise).sin()).floor()
 
 
-def _beside(x: Tensor) -> Tensor:
+def _at_copter(x: Tensor) -> Tensor:
     """Whether something `WIDTH` wide meets the copter, 2 wide, as rectangles of whole pixels."""
     return (x >= COPTER_X - 2) & (x < COPTER_X + 3)
 
@@ -193,7 +193,7 @@ def _beside(x: Tensor) -> Tensor:
 def _strikes(y: Tensor, block_x: Tensor, block_y: Tensor) -> Tensor:
     """Whether the copter, 2 x 2, meets a block, as rectangles of whole pixels; an odd height has its middle
     pixel below."""
-    return _beside(block_x) & (y >= block_y - BLOCK_HEIGHT // 2) & (y < block_y + BLOCK_HEIGHT // 2 + 2)
+    return _at_copter(block_x) & (y >= block_y - BLOCK_HEIGHT // 2) & (y < block_y + BLOCK_HEIGHT // 2 + 2)
 
 
 GREEN, WHITE = (120, 240, 80), (255, 255, 255)

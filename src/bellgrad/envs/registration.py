@@ -1,4 +1,4 @@
-"""Native environments as Gymnasium environments `bellgrad/CartPole-v1` and so on, for every tool that speaks
+"""Native environments as Gymnasium environments `bellgrad/CartPole-v1` and so on, for every tool that uses
 Gymnasium.
 
 Importing this module registers them, and imports nothing heavy before an environment is made. In a fresh
@@ -51,8 +51,8 @@ def _register(id: str, native: str, max_episode_steps: int, reward_threshold: fl
 
 
 class NativeGymnasiumEnv(Env):
-    """One native environment behind Gymnasium's API. It computes in float64, and a seed starts it where
-    Gymnasium's twin starts.
+    """One native environment behind Gymnasium's API. It computes in float64, and a seed gives the start of
+    Gymnasium's own environment.
 
     It has no time limit of its own: Gymnasium's `TimeLimit` wrapper has.
 
@@ -112,7 +112,7 @@ class NativeGymnasiumEnv(Env):
         return self._obs(), reward.item(), terminated.item(), False, {}
 
     def render(self) -> np.ndarray | None:
-        """A picture `[H, W, 3]` uint8 where the mode is `"rgb_array"`."""
+        """A picture `[H, W, 3]` uint8 if the mode is `"rgb_array"`."""
         if self.render_mode is None:
             return None
         return self._renderer.frame(self._physics[0].numpy(), self._action)
@@ -124,7 +124,7 @@ class NativeGymnasiumEnv(Env):
     def _obs(self) -> np.ndarray | np.int64:
         return self._dynamics.observe(self._physics)[0].numpy()[
             ()
-        ]  # in a Discrete space a number, no array without axes
+        ]  # in a Discrete space a number, not an array without axes
 
 
 register()

@@ -15,7 +15,7 @@ SAME_PHYSICS = {
     "bellgrad/VelocityFreePendulum-v1": "Pendulum-v1",
 }
 
-FRAMES_PER_SECOND = {"bellgrad/VacuumWorld-v0": 3}  # where they are not 30
+FRAMES_PER_SECOND = {"bellgrad/VacuumWorld-v0": 3}  # if they are not 30
 
 
 class Renderer:

@@ -15,15 +15,15 @@ from bellgrad.mdp.model import FiniteMDP
 
 
 class _Tables(NamedTuple):
-    """What is looked up in a step; `K` is the largest number of outcomes that a pair has."""
+    """What a step looks up; `K` is the largest number of outcomes that a pair has."""
 
     start: Tensor  # [S] cumulated probabilities of the first state
     cumulated: Tensor  # [S*A, K] likewise of each pair's outcomes
-    offset: Tensor  # [S*A] where a pair's outcomes begin
+    offset: Tensor  # [S*A] index of a pair's first outcome
     next_state: Tensor  # [N] int64
     reward: Tensor  # [N]
     terminated: Tensor  # [N] bool
-    seen: Tensor  # [S] int64
+    observed: Tensor  # [S] int64, what is observed in each state
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,14 @@ class SampledMDP:
     """Samples a finite MDP in which every action is legal; the physics `[B, 1]` int64 is the state.
 
     Attributes:
-        mdp: what is sampled; its own time limit counts where `max_episode_steps` says so.
-        observation: `[S]` integers from 0, as what each state is seen; None where it is seen as what it is.
+        mdp: what is sampled; its own time limit is not used: `max_episode_steps` is.
+        observation: `[S]` integers from 0, what is observed in each state; None for the state itself.
         id: name of the environment.
         max_episode_steps: environment steps; None for no limit.
         dtype: of the rewards.
 
     Raises:
-        UsageError: some action is illegal somewhere.
+        UsageError: some action is illegal in some state.
     """
 
     mdp: FiniteMDP
@@ -54,13 +54,13 @@ class SampledMDP:
         if not self.mdp.legal.all():
             raise UsageError(
                 f"{self.mdp.place(self.mdp.legal.argmin())} is illegal; here every action must be legal"
-                " everywhere"
+                " in every state"
             )
 
     @property
     def observation_space(self) -> Discrete:
         """What can be seen."""
-        return Discrete(int(self._tables.seen.max()) + 1)
+        return Discrete(int(self._tables.observed.max()) + 1)
 
     @property
     def action_space(self) -> Discrete:
@@ -80,7 +80,7 @@ class SampledMDP:
 
     def observe(self, physics: Tensor) -> Tensor:
         """`[B]` int64."""
-        return self._tables.seen.to(physics.device)[physics.squeeze(-1)]
+        return self._tables.observed.to(physics.device)[physics.squeeze(-1)]
 
     @cached_property
     def _tables(self) -> _Tables:

@@ -64,10 +64,8 @@ def serve(connection: Connection) -> None:
                 -1, *rows.action.shape[1:]
             )
             actions = actions.copy()  # writable, as an environment may expect
-            _answer(
-                connection,
-                finish(batch.replay(past["seeds"], np.split(actions, np.cumsum(past["lengths"])[:-1]))),
-            )
+            parts = np.split(actions, np.cumsum(past["lengths"])[:-1])
+            _answer(connection, finish(batch.replay(past["rows"], past["seeds"], parts)))
 
 
 def _answer(connection: Connection, fault: dict[str, Any] | None) -> None:

@@ -1,42 +1,64 @@
-"""What stands between an environment and its learner, as pure transforms: normalizers, frame stacks, scaled
-actions and rewards.
+"""What lies between an environment and its learner, as pure transforms: normalizers, frame stacks, images,
+scaled actions and rewards.
 
 A transform is a frozen dataclass; whatever it remembers is a tree of tensors that goes in and comes out. So
 the same transforms run inside a compiled loop over a native environment and around any other `BatchedEnv`.
-Episode totals always stay in the environment's own reward.
+They are a list, the first nearest to the environment; that of Mnih et al. (2015) for Atari is
+
+    MaxPool(2), ActionRepeat(4), Gray(), Resize(84), FrameStack(4), ClipReward()
+
+Episode totals always count the environment's own rewards and steps.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bellgrad.core.errors import UsageError, check_range
+from bellgrad.core.errors import EnvironmentFault, UsageError, check_range
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.records import EnvSpec, Step
-from bellgrad.core.rng import Noise
-from bellgrad.core.tree import Tree, leaves, map_tree, named_leaves, nest, restore_tree, where
+from bellgrad.core.tree import (
+    Tree,
+    leaves,
+    map_tree,
+    named_leaves,
+    nest,
+    restore_tree,
+    stack,
+    to_device,
+    where,
+)
+from bellgrad.envs.host import HostEnv
+from bellgrad.mdp.model import FiniteMDP
 from bellgrad.ops.statistics import RunningMoments
 
-if TYPE_CHECKING:
-    from bellgrad.mdp.model import FiniteMDP
+# `(state, action, noise, active) -> (state, step)`, as `PureEnv.pure_step`.
+StepFunction = Callable[[Tree, Tensor, Tree, Tensor | None], tuple[Tree, Step]]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """The contract, each function leaving things as they are. `bind` comes first; all others are pure.
+    """The contract; each function here changes nothing. `bind` comes first; all others are pure.
 
     Attributes:
         inner: the environment that is transformed, known once bound.
     """
 
     inner: EnvSpec | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    @property
+    def keeps_dynamics(self) -> bool:
+        """Whether a finite MDP behind the environment is also the MDP of what is seen through this."""
+        return False
 
     def bind(self, spec: EnvSpec) -> Self:
         """The transform joined to the environment that it transforms.
@@ -60,21 +82,63 @@ class Transform:
         return action
 
     def reset(self, state: Tree, obs: Tree, frozen: bool) -> Tree:
-        """The state after every environment began anew with `obs [B, *O]`. What belongs to one episode is
-        forgotten, and sized anew by `obs`; statistics are kept."""
+        """The state after every environment began an episode with `obs [B, *O]`. What belongs to one episode
+        is forgotten, and sized by `obs`; statistics are kept."""
         return state
 
     def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
-        """The next state, and the step as the learner sees it; statistics stand still where `frozen`.
+        """The next state, and the step as the learner sees it; `frozen` statistics stand still.
 
-        Environments where `active [B]` bool is given and False took no step: whatever is remembered of them
-        stays.
+        If `active [B]` bool is given, environments for which it is False took no step: whatever is remembered
+        of them stays.
         """
         return state, step
 
     def observe(self, state: Tree, obs: Tree) -> Tree:
         """The environment's present observation `[B, *O]` as the learner sees it; changes nothing."""
         return obs
+
+    def noise(self, below: Tree) -> Tree:
+        """The `Noise` that one step through the transform needs, if one step below it needs `below`."""
+        return below
+
+    def around(
+        self,
+        below: StepFunction,
+        inner: Tree,
+        state: Tree,
+        action: Tensor,
+        noise: Tree,
+        frozen: bool,
+        active: Tensor | None = None,
+    ) -> tuple[Tree, Tree, Step]:
+        """A whole step: the action inwards, one step below, what it gave outwards. For a transform that takes
+        another number of steps below.
+
+        Args:
+            below: steps the environment with the transforms nearer to it.
+            inner: the state that `below` takes and gives.
+            state: this transform's own.
+            action: the learner's, `[B]` or `[B, D]`.
+            noise: as `noise` declares.
+            frozen: as in `step`.
+            active: as in `step`.
+
+        Returns:
+            Both next states, and the step as the learner sees it.
+        """
+        inner, step = below(inner, self.action(state, action), noise, active)
+        state, step = self.step(state, step, frozen, active)
+        return inner, state, step
+
+    def episode(self, state: Tree, rows: Tensor) -> dict[str, Tensor]:
+        """What is remembered of the episodes under way in the environments `rows [R]` int64, as tensors
+        `[R, ...]`; not the statistics that all share."""
+        return {}
+
+    def with_episode(self, state: Tree, rows: Tensor, episode: dict[str, Tensor]) -> Tree:
+        """The state with what `episode` gave, perhaps of other rows, in `rows [R]`."""
+        return state
 
 
 @dataclass(frozen=True)
@@ -141,18 +205,24 @@ class NormalizeReward(Transform):
     """Rewards over the running standard deviation of the discounted return; their sign and zero stay.
 
     Source: Engstrom et al. 2020, "Implementation matters in deep policy gradients", appendix A.2, algorithm
-    1; here the return begins anew with every episode.
+    1; here the return begins at 0 with every episode.
 
     Attributes:
-        gamma: the learner's discount, in [0, 1].
+        gamma: the learner's discount, in [0, 1]; in a run, None is the algorithm's.
         clip: bound of the result, in standard deviations, above 0.
     """
 
-    gamma: float
+    gamma: float | None = None
     clip: float = 10.0
 
     def __post_init__(self) -> None:
         check_range(self, gamma=(0, 1), clip=(1e-6, math.inf))
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses to guess the discount."""
+        if self.gamma is None:
+            raise UsageError("NormalizeReward needs the learner's discount: NormalizeReward(gamma=...)")
+        return replace(self, inner=spec)
 
     def init(self, num_envs: int, device: torch.device | str) -> RewardScale:
         """Nothing seen yet."""
@@ -175,6 +245,14 @@ class NormalizeReward(Transform):
             moments, torch.where(step.terminated | step.truncated, 0.0, return_)
         ), step._replace(reward=reward)
 
+    def episode(self, state: RewardScale, rows: Tensor) -> dict[str, Tensor]:
+        """The discounted returns."""
+        return {"return_": state.return_[rows]}
+
+    def with_episode(self, state: RewardScale, rows: Tensor, episode: dict[str, Tensor]) -> RewardScale:
+        """The discounted returns replaced."""
+        return state._replace(return_=state.return_.index_copy(0, rows, episode["return_"]))
+
 
 @dataclass(frozen=True)
 class RescaleReward(Transform):
@@ -193,7 +271,7 @@ class RescaleReward(Transform):
 
 @dataclass(frozen=True)
 class ClipReward(Transform):
-    """Rewards held within bounds. Source: Mnih et al. 2015, methods: rewards clipped at 1 and -1.
+    """Rewards clipped to bounds. Source: Mnih et al. 2015, methods: rewards clipped at 1 and -1.
 
     Attributes:
         low: the least reward.
@@ -209,35 +287,14 @@ class ClipReward(Transform):
 
 
 @dataclass(frozen=True)
-class FrameStack(Transform):
-    """The last `n` observations as one, the oldest first. Its state is the stack `[B, n, *O]`.
+class _LastObs(Transform):
+    """Remembers the last `n` observations of each episode, `n` times the first one at its start. Its state is
+    `[B, n, *O]`, the oldest first."""
 
-    Vectors `(O,)` become `(n, O)`, pictures `(H, W)` become `(n, H, W)` and `(C, H, W)` become `(n * C, H,
-    W)`. An episode begins with `n` times its first observation.
-
-    Attributes:
-        n: observations, 1 or more.
-    """
-
-    n: int = 4
+    n: int
 
     def __post_init__(self) -> None:
         check_range(self, n=(1, math.inf))
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses observations that are not a Box of one to three axes."""
-        space = spec.observation_space
-        if not isinstance(space, Box) or not 1 <= len(space.shape) <= 3:
-            raise UsageError(f"FrameStack needs observations in a Box of one to three axes, not {space}")
-        return replace(self, inner=spec)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """The stacked Box."""
-        space = self.inner.observation_space
-        join = np.concatenate if len(space.shape) == 3 else np.stack
-        stacked = Box(join([space.low] * self.n), join([space.high] * self.n), dtype=space.dtype)
-        return replace(self.inner, observation_space=stacked)
 
     def init(self, num_envs: int, device: torch.device | str) -> Tensor:
         """Zeros."""
@@ -252,7 +309,7 @@ class FrameStack(Transform):
     def step(
         self, state: Tensor, step: Step, frozen: bool, active: Tensor | None = None
     ) -> tuple[Tensor, Step]:
-        """Append the successor; where an episode ended the next one's stack begins."""
+        """Append the successor; after the end of an episode begin with the next one's first observation."""
         successor = torch.cat([state[:, 1:], step.next_obs.unsqueeze(1)], 1)
         if active is not None:
             successor = where(active, successor, state)
@@ -262,9 +319,251 @@ class FrameStack(Transform):
             obs=self.observe(state, step.obs), next_obs=self.observe(successor, step.next_obs)
         )
 
+    def episode(self, state: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """The observations."""
+        return {"obs": state[rows]}
+
+    def with_episode(self, state: Tensor, rows: Tensor, episode: dict[str, Tensor]) -> Tensor:
+        """The observations replaced."""
+        return state.index_copy(0, rows, episode["obs"])
+
+
+@dataclass(frozen=True)
+class FrameStack(_LastObs):
+    """The last `n` observations as one, the oldest first. Its state is the stack `[B, n, *O]`.
+
+    Vectors `(O,)` become `(n, O)`, images `(H, W)` become `(n, H, W)` and `(C, H, W)` become `(n * C, H, W)`.
+    An episode begins with `n` times its first observation.
+
+    Attributes:
+        n: observations, 1 or more.
+    """
+
+    n: int = 4
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses what is not a Box of one to three axes, and images whose channels are last."""
+        space = spec.observation_space
+        if not isinstance(space, Box) or not 1 <= len(space.shape) <= 3:
+            raise UsageError(f"FrameStack needs observations in a Box of one to three axes, not {space}")
+        if _channels_last(space):
+            raise UsageError(
+                f"FrameStack needs an image's channels on its first axis, not {list(space.shape)}: put"
+                " ChannelsFirst before it"
+            )
+        return replace(self, inner=spec)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The stacked Box."""
+        space = self.inner.observation_space
+        join = np.concatenate if len(space.shape) == 3 else np.stack
+        stacked = Box(join([space.low] * self.n), join([space.high] * self.n), dtype=space.dtype)
+        return replace(self.inner, observation_space=stacked, frame_stack=self.n)
+
     def observe(self, state: Tensor, obs: Tensor) -> Tensor:
-        """The stack, channels of pictures joined."""
+        """The stack, channels of images joined."""
         return state.flatten(1, 2) if state.dim() == 5 else state
+
+
+@dataclass(frozen=True)
+class MaxPool(_LastObs):
+    """The elementwise maximum of an episode's last `n` observations: against sprites that are drawn in every
+    second image only. Source: Mnih et al. 2015, methods.
+
+    Attributes:
+        n: observations, 1 or more.
+    """
+
+    n: int = 2
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses observations that are not in a Box."""
+        if not isinstance(spec.observation_space, Box):
+            raise UsageError(f"MaxPool needs observations in a Box, not {spec.observation_space}")
+        return replace(self, inner=spec)
+
+    def observe(self, state: Tensor, obs: Tensor) -> Tensor:
+        """`[B, *O]`."""
+        return state.amax(1)
+
+
+@dataclass(frozen=True)
+class ActionRepeat(Transform):
+    """Each action is taken `n` times, until the episode ends; the rewards are summed.
+
+    Transforms nearer to the environment see every single step, those after this one every n-th. Both
+    observations are those of the last step that was taken. Source: Mnih et al. 2015, methods.
+
+    Attributes:
+        n: environment steps for one action, 1 or more.
+    """
+
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        check_range(self, n=(1, math.inf))
+
+    def noise(self, below: Tree) -> Tree:
+        """As often as there are steps."""
+        return None if below is None else (below,) * self.n
+
+    def around(
+        self,
+        below: StepFunction,
+        inner: Tree,
+        state: Tree,
+        action: Tensor,
+        noise: Tree,
+        frozen: bool,
+        active: Tensor | None = None,
+    ) -> tuple[Tree, Tree, Step]:
+        """Steps until each environment's episode has ended, or `n` of them."""
+        noises = (None,) * self.n if noise is None else noise
+        inner, whole = below(inner, action, noises[0], active)
+        for one in noises[1:]:
+            going = ~(whole.terminated | whole.truncated)
+            if active is not None:
+                going = going & active
+            inner, step = below(inner, action, one, going)
+            whole = Step(
+                step.obs,
+                whole.reward + step.reward,  # 0 for those that stand still
+                whole.terminated | step.terminated,
+                whole.truncated | step.truncated,
+                *where(going, (step.next_obs, step.episode), (whole.next_obs, whole.episode)),
+            )
+        return inner, state, whole
+
+
+class ObsTransform(Transform):
+    """A transform of each observation by itself: only `observe` does something."""
+
+    def step(self, state: Tree, step: Step, frozen: bool, active: Tensor | None = None) -> tuple[Tree, Step]:
+        """Both observations transformed."""
+        return state, step._replace(
+            obs=self.observe(state, step.obs), next_obs=self.observe(state, step.next_obs)
+        )
+
+
+@dataclass(frozen=True)
+class Gray(ObsTransform):
+    """Color images `[H, W, 3]` uint8, red first, as gray ones `[H, W]` uint8, by their luma.
+
+    Source: ITU-R BT.601 (weights 0.299, 0.587, 0.114); rounded as OpenCV's `RGB2GRAY` does, in fixed point.
+    """
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses what is not a color image."""
+        space = spec.observation_space
+        if not _is_image(space) or len(space.shape) != 3 or space.shape[-1] != 3:
+            raise UsageError(f"Gray needs color images [H, W, 3] of uint8, not {space}")
+        return replace(self, inner=spec)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Images without channels."""
+        shape = self.inner.observation_space.shape[:2]
+        return replace(self.inner, observation_space=Box(0, 255, shape, np.uint8))
+
+    def observe(self, state: Tree, obs: Tensor) -> Tensor:
+        """`[B, H, W, 3]` to `[B, H, W]`, uint8."""
+        red, green, blue = obs.to(torch.int32).unbind(-1)
+        return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).to(torch.uint8)
+
+
+class AreaWeights(NamedTuple):
+    """How much of each input row and column is in an output one; each output's weights sum to 1. Kept as a
+    state so that they are on the environment's device."""
+
+    rows: Tensor  # [height, H] float32
+    columns: Tensor  # [width, W] float32
+
+
+@dataclass(frozen=True)
+class Resize(ObsTransform):
+    """Images `[H, W]` or `[H, W, C]` uint8 at another size: each new pixel is the mean over the area that it
+    covers, as of OpenCV's `INTER_AREA` for smaller images.
+
+    Attributes:
+        height: pixels, 1 or more.
+        width: pixels, 1 or more; None for the height.
+    """
+
+    height: int
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, height=(1, math.inf), width=(1, math.inf))
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses what is not an image with its channels, if it has any, on the last axis."""
+        space = spec.observation_space
+        if not _is_image(space) or (len(space.shape) == 3 and not _channels_last(space)):
+            raise UsageError(f"Resize needs images [H, W] or [H, W, C] of uint8, not {space}")
+        return replace(self, inner=spec, width=self.height if self.width is None else self.width)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Images of the new size."""
+        shape = (self.height, self.width, *self.inner.observation_space.shape[2:])
+        return replace(self.inner, observation_space=Box(0, 255, shape, np.uint8))
+
+    def init(self, num_envs: int, device: torch.device | str) -> AreaWeights:
+        """The weights."""
+        h, w = self.inner.observation_space.shape[:2]
+        return AreaWeights(_area_weights(h, self.height).to(device), _area_weights(w, self.width).to(device))
+
+    def observe(self, state: AreaWeights, obs: Tensor) -> Tensor:
+        """`[B, H, W]` or `[B, H, W, C]` to `[B, height, width]` or `[B, height, width, C]`, uint8."""
+        planes = obs.to(torch.float32)
+        if planes.dim() == 4:
+            planes = planes.movedim(-1, 1)
+        resized = (state.rows @ planes @ state.columns.T).round().to(torch.uint8)
+        return resized.movedim(1, -1) if obs.dim() == 4 else resized
+
+
+@dataclass(frozen=True)
+class ChannelsFirst(ObsTransform):
+    """Images `[H, W, C]` as `[C, H, W]`, the layout in which `FrameStack` joins them."""
+
+    def bind(self, spec: EnvSpec) -> Self:
+        """Refuses what is not an image with its channels on the last axis."""
+        space = spec.observation_space
+        if not _channels_last(space):
+            raise UsageError(f"ChannelsFirst needs images [H, W, C] of uint8, not {space}")
+        return replace(self, inner=spec)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The Box with its last axis first."""
+        space = self.inner.observation_space
+        low, high = (np.moveaxis(side, -1, 0) for side in (space.low, space.high))
+        return replace(self.inner, observation_space=Box(low, high, dtype=np.uint8))
+
+    def observe(self, state: Tree, obs: Tensor) -> Tensor:
+        """`[B, H, W, C]` to `[B, C, H, W]`."""
+        return obs.movedim(-1, 1)
+
+
+def _is_image(space: gymnasium.Space[Any]) -> bool:
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
+
+def _channels_last(space: gymnasium.Space[Any]) -> bool:
+    """Whether a space is that of images `[H, W, C]`, as far as its shape tells."""
+    if not _is_image(space) or len(space.shape) != 3:
+        return False
+    return space.shape[-1] in (1, 3, 4) and space.shape[0] > space.shape[-1]
+
+
+def _area_weights(size: int, wanted: int) -> Tensor:
+    """`[wanted, size]` float32: which part of each of `wanted` equal stretches of a line lies in each of
+    `size` pixels."""
+    edges = np.linspace(0.0, size, wanted + 1)
+    pixel = np.arange(size)
+    covered = np.minimum(edges[1:, None], pixel + 1.0) - np.maximum(edges[:-1, None], pixel)
+    return torch.from_numpy(covered.clip(0.0) * (wanted / size)).to(torch.float32)
 
 
 class Bounds(NamedTuple):
@@ -285,9 +584,7 @@ class RescaleAction(Transform):
         if not isinstance(space, Box):
             raise UsageError(f"RescaleAction needs actions in a Box, not {space}")
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UsageError(
-                f"RescaleAction needs finite action bounds, not {space}: what should 1 stand for?"
-            )
+            raise UsageError(f"RescaleAction needs finite action bounds, not {space}: what would 1 mean?")
         return replace(self, inner=spec)
 
     @property
@@ -314,63 +611,93 @@ class RescaleAction(Transform):
 class TransformedState(NamedTuple):
     """All that a pure loop carries from step to step of a transformed environment."""
 
-    env: Tree  # the inner environment's own state
+    env: Tree  # the inner environment's own state; None if it keeps it itself
     transforms: tuple[Tree, ...]  # in the order of the transforms
 
 
 class TransformedEnv:
-    """A `BatchedEnv` seen through transforms, the first nearest to the environment.
-
-    Where the inner environment is pure (it has `pure_step`, `noise`, `state` and `observe`), so is this one;
-    elsewhere these four are missing, as `hasattr` tells.
+    """A `PureEnv`: an environment seen through transforms, the first nearest to it.
 
     Args:
         env: any `BatchedEnv`.
         transforms: in the order in which an observation passes them.
+        mdp: see below.
+        legal: `[S, A]` bool, which actions a state allows, if more is known of that than `env.spec` says.
 
     Attributes:
+        env: the inner environment.
         frozen: statistics stand still, as evaluation needs; False at first. Not a part of a snapshot.
-        mdp: the exact dynamics, for who may sample them instead of stepping; None, unless somebody who knows
-            sets it.
-        transform_state: one tree a transform, readable and assignable. Evaluation assigns that of training
+        mdp: the exact dynamics, for a driver that samples them instead of stepping; None if it should step.
+        transform_state: one tree per transform, readable and assignable. Evaluation assigns that of training
             and then resets: the two may differ in `num_envs`.
+        state: a `TransformedState`, readable and assignable.
+        noise: the `Noise` that one `pure_step` needs, or None.
+        compilable: whether `pure_step` can be compiled into its caller's graph.
 
     Raises:
         UsageError: a transform does not fit the spaces that it meets.
     """
 
-    def __init__(self, env: BatchedEnv, transforms: Sequence[Transform]):
-        own = getattr(env, "spec", None)
-        if not isinstance(own, EnvSpec):
-            own = EnvSpec(type(env).__name__, env.observation_space, env.action_space)
+    def __init__(
+        self,
+        env: BatchedEnv,
+        transforms: Sequence[Transform],
+        mdp: FiniteMDP | None = None,
+        legal: NDArray[np.bool_] | None = None,
+    ):
+        spec = env.spec if legal is None else replace(env.spec, legal=legal)
         bound: list[Transform] = []
         for transform in transforms:
-            bound.append(transform.bind(bound[-1].spec if bound else own))
+            bound.append(transform.bind(spec))
+            spec = bound[-1].spec
         self.env = env
         self.transforms = tuple(bound)
-        self.spec = bound[-1].spec if bound else own
-        self.num_envs = env.num_envs
-        self.device = torch.device(getattr(env, "device", "cpu"))
-        self.observation_space: gymnasium.Space = self.spec.observation_space
-        self.action_space: gymnasium.Space = self.spec.action_space
+        self.spec: EnvSpec = spec
+        self.num_envs: int = env.num_envs
+        self.device: torch.device = env.device
+        self.workers: int = env.workers
+        self.observation_space: gymnasium.Space[Any] = spec.observation_space
+        self.action_space: gymnasium.Space[Any] = spec.action_space
         self.frozen = False
-        self.mdp: FiniteMDP | None = None
+        self.mdp = mdp
         self.transform_state = tuple(transform.init(self.num_envs, self.device) for transform in bound)
+        self._pure = env.as_pure()
+        self._own_steps = HostEnv(env).pure_step  # with the environment's own state and random numbers
+        self.compilable: bool = self._pure.compilable
+        self.noise: Tree = self._pure.noise
+        for transform in bound:
+            self.noise = transform.noise(self.noise)
 
     def reset(self, seed: int) -> Tree:
-        """Start every environment anew; statistics go on. Returns `obs [B, *O]`."""
-        obs, states = self.env.reset(seed), []
-        for transform, state in zip(self.transforms, self.transform_state, strict=True):
-            states.append(transform.reset(state, obs, self.frozen))
-            obs = transform.observe(states[-1], obs)
-        self.transform_state = tuple(states)
-        return obs
+        """Begin an episode in every environment; statistics go on. Returns `obs [B, *O]`."""
+        return self._begin(self.env.reset(seed))
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment, or where `active [B]` bool is True."""
-        step = self.env.step(self._inward(self.transform_state, action), active)
-        self.transform_state, step = self._outward(self.transform_state, step, active)
+        state = TransformedState(None, self.transform_state)
+        (_, self.transform_state), step = self._through(
+            len(self.transforms), self._own_steps, state, action, None, active
+        )
         return step
+
+    @property
+    def state(self) -> TransformedState:
+        """The states of the environments and of the transforms."""
+        return TransformedState(self._pure.state, self.transform_state)
+
+    @state.setter
+    def state(self, state: TransformedState) -> None:
+        self._pure.state, self.transform_state = state
+
+    def pure_step(
+        self, state: TransformedState, action: Tensor, noise: Tree, active: Tensor | None = None
+    ) -> tuple[TransformedState, Step]:
+        """As `PureEnv.pure_step`, through the transforms."""
+        return self._through(len(self.transforms), self._pure.pure_step, state, action, noise, active)
+
+    def as_pure(self) -> "TransformedEnv":
+        """This object."""
+        return self
 
     def snapshot(self) -> dict[str, Any]:
         """The inner snapshot and the transforms' states, copied."""
@@ -380,68 +707,116 @@ class TransformedEnv:
     def restore(self, tree: dict[str, Any]) -> Tree:
         """Continue from a snapshot; returns the observation to act on next.
 
-        Where the inner environment cannot, the transforms do: a `reset` then keeps their statistics.
+        If the inner environment cannot, the transforms do: a `reset` then keeps their statistics.
         """
         saved = named_leaves(tree.get("transforms", {}))  # a store of tensors drops what holds none
         template = tuple(transform.init(self.num_envs, self.device) for transform in self.transforms)
         self.transform_state = map_tree(torch.clone, restore_tree(template, saved))
-        return self._observe(self.transform_state, self.env.restore(tree["env"]))
+        return self._observe(self.env.restore(tree["env"]))
+
+    def snapshot_rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The inner snapshots, and what each transform remembers of those episodes."""
+        inner = self.env.snapshot_rows(rows)
+        index = self._index(rows)
+        episodes = {
+            str(k): transform.episode(state, index)
+            for k, (transform, state) in enumerate(zip(self.transforms, self.transform_state, strict=True))
+        }
+        return [
+            {"env": one, "transforms": map_tree(lambda leaf, i=i: leaf[i].clone(), episodes)}
+            for i, one in enumerate(inner)
+        ]
+
+    def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tree:
+        """Give environments, and what the transforms remember of their episodes, the states of `snapshots`;
+        statistics stay.
+
+        Raises:
+            EnvironmentFault: the inner environment cannot; if it began new episodes, so did the transforms.
+        """
+        try:
+            obs = self.env.restore_rows(rows, [tree["env"] for tree in snapshots])
+        except EnvironmentFault:
+            with contextlib.suppress(UsageError):  # the environment is fit for `reset` only
+                self._begin_rows(rows)
+            raise
+        if rows:
+            index = self._index(rows)
+            states = []
+            for k, (transform, state) in enumerate(zip(self.transforms, self.transform_state, strict=True)):
+                parts = [tree.get("transforms", {}).get(str(k), {}) for tree in snapshots]
+                states.append(transform.with_episode(state, index, to_device(stack(parts), self.device)))
+            self.transform_state = tuple(states)
+        return self._observe(obs)
+
+    def render(self) -> list[NDArray[np.uint8]]:
+        """The inner environment's pictures."""
+        return self.env.render()
+
+    @property
+    def render_fps(self) -> float:
+        """The inner environment's."""
+        return self.env.render_fps
+
+    def known_dynamics(self) -> FiniteMDP | None:
+        """Those of the inner environment, if they are also those of what is seen through the transforms."""
+        if not all(transform.keeps_dynamics for transform in self.transforms):
+            return None
+        mdp: FiniteMDP | None = self.env.known_dynamics()
+        fits = mdp is not None and self.observation_space == Discrete(mdp.num_states)
+        return mdp if fits else None
 
     def close(self) -> None:
         """Close the inner environment."""
         self.env.close()
 
-    @property
-    def noise(self) -> Noise:
-        """The `Noise` that one `pure_step` needs."""
-        return self.env.noise
+    def _through(
+        self,
+        depth: int,
+        env_step: StepFunction,
+        state: TransformedState,
+        action: Tensor,
+        noise: Tree,
+        active: Tensor | None,
+    ) -> tuple[TransformedState, Step]:
+        """One step through the first `depth` transforms; `env_step` steps the environment inside them."""
+        if depth == 0:
+            env, step = env_step(state.env, action, noise, active)
+            return TransformedState(env, ()), step
 
-    @property
-    def state(self) -> TransformedState:
-        """Where the environments and the transforms stand."""
-        return TransformedState(self.env.state, self.transform_state)
+        def below(inner: Tree, action: Tensor, noise: Tree, active: Tensor | None) -> tuple[Tree, Step]:
+            return self._through(depth - 1, env_step, inner, action, noise, active)
 
-    @state.setter
-    def state(self, state: TransformedState) -> None:
-        self.env.state, self.transform_state = state
+        *others, own = state.transforms
+        inner, own, step = self.transforms[depth - 1].around(
+            below, TransformedState(state.env, tuple(others)), own, action, noise, self.frozen, active
+        )
+        return TransformedState(inner.env, (*inner.transforms, own)), step
 
-    @property
-    def pure_step(self) -> Callable[..., tuple[TransformedState, Step]]:
-        """`(state, action, noise, active=None) -> (state, step)`; touches nothing that the object holds."""
-        inner_step = (
-            self.env.pure_step
-        )  # an AttributeError here says that this environment is not pure either
+    def _begin(self, obs: Tree) -> Tree:
+        """Begin an episode in every environment with the inner `obs [B, *O]`; returns it as the learner sees
+        it."""
+        states = []
+        for transform, state in zip(self.transforms, self.transform_state, strict=True):
+            states.append(transform.reset(state, obs, self.frozen))
+            obs = transform.observe(states[-1], obs)
+        self.transform_state = tuple(states)
+        return obs
 
-        def pure_step(
-            state: TransformedState, action: Tensor, noise: Tensor, active: Tensor | None = None
-        ) -> tuple[TransformedState, Step]:
-            env, step = inner_step(state.env, self._inward(state.transforms, action), noise, active)
-            transforms, step = self._outward(state.transforms, step, active)
-            return TransformedState(env, transforms), step
+    def _begin_rows(self, rows: Sequence[int]) -> None:
+        """Forget the episodes of `rows`, in which the inner environment began new ones."""
+        obs, index, states = self.env.restore_rows([], []), self._index(rows), []
+        for transform, state in zip(self.transforms, self.transform_state, strict=True):
+            begun = transform.reset(state, obs, True)
+            states.append(transform.with_episode(state, index, transform.episode(begun, index)))
+            obs = transform.observe(states[-1], obs)
+        self.transform_state = tuple(states)
 
-        return pure_step
-
-    @property
-    def observe(self) -> Callable[[TransformedState], Tree]:
-        """`state -> obs [B, *O]` to act on; pure."""
-        inner_observe = self.env.observe
-        return lambda state: self._observe(state.transforms, inner_observe(state.env))
-
-    def _inward(self, states: tuple[Tree, ...], action: Tensor) -> Tensor:
-        for transform, state in zip(reversed(self.transforms), reversed(states), strict=True):
-            action = transform.action(state, action)
-        return action
-
-    def _outward(
-        self, states: tuple[Tree, ...], step: Step, active: Tensor | None
-    ) -> tuple[tuple[Tree, ...], Step]:
-        after = []
-        for transform, state in zip(self.transforms, states, strict=True):
-            state, step = transform.step(state, step, self.frozen, active)
-            after.append(state)
-        return tuple(after), step
-
-    def _observe(self, states: tuple[Tree, ...], obs: Tree) -> Tree:
-        for transform, state in zip(self.transforms, states, strict=True):
+    def _observe(self, obs: Tree) -> Tree:
+        """The inner environment's present observation as the learner sees it."""
+        for transform, state in zip(self.transforms, self.transform_state, strict=True):
             obs = transform.observe(state, obs)
         return obs
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int64, device=self.device)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, NamedTuple
 
@@ -27,7 +27,7 @@ import torch
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.envs.arrays import ContractBreach, check_action_space, mapped_arrays
 from bellgrad.envs.gym import SeededEnvs, gym_spec
-from bellgrad.envs.make import importable_name, make_single
+from bellgrad.envs.make import env_name, importable_name, make_single
 from bellgrad.envs.serve import REPLAY, STEP
 
 START_SECONDS = 120.0  # a worker imports its environment's package first
@@ -107,7 +107,7 @@ class SubprocessEnv(SeededEnvs):
             "parent": os.getpid(),
         }
         sample = make_single(task["env"], max_episode_steps, task["env_kwargs"])  # for its spaces only
-        spec = gym_spec(sample)
+        spec = gym_spec(sample, env_name(env))
         check_action_space(spec.action_space, spec.observation_space)
         sample.close()
 
@@ -133,7 +133,7 @@ class SubprocessEnv(SeededEnvs):
                 }
                 self._workers.append(_start(task | place))
             try:
-                self._wait(max(timeout, START_SECONDS))
+                self._wait(max(timeout, START_SECONDS), range(workers))
             except ContractBreach as broken:
                 self.close()
                 raise EnvironmentFault(f"environment {broken.index} {broken.text}") from None
@@ -143,15 +143,24 @@ class SubprocessEnv(SeededEnvs):
         self._need_workers()
         for worker in self._workers:
             self._send(worker, STEP)
-        self._wait(self.timeout)
+        self._wait(self.timeout, range(len(self._workers)))
 
-    def _replay(self, seeds: list[int], actions: list[np.ndarray]) -> None:
+    def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
         self._need_workers()
-        for worker in self._workers:
-            mine = slice(worker.first, worker.first + worker.count)
-            past = {"seeds": seeds[mine], "lengths": [len(a) for a in actions[mine]]}
-            self._send(worker, REPLAY, json.dumps(past).encode(), np.concatenate(actions[mine]).tobytes())
-        self._wait(self.timeout)
+        asked = []
+        for k, worker in enumerate(self._workers):
+            mine = [i for i, row in enumerate(rows) if worker.first <= row < worker.first + worker.count]
+            if not mine:
+                continue
+            past = {
+                "rows": [rows[i] for i in mine],
+                "seeds": [seeds[i] for i in mine],
+                "lengths": [len(actions[i]) for i in mine],
+            }
+            parts = np.concatenate([actions[i] for i in mine])
+            self._send(worker, REPLAY, json.dumps(past).encode(), parts.tobytes())
+            asked.append(k)
+        self._wait(self.timeout, asked)
 
     def _send(self, worker: _Worker, *messages: bytes) -> None:
         with contextlib.suppress(
@@ -160,8 +169,8 @@ class SubprocessEnv(SeededEnvs):
             for message in messages:
                 worker.connection.send_bytes(message)
 
-    def _wait(self, seconds: float) -> None:
-        """Take every worker's answer, so that all stand ready for the next command.
+    def _wait(self, seconds: float, asked: Iterable[int]) -> None:
+        """Take the answer of every worker that was `asked`, so that all are ready for the next command.
 
         Raises:
             ContractBreach: an environment's fault, the first one's.
@@ -169,7 +178,7 @@ class SubprocessEnv(SeededEnvs):
         """
         faults = []
         try:
-            for k in range(len(self._workers)):
+            for k in asked:
                 answer = self._answer(k, seconds)
                 if answer:
                     faults.append(json.loads(answer))
@@ -194,7 +203,7 @@ class SubprocessEnv(SeededEnvs):
 
     def _need_workers(self) -> None:
         if not self._workers:
-            raise EnvironmentFault("the environment's worker processes have ended; make it anew")
+            raise EnvironmentFault("the environment's worker processes have ended; make it again")
 
     def close(self, seconds: float = 3.0) -> None:
         """End the workers, by force after `seconds`. May be called twice."""
@@ -216,7 +225,7 @@ def _plain(env_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _anonymous_file(size: int) -> Iterator[IO[bytes]]:
-    """A file without a name, in memory where the system can: nothing is left behind however the processes
+    """A file without a name, in memory if the system can: nothing is left behind, however the processes
     end."""
     with (
         os.fdopen(os.memfd_create("bellgrad"), "r+b")

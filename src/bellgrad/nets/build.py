@@ -18,7 +18,7 @@ from bellgrad.nets.layers import (
     replace_parameters,
 )
 from bellgrad.nets.recurrent import RecurrentNetwork
-from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, load_class, spec_to_json
+from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, check_spec
 
 
 class Network(PureModule):
@@ -70,9 +70,10 @@ def build(
     `init_params` take.
 
     Args:
-        spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class or its name `"module:Class"`. A
-            user's class is made as `cls(observation_space, outputs)`, with `action_size=D` too where actions
-            are joined, and takes and returns what this network does without an ensemble.
+        spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class, or a frozen dataclass of a user's
+            with `build`. A user's network is made as `cls(observation_space, outputs)` or
+            `spec.build(observation_space, outputs)`, with `action_size=D` too if actions are joined, and
+            takes and returns what this network does without an ensemble.
         observation_space: a Gymnasium space.
         outputs: numbers per item.
         action_size: D, the size of an action that joins the features; 0 for none.
@@ -147,14 +148,11 @@ def _make(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _user_module(spec: Spec, observation_space: gymnasium.Space, outputs: int, action_size: int) -> nn.Module:
-    cls = load_class(spec) if isinstance(spec, str) else spec
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        spec_to_json(spec)  # says what a specification is
-    call = (
-        f"{cls.__name__}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
-    )
+    check_spec(spec)
+    name, make = (spec.__name__, spec) if isinstance(spec, type) else (f"{spec!r}.build", spec.build)
+    call = f"{name}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
     try:
-        module = cls(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
+        module = make(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
     except Exception as error:  # whatever a user's constructor raises
         raise UsageError(
             f"your network could not be made as {call}: {type(error).__name__}: {error}"

@@ -1,16 +1,16 @@
-"""What a network is, as data: frozen dataclasses, a user's module class, and both as JSON."""
+"""What a network is, as data: a frozen dataclass, or a `torch.nn.Module` class."""
 
-import importlib
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import gymnasium
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bellgrad.core.errors import CheckpointError, UsageError, check_range, check_types, unknown
+from bellgrad.core.errors import UsageError, check_range, check_types, unknown
+from bellgrad.core.registry import NETWORKS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -36,19 +36,26 @@ def _check_choices(activation: str, initialization: str) -> None:
         raise unknown("initialization", str(initialization), INITIALIZATIONS)
 
 
+def _initialization() -> Any:
+    return field(default="orthogonal", metadata={"formerly": "initialisation"})
+
+
 @dataclass(frozen=True)
 class MLP:
     """Fully connected layers over the flattened observation (images too; for convolutions use `CNN`).
+
+    Attributes:
+        hidden: units of each hidden layer.
+        activation: after each hidden layer: `tanh`, `relu`, `elu`, `gelu`, `silu` or `leaky_relu`.
+        initialization: `orthogonal` (gain sqrt(2), zero biases), or `torch` (PyTorch's own defaults).
 
     Raises:
         UsageError: a width below 1, or an unknown activation or initialization.
     """
 
-    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer
-    activation: str = "tanh"  # after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu
-    initialization: str = (
-        "orthogonal"  # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
-    )
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    initialization: str = _initialization()
 
     def __post_init__(self) -> None:
         _check_counts("MLP", hidden=self.hidden)
@@ -64,17 +71,25 @@ class CNN:
 
     Source: Mnih et al. 2015, Methods, "Model architecture".
 
+    Attributes:
+        channels: filters of each convolution.
+        kernels: width and height of each convolution's filters, in pixels.
+        strides: of each convolution, in pixels.
+        dense: units of each fully connected hidden layer.
+        activation: after each convolution and each hidden layer, as in `MLP`.
+        initialization: as in `MLP`.
+
     Raises:
         UsageError: a size below 1, `channels`, `kernels` and `strides` of unequal lengths, or an unknown
             name.
     """
 
-    channels: tuple[int, ...] = (32, 64, 64)  # filters of each convolution
-    kernels: tuple[int, ...] = (8, 4, 3)  # pixels, square
-    strides: tuple[int, ...] = (4, 2, 1)  # pixels
-    dense: tuple[int, ...] = (512,)  # units of each fully connected hidden layer
+    channels: tuple[int, ...] = (32, 64, 64)
+    kernels: tuple[int, ...] = (8, 4, 3)
+    strides: tuple[int, ...] = (4, 2, 1)
+    dense: tuple[int, ...] = (512,)
     activation: str = "relu"
-    initialization: str = "orthogonal"
+    initialization: str = _initialization()
 
     def __post_init__(self) -> None:
         _check_counts(
@@ -93,19 +108,23 @@ class Recurrent:
     """What `LSTM` and `GRU` share: fully connected layers over the flattened observation, then a memory, then
     the output.
 
+    Attributes:
+        size: units of the memory.
+        hidden: units of each fully connected layer before the memory.
+        backprop_steps: L, consecutive steps through which gradients flow back; must divide the rollout's
+            steps.
+        activation: after each fully connected layer, as in `MLP`.
+        initialization: `orthogonal` (each gate's matrix by itself), or `torch` (PyTorch's own defaults).
+
     Raises:
         UsageError: a size or a number of steps below 1, or an unknown activation or initialization.
     """
 
-    size: int = 64  # units of the memory
-    hidden: tuple[int, ...] = (64,)  # units of each fully connected layer before the memory
-    backprop_steps: int = (
-        16  # L, consecutive steps through which gradients flow back; must divide the rollout's steps
-    )
-    activation: str = "tanh"  # after each fully connected layer
-    initialization: str = (
-        "orthogonal"  # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
-    )
+    size: int = 64
+    hidden: tuple[int, ...] = (64,)
+    backprop_steps: int = 16
+    activation: str = "tanh"
+    initialization: str = _initialization()
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -135,117 +154,31 @@ class GRU(Recurrent):
     """
 
 
-# A user's module is a class, or its name as "module:Class".
-Spec = MLP | CNN | Recurrent | type[nn.Module] | str
+class OwnNetwork(Protocol):
+    """A specification of a user's own: a frozen dataclass that builds the network."""
 
-KINDS: dict[str, type[MLP] | type[CNN] | type[Recurrent]] = {"mlp": MLP, "cnn": CNN, "lstm": LSTM, "gru": GRU}
-
-
-def load_class(name: str) -> type[nn.Module]:
-    """Import a user's network class from `"module:Class"`.
-
-    Raises:
-        UsageError: the name has no colon, the import fails, or what it names is no `torch.nn.Module` class.
-    """
-    module_name, colon, _ = name.partition(":")
-    if not colon:
-        raise UsageError(f"network {name!r} must be written as 'module:Class'")
-    try:
-        importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's file raises when it is imported
-        raise UsageError(
-            f"network {name!r} could not be imported: {type(error).__name__}: {error}"
-        ) from error
-    return _imported_class(name)
+    def build(self, observation_space: gymnasium.Space[Any], outputs: int, action_size: int = 0) -> nn.Module:
+        """A module `(obs [B, *O]) -> [B, outputs]`; with an `action_size` D above 0
+        `(obs, action [B, D]) -> [B, outputs]`."""
 
 
-def _imported_class(name: str) -> type[nn.Module]:
-    module_name, _, class_name = name.partition(":")
-    found: Any = sys.modules[module_name]
-    for part in class_name.split("."):
-        found = (
-            vars(found).get(part) if hasattr(found, "__dict__") else None
-        )  # no getattr: a lazy module would run code
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UsageError(f"network {name!r} names no torch.nn.Module class")
-    return found
-
-
-def spec_to_json(spec: Spec) -> dict[str, Any]:
-    """A specification as a JSON object with a `kind`; a user's class is written as its name.
-
-    Raises:
-        UsageError: a class that was made inside a function, or something that is no specification.
-    """
-    if isinstance(spec, str):
-        return {"kind": "module", "name": spec}
-    if isinstance(spec, type) and issubclass(spec, nn.Module):
-        if "<locals>" in spec.__qualname__:
-            raise UsageError(
-                f"network {spec.__qualname__} is defined inside a function; move it to the top of its file"
-            )
-        return {"kind": "module", "name": f"{spec.__module__}:{spec.__qualname__}"}
-    for kind, cls in KINDS.items():
-        if isinstance(spec, cls):
-            return {"kind": kind} | {
-                key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()
-            }
-    raise UsageError(
-        f"{spec!r} is no network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'"
-    )
+Spec = MLP | CNN | Recurrent | type[nn.Module] | OwnNetwork
 
 
 def check_spec(spec: Any, memory: bool = False) -> None:
-    """Refuse what is no network's specification; a name is not imported yet.
+    """Refuse what is not a network's specification.
 
     Args:
         spec: what a user gave.
         memory: whether the algorithm carries a network's memory from step to step.
 
     Raises:
-        UsageError: it is none of `MLP`, `CNN`, `LSTM`, `GRU`, a module class and its name; or it has a memory
-            and must not.
+        UsageError: it is neither a specification nor a `torch.nn.Module` class; or it has a memory and must
+            not.
     """
     if isinstance(spec, Recurrent) and not memory:
         raise UsageError(
             f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or"
             " frame_stack"
         )
-    if not isinstance(spec, str):
-        spec_to_json(spec)
-    elif ":" not in spec:
-        raise UsageError(f"network {spec!r} must be written as 'module:Class'")
-
-
-def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
-    """The specification that `spec_to_json` wrote. Reading runs no code, unless `trust_imports` allows a
-    user's file.
-
-    Args:
-        data: the JSON object.
-        trust_imports: whether a user's own module may be imported (which runs it).
-
-    Raises:
-        CheckpointError: an unknown kind, or fields that do not fit it.
-        UsageError: a user's class whose module is not imported yet, without `trust_imports`.
-    """
-    fields = dict(data)
-    kind = fields.pop("kind", None)
-    if kind == "module":
-        name = fields.get("name")
-        if not isinstance(name, str) or ":" not in name or len(fields) != 1:
-            raise CheckpointError(f"the network {data!r} must have exactly a name 'module:Class'")
-        if trust_imports:
-            return load_class(name)
-        if name.partition(":")[0] not in sys.modules:
-            raise UsageError(
-                f"the network is your own class {name!r}; import its module first, or pass trust_imports=True"
-                " to let it run"
-            )
-        return _imported_class(name)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise CheckpointError(f"unknown kind of network {kind!r}; known: {', '.join([*KINDS, 'module'])}")
-    try:
-        return KINDS[kind](**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
-    except (TypeError, UsageError) as error:
-        raise CheckpointError(f"the network {data!r} is damaged: {error}") from error
+    NETWORKS.check(spec)

@@ -16,7 +16,7 @@ Rate = float | Tensor | None
 
 
 class Optimizer(Protocol):
-    """What every optimizer here offers."""
+    """What every optimizer offers: a frozen dataclass with these two methods."""
 
     def init(self, params: Params) -> Any:
         """The state before the first step."""
@@ -218,9 +218,7 @@ class RMSprop:
     momentum: float = 0.0  # decay of the running sum, [0, 1]
     centered: bool = False  # divide by the standard deviation in place of the root mean square
     epsilon_in_root: bool = False  # add epsilon to the mean square, before the root is taken
-    initial_square: float = (
-        0.0  # where the running mean of the square begins, 0 or more; a larger one makes first steps smaller
-    )
+    initial_square: float = 0.0  # where that mean begins, 0 or more; a larger one makes first steps smaller
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -256,18 +254,6 @@ class RMSprop:
                 update = momentum[name] = self.momentum * state.momentum[name] + update
             new[name] = param - _like(rate, param) * update
         return new, RMSpropState(state.step + 1, square, mean, momentum)
-
-
-def check_optimizer(optimizer: object) -> None:
-    """Refuse what is none of this file's optimizers.
-
-    Raises:
-        UsageError: naming what was given.
-    """
-    if not isinstance(optimizer, Adam | SGD | RMSprop):  # AdamW is an Adam
-        raise UsageError(
-            f"optimizer = {optimizer!r} is none: give Adam(...), AdamW(...), SGD(...) or RMSprop(...)"
-        )
 
 
 def _check_positive(owner: object, *names: str) -> None:

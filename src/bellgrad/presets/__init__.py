@@ -1,9 +1,13 @@
 """Tuned settings per environment, as Python instances."""
 
+import sys
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from bellgrad.core.errors import unknown
+from bellgrad.core.registry import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -15,36 +19,29 @@ class Preset:
         num_envs: environments that step together.
         steps: environment steps after which the source reports its result.
         source: where the settings come from.
-        normalize_obs: see `Settings`.
-        normalize_reward: see `Settings`.
-        frame_stack: see `Settings`.
+        transforms: see `Settings`.
     """
 
     algorithm: Any
     num_envs: int
     steps: int
     source: str
-    normalize_obs: bool = False
-    normalize_reward: bool = False
-    frame_stack: int = 1
+    transforms: tuple[Any, ...] = ()
 
 
 def presets(algorithm: str) -> dict[str, Preset]:
-    """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none."""
-    from bellgrad.presets import a2c, cma_es, dqn, openai_es, ppo, reinforce, sac, trpo, vpg
+    """Every preset of an algorithm, by name: an environment's id, or a recipe's name; many have none.
 
-    tuned = {
-        "a2c": a2c,
-        "cma_es": cma_es,
-        "dqn": dqn,
-        "openai_es": openai_es,
-        "ppo": ppo,
-        "reinforce": reinforce,
-        "sac": sac,
-        "trpo": trpo,
-        "vpg": vpg,
-    }
-    return tuned[algorithm].PRESETS if algorithm in tuned else {}
+    Those of Bellgrad's algorithms are in `bellgrad/presets/NAME.py`; those of a user's own algorithm are
+    `PRESETS` in its module.
+
+    Raises:
+        UsageError: there is no such algorithm.
+    """
+    if algorithm not in ALGORITHMS.own:
+        return getattr(sys.modules[ALGORITHMS.find(algorithm).__module__], "PRESETS", {})
+    home = f"{__name__}.{algorithm}"
+    return import_module(home).PRESETS if find_spec(home) else {}
 
 
 def find_preset(algorithm: str, name: str) -> Preset:

@@ -1,6 +1,7 @@
 """Tuned settings for A2C."""
 
 from bellgrad.algos.a2c import A2C
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.presets import Preset
 
 _ZOO = "RL Baselines3 Zoo, hyperparams/a2c.yml"
@@ -12,8 +13,7 @@ PRESETS = {
         num_envs=16,
         steps=500_000,
         source=_ZOO,
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
     ),
     "LunarLander-v3": Preset(
         A2C(learning_rate=8.3e-4, gamma=0.995, entropy_coef=1e-5),

@@ -1,6 +1,7 @@
 """Tuned settings for DQN."""
 
 from bellgrad.algos.dqn import DQN
+from bellgrad.envs.transforms import FrameStack
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.ops.optim import AdamW, RMSprop
 from bellgrad.presets import Preset
@@ -102,6 +103,6 @@ PRESETS = {
         num_envs=1,
         steps=50_000_000,
         source="Mnih et al. 2015, extended data table 1 (steps are agent steps)",
-        frame_stack=4,
+        transforms=(FrameStack(4),),
     ),
 }

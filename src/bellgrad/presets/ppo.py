@@ -1,6 +1,7 @@
 """Tuned settings for PPO."""
 
 from bellgrad.algos.ppo import PPO
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.nets.specs import LSTM, MLP
 from bellgrad.presets import Preset
 
@@ -41,8 +42,7 @@ PRESETS = {
         num_envs=16,
         steps=1_000_000,
         source=_ZOO,
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
     ),
     "Acrobot-v1": Preset(
         PPO(
@@ -57,8 +57,7 @@ PRESETS = {
         num_envs=16,
         steps=1_000_000,
         source=_ZOO,
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
     ),
     "Pendulum-v1": Preset(
         PPO(
@@ -78,8 +77,7 @@ PRESETS = {
         PPO(learning_rate=1e-3, rollout_steps=64, minibatches=2, epochs=6, network=LSTM()),
         num_envs=8,
         steps=200_000,
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
         source="tuned here on single seeds; with rewards as they are, it did not hold what it learned",
     ),
     "HalfCheetah-v5": Preset(
@@ -100,7 +98,6 @@ PRESETS = {
         num_envs=1,
         steps=1_000_000,
         source=_ZOO + " (with a learning rate that falls)",
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
     ),
 }

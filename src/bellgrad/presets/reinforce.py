@@ -1,6 +1,7 @@
 """Tuned settings for REINFORCE."""
 
 from bellgrad.algos.reinforce import REINFORCE
+from bellgrad.envs.transforms import NormalizeObs
 from bellgrad.presets import Preset
 
 PRESETS = {
@@ -14,7 +15,7 @@ PRESETS = {
         REINFORCE(learning_rate=2e-3, episodes=32, entropy_coef=0.01, critic_steps=20),
         num_envs=32,
         steps=1_500_000,
-        normalize_obs=True,
+        transforms=(NormalizeObs(),),
         source=(
             "Bellgrad: without the entropy bonus the copter soon never climbs, and is slow to find out that"
             " it should"

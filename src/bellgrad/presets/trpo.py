@@ -1,6 +1,7 @@
 """Tuned settings for TRPO."""
 
 from bellgrad.algos.trpo import TRPO
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.presets import Preset
 
 _ZOO = "RL Baselines3 Zoo, hyperparams/trpo.yml"
@@ -23,7 +24,6 @@ PRESETS = {
         num_envs=2,
         steps=1_000_000,
         source=_ZOO + " (with 10 conjugate gradient steps, not 25)",
-        normalize_obs=True,
-        normalize_reward=True,
+        transforms=(NormalizeObs(), NormalizeReward()),
     ),
 }

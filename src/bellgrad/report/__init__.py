@@ -1,2 +1,4 @@
-"""What a run looks like afterwards: curves, comparisons, videos, tables, the run's page and its exported
-policy."""
+"""What a solved problem or a run looks like afterwards: text, pictures, films, curves, a run's page.
+
+`finite/` shows finite problems, `training/` shows training runs; what both use is next to the two.
+"""

@@ -16,7 +16,7 @@ EXTRAS = {
 
 
 def examine() -> dict[str, str]:
-    """Findings by name, each one line that says what to do where something is missing."""
+    """Findings by name, each of one line, which says what to do if something is missing."""
     import torch
 
     from bellgrad.training.engine import compiler_available

@@ -1,4 +1,4 @@
-"""The look that every figure shares, and how it is written: no pyplot, no window, no global state changed."""
+"""The style of all figures, and how they are written: no pyplot, no window, no global state changed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ class Ink(NamedTuple):
     lines: tuple[str, ...]
 
 
-# Lines: Okabe and Ito's palette, told apart with every common color blindness; yellow is too pale, so gray
-# takes its place. The dark theme has the same hues, lighter.
+# Lines: Okabe and Ito's palette, which people with any common color blindness can tell apart; yellow is too
+# pale, so gray replaces it. The dark theme has the same hues, lighter.
 INK = {
     "light": Ink(
         paper="#ffffff",
@@ -46,7 +46,7 @@ INK = {
 
 @contextmanager
 def figure_in_style(size: tuple[float, float], theme: Theme) -> Iterator["Figure"]:
-    """A figure of so many inches, to be drawn on and saved inside the block."""
+    """A figure of `size` (width and height in inches), to be drawn on and saved inside the block."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -93,16 +93,16 @@ def figure_in_style(size: tuple[float, float], theme: Theme) -> Iterator["Figure
 
 
 def save(figure: "Figure", out: Path) -> None:
-    """Write the figure in one piece; the same figure gives the same bytes."""
+    """Write the figure whole or not at all; the same figure gives the same bytes."""
     with replacing(out) as temporary:
         figure.savefig(temporary, metadata={"Date": None} if out.suffix.lower() == ".svg" else None)
 
 
 def checked_path(out: Path | str) -> Path:
-    """`out` as a path.
+    """`out` as a path that ends in `.png`, `.svg` or `.pdf`.
 
     Raises:
-        UsageError: a suffix that no figure is written as.
+        UsageError: the suffix is none of these three.
     """
     out = Path(out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):

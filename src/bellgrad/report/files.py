@@ -1,4 +1,4 @@
-"""Writing a file so that nobody ever sees half of it."""
+"""Writing a file so that no reader ever sees half of it."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A temporary path beside `out`, with its suffix, that takes `out`'s place when the block ends well.
+    """A temporary path next to `out`, with the same suffix; it replaces `out` at the end of the block.
 
-    Missing parent folders are made. When the block raises, the temporary file is removed and an older `out`
+    Missing parent folders are created. If the block raises, the temporary file is removed and an older `out`
     stays as it was.
     """
     out = Path(out)

@@ -24,14 +24,14 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> np.ndarray:
-    """The mean of the middle half: of `n` sorted scores, `floor(n / 4)` are left out at each end.
+    """The mean of the middle half: of `n` sorted scores, `floor(n / 4)` at each end are left out.
 
-    Less noisy than the median and, unlike the mean, not moved by one outlier. Of three scores or fewer it is
-    the mean.
+    It is less noisy than the median and, unlike the mean, one outlier does not move it. Of three scores or
+    fewer it is the mean.
 
     Args:
         scores: float array of any shape.
-        axis: along which axis; None takes every score of every task together, as the source does.
+        axis: the axis to reduce; None takes all scores of all tasks together, as the source does.
 
     Returns:
         float64, `scores` without `axis`.
@@ -57,15 +57,15 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a statistic over seeds.
 
     Args:
-        scores: `[n, *R]`, one row a seed; every column is resampled alike.
+        scores: `[n, *R]`, one row per seed; all columns are resampled together.
         statistic: takes `(scores, axis=)` and reduces that axis, for example `interquartile_mean` or
             `numpy.mean`.
-        confidence: the chance with which the interval should hold the true value, in (0, 1).
-        resamples: how often `n` rows are drawn with replacement.
-        seed: of the drawing; the same seed gives the same interval.
+        confidence: the probability with which the interval should contain the true value, in (0, 1).
+        resamples: how many times `n` rows are drawn with replacement.
+        seed: of the random draws; the same seed gives the same interval.
 
     Returns:
-        low `[*R]` and high `[*R]`, float64. With one seed both are its score: nothing is known of the spread.
+        low `[*R]` and high `[*R]`, float64. With one seed both are its score: the spread is unknown.
 
     Raises:
         UsageError: there is no score, one is not finite, or an argument is out of range.
@@ -85,15 +85,16 @@ def bootstrap_interval(
 def probability_of_improvement(
     x: ArrayLike, y: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """The chance that a run of X beats a run of Y: `P(X > Y) + P(X = Y) / 2`, the Mann-Whitney statistic over
-    `n m`.
+    """The probability that a run of X beats a run of Y: `P(X > Y) + P(X = Y) / 2`.
+
+    This is the Mann-Whitney statistic over `n m`.
 
     Args:
-        x: `[n]` scores of X, one a seed.
+        x: `[n]` scores of X, one per seed.
         y: `[m]` scores of Y.
         confidence: of the percentile bootstrap interval, in (0, 1).
-        resamples: how often both sides are drawn with replacement, each on its own.
-        seed: of the drawing.
+        resamples: how many times both sides are drawn with replacement, independently of each other.
+        seed: of the random draws.
 
     Raises:
         UsageError: a side is empty, or a score is not finite, or an argument is out of range.
@@ -115,7 +116,7 @@ def probability_of_improvement(
 
 
 def _checked(scores: ArrayLike) -> np.ndarray:
-    """`scores` as float64. A NaN would be sorted to the end and trimmed without a word, so it is refused."""
+    """`scores` as float64. A NaN would be sorted to the end and trimmed silently, so it is refused."""
     scores = np.asarray(scores, dtype=float)
     if scores.ndim == 0 or scores.size == 0:
         raise UsageError("statistics need at least one score")

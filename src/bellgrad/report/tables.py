@@ -1,12 +1,11 @@
-"""Tables and figures in words: the one place that decides how a number is written."""
+"""Numbers and tables as text: the one place that decides how a number is written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
 def format_number(value: float) -> str:
-    """About four significant digits with thousands separated, and no more than a reader needs: `1,234`,
-    `98.77`, `0.0003`."""
+    """About four significant digits, with a separator for thousands: `1,234`, `98.77`, `0.0003`."""
     size = abs(value)
     if size >= 10_000:
         return f"{value:,.0f}"
@@ -36,7 +35,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A setting or a figure of any kind in words; what is absent is a dash."""
+    """A setting or a result of any kind as text; a dash if it is absent."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -51,11 +50,11 @@ def format_value(value: Any) -> str:
 
 
 def markdown_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str]) -> str:
-    """A Markdown table; columns of numbers are right-aligned, what a row lacks is a dash.
+    """A Markdown table; columns of numbers are right-aligned, and a missing value is a dash.
 
     Args:
-        rows: one dictionary a line.
-        columns: which keys in which order, with their headings, or the keys alone.
+        rows: one dictionary per line.
+        columns: the keys in their order, with their headings, or the keys alone.
     """
     rows = list(rows)
     headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}

@@ -1,4 +1,4 @@
-"""Frames to a video that every browser plays."""
+"""Turning frames into a video that every browser plays."""
 
 import subprocess
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from bellgrad.report.files import replacing
 def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
     """Write an MP4 (H.264, yuv420p, index first, so that it plays while it loads).
 
-    H.264 in yuv420p needs even sizes, so an odd frame gets its last row or column twice. Frames are written
-    as they come and not held in memory; `out` appears only when it is whole.
+    H.264 in yuv420p needs even sizes, so if a frame's size is odd, its last row or column is repeated. Frames
+    are written as they arrive and are not kept in memory; `out` appears only when it is complete.
 
     Args:
         frames: `[H, W, 3]` uint8 RGB, all of one size.
@@ -27,10 +27,9 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
         `out`.
 
     Raises:
-        UsageError: there is no frame, a frame has a wrong shape or dtype, `out` is not an MP4 or
+        UsageError: there is no frame, a frame has a wrong shape or dtype, `out` is not an MP4, or
             imageio-ffmpeg is missing.
-        BellgradError: the encoder failed, for example since the disk is full; the message ends with its own
-            words.
+        BellgradError: the encoder failed, for example because the disk is full; the message says why.
     """
     out = Path(out)
     if out.suffix.lower() != ".mp4":
@@ -44,7 +43,7 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
 
     first: tuple[int, ...] = ()
     encoder = None
-    with replacing(out) as temporary, TemporaryFile() as complaints:
+    with replacing(out) as temporary, TemporaryFile() as errors:
         try:
             for index, frame in enumerate(frames):
                 if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -70,11 +69,11 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
                     ]
                     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(temporary)]
                     encoder = subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
+                        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
                     )
                 try:
                     encoder.stdin.write(even.tobytes())
-                except BrokenPipeError:  # the encoder gave up; its exit code and its words say why
+                except BrokenPipeError:  # the encoder stopped; its exit code and its messages say why
                     break
         finally:
             if encoder is not None:
@@ -84,10 +83,10 @@ def record(frames: Iterable[np.ndarray], out: Path, fps: float) -> Path:
         if encoder is None:
             raise UsageError("there is no frame to record")
         if encoder.returncode:
-            complaints.seek(0)
-            words = complaints.read().decode(errors="replace").split("\n")
+            errors.seek(0)
+            messages = errors.read().decode(errors="replace").split("\n")
             reason = next(
-                (line for line in reversed(words) if line.strip()),
+                (line for line in reversed(messages) if line.strip()),
                 f"the encoder ended with {encoder.returncode}",
             )
             raise BellgradError(f"{out} could not be written: {reason.strip()}")

@@ -1,5 +1,5 @@
 """Checkpoints: a JSON manifest and safetensors files, written whole or not at all, verified before they are
-trusted.
+used.
 
 A checkpoint is the folder `step-N`:
 
@@ -7,7 +7,7 @@ A checkpoint is the folder `step-N`:
 | --- | --- |
 | `manifest.json` | version, step, values; of files size and SHA-256; of tensors dtype, shape, files |
 | `manifest.sha256` | SHA-256 of `manifest.json`, in the form that `sha256sum -c` reads |
-| `tensors-00000.safetensors`, ... | tensors; a large one is split over files, small ones share one |
+| `tensors-00000.safetensors`, ... | tensors; large ones are split, small ones of a group share a file |
 
 Nothing that is loaded can run code: the manifest is JSON, and the tensors' bytes lie where it says
 (`tensor_files.py`).
@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ from bellgrad.runs.tensor_files import (
     DTYPES,
     FILE_NAME,
     Entry,
+    Part,
     Place,
     file_bytes,
     layout_of,
@@ -54,17 +55,25 @@ from bellgrad.runs.tensor_files import (
     verify_file,
 )
 
-VERSION = 1
+VERSION = 1  # of the format
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
 _TEMPORARY = ".tmp-"
 _FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})(\.old)?")
 
 
+class FileEntry(NamedTuple):
+    """What the manifest says of a file of tensors."""
+
+    parts: list[Part]
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
 def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write the checkpoint `root/step-N`; until it is complete and on the disk, `root` keeps what it had.
 
-    Needs little memory beside the tensors: contiguous CPU tensors are written from where they lie, others are
-    copied a shard at a time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
+    Needs little memory besides the tensors: contiguous CPU tensors are not copied, others a shard at a
+    time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
 
     Args:
         root: the folder of checkpoints; made if missing.
@@ -83,7 +92,14 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
         raise CheckpointError(f"a checkpoint's step must be an integer, 0 or more, not {step!r}")
     entries = plan_files(tensors)
     described = {name: entry._asdict() for name, entry in entries.items()}
-    manifest = {"version": VERSION, "step": step, "values": dict(values), "tensors": described, "files": {}}
+    files: dict[str, dict[str, Any]] = {}
+    manifest = {
+        "version": VERSION,
+        "step": step,
+        "values": dict(values),
+        "tensors": described,
+        "files": files,
+    }
     json.dumps(manifest)  # values that JSON cannot hold raise here, before the disk is touched
     try:
         make_folder(root)
@@ -96,7 +112,7 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that the writer lives: see _sweep
             for file, parts in layout_of(entries).items():
                 size, digest = write_synced(temporary / file, file_bytes(parts, tensors))
-                manifest["files"][file] = {"size": size, "sha256": digest}
+                files[file] = {"size": size, "sha256": digest}
             text = json.dumps(manifest, indent=1).encode()
             if len(text) > JSON_LIMIT:
                 raise CheckpointError(
@@ -109,7 +125,7 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
             _publish(temporary, folder)
         finally:
             os.close(lock)
-            shutil.rmtree(temporary, ignore_errors=True)  # already renamed where all went well
+            shutil.rmtree(temporary, ignore_errors=True)  # it is renamed already if all went well
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} was not written: {reason(error)}; the last checkpoint is intact"
@@ -137,7 +153,7 @@ def _temporary_name(folder: Path) -> Path:
 
 
 def _discard(root: Path, paths: Sequence[Path]) -> None:
-    """Delete checkpoints; under its new name a half-deleted one is no checkpoint."""
+    """Delete checkpoints; under its new name a half-deleted one is not taken for a checkpoint."""
     if paths:
         renamed = [path.rename(_temporary_name(path)) for path in paths]
         fsync_folder(root)
@@ -160,7 +176,7 @@ def _sweep(root: Path) -> None:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where the writer lives
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer lives
                     _delete(path)
                 finally:
                     os.close(descriptor)
@@ -188,10 +204,10 @@ def prune(root: Path, keep_last: int = 3, keep: Collection[int] = (), newest: in
     Args:
         root: the folder of checkpoints.
         keep_last: how many to keep, counted back from the newest.
-        keep: steps to keep besides, for example the best.
-        newest: the step that the run stands at. Later checkpoints are what the run left behind when it was
-            resumed from an earlier one (damaged, most often); they are deleted and do not count. None: there
-            are none.
+        keep: other steps to keep, for example the best.
+        newest: the step that the run has reached. Later checkpoints were written before the run was resumed
+            from an earlier one (usually because they are damaged); they are deleted and do not count. None:
+            there are none.
 
     Raises:
         CheckpointError: the disk is read-only or gone.
@@ -207,8 +223,13 @@ def prune(root: Path, keep_last: int = 3, keep: Collection[int] = (), newest: in
         raise CheckpointError(f"old checkpoints in {root} could not be deleted: {reason(error)}") from error
 
 
-def open_latest(root: Path) -> tuple["Checkpoint", list[str]]:
+def open_latest(root: Path, tensors: Sequence[str] = ("",)) -> tuple["Checkpoint", list[str]]:
     """The newest checkpoint that is whole, and a warning for each newer one that is not.
+
+    Args:
+        root: the folder of checkpoints.
+        tensors: how the names of the tensors begin that must be whole; by default all of them. The files of
+            the other tensors are not read.
 
     Raises:
         CheckpointError: none is whole; the message says what is wrong with each.
@@ -217,6 +238,7 @@ def open_latest(root: Path) -> tuple["Checkpoint", list[str]]:
     for _, path in reversed(checkpoints(root)):
         try:
             checkpoint = Checkpoint.open(path)
+            checkpoint.verify(tensors)
         except CheckpointError as error:
             warnings.append(f"damaged checkpoint ignored: {error}")
         else:
@@ -228,23 +250,26 @@ def open_latest(root: Path) -> tuple["Checkpoint", list[str]]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint; made by `Checkpoint.open`.
+    """A checkpoint with a verified manifest; made by `Checkpoint.open`.
+
+    A file of tensors is verified once, every byte of it, before the first of its bytes is used.
 
     Attributes:
         path: its folder.
         step: environment steps taken when it was saved.
-        values: what the caller saved beside the tensors.
+        values: what the caller saved besides the tensors.
     """
 
     path: Path
     step: int
     values: dict[str, Any]
     _entries: dict[str, Entry] = field(repr=False)
+    _unverified: dict[str, FileEntry] = field(repr=False)  # by the file's name
     _places: dict[str, list[Place]] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
-        """Verify a checkpoint, every byte of it, and give access to it. No tensor is allocated yet.
+        """Verify the manifest of a checkpoint and the names in its folder. No file of tensors is read yet.
 
         Raises:
             CheckpointError: damaged, foreign or unsafe; the message names the file.
@@ -269,9 +294,24 @@ class Checkpoint:
                 f"{path / odd} " + ("does not belong to the checkpoint" if odd in present else "is missing")
             )
         layout = layout_of(entries)
-        for file, (size, digest) in files.items():
-            verify_file(path / file, layout[file], size, digest)
-        return cls(path, step, values, entries, places_of(layout))
+        unverified = {file: FileEntry(layout[file], size, digest) for file, (size, digest) in files.items()}
+        return cls(path, step, values, entries, unverified, places_of(layout))
+
+    def verify(self, tensors: Sequence[str] = ("",)) -> None:
+        """Verify the files of the tensors whose names begin with one of `tensors`; by default every file.
+
+        Raises:
+            CheckpointError: one is damaged or unsafe; the message names it.
+        """
+        for name in self._entries:
+            if name.startswith(tuple(tensors)):
+                self._verify_files_of(name)
+
+    def _verify_files_of(self, name: str) -> None:
+        for file in self._entries[name].files:
+            if file in self._unverified:
+                verify_file(self.path / file, *self._unverified[file])
+                del self._unverified[file]
 
     def names(self) -> list[str]:
         """The names of the tensors, in the order in which they were saved."""
@@ -289,7 +329,7 @@ class Checkpoint:
         """A tensor, in its own 64-byte aligned CPU memory.
 
         Raises:
-            CheckpointError: there is no such tensor, or its file changed since it was verified.
+            CheckpointError: there is no such tensor, or its file is damaged or unsafe.
         """
         entry = self._entry(name)
         # Memory of PyTorch's own and not of the file: the bits of a matrix product may depend on alignment.
@@ -306,8 +346,7 @@ class Checkpoint:
                 device.
 
         Raises:
-            CheckpointError: there is no such tensor, `out` does not fit it, or its file changed since it was
-                verified.
+            CheckpointError: there is no such tensor, `out` does not fit it, or its file is damaged or unsafe.
         """
         entry = self._entry(name)
         shape, dtype = entry.shape, DTYPES[entry.dtype]
@@ -321,6 +360,7 @@ class Checkpoint:
                 f"the checkpoint's {name!r} is {dtype} {list(shape)} and does not fit {out.dtype}"
                 f" {list(out.shape)}"
             )
+        self._verify_files_of(name)
         for file, offset, part in self._places[name]:
             target = out.detach()[part.first_row : part.first_row + part.shape[0]] if shape else out.detach()
             direct = target.device.type == "cpu" and target.is_contiguous()

@@ -6,8 +6,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bellgrad.core.errors import CheckpointError
 
@@ -53,7 +54,7 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
         Its size in bytes and its SHA-256 in hexadecimal.
 
     Raises:
-        OSError: also where the file exists already.
+        OSError: the disk is full or read-only, or the file exists already.
     """
     size, digest = 0, hashlib.sha256()
     with open(path, "xb") as file:
@@ -92,7 +93,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> FileIO:
     """Open an ordinary file for unbuffered reading.
 
     Raises:
@@ -102,8 +103,8 @@ def open_regular(path: Path) -> BinaryIO:
     if path.is_symlink():
         raise CheckpointError(f"{path} is a symbolic link")
     with readable(path):
-        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait for a writer
-        # for ever.
+        # NOFOLLOW: it may have become a link since. Without NONBLOCK, opening a pipe would wait forever for
+        # a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
@@ -113,7 +114,7 @@ def open_regular(path: Path) -> BinaryIO:
             raise CheckpointError(
                 f"{path} is a hard link shared with another file; make a plain copy instead"
             )
-        return open(descriptor, "rb", buffering=0)
+        return FileIO(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise

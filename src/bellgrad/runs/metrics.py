@@ -1,5 +1,4 @@
-"""The run's measurements: one JSON object a line, and TensorBoard events beside them where that is
-installed."""
+"""The run's measurements: one JSON object per line, and also TensorBoard events if that is installed."""
 
 import json
 import math
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.runs.files import fsync_folder, make_folder, readable, reason
-
-METRICS = "metrics.jsonl"
+from bellgrad.runs.files import fsync_folder, make_folder, reason
+from bellgrad.runs.reading import METRICS, read_metrics
 
 
 def _plain(value: Any) -> Any:
@@ -26,29 +24,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`. A last line that a kill tore is left out.
-
-    Raises:
-        CheckpointError: the file cannot be read, or a line before the last is damaged; the message says
-            which.
-    """
-    with readable(path):
-        lines = path.read_bytes().splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not an object")
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise CheckpointError(f"{path} is damaged in line {number}: {error}") from error
-        records.append(record)
-    return records
-
-
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to `tensorboard/` in a run folder.
 
@@ -58,7 +33,7 @@ class MetricsWriter:
     Args:
         folder: the run folder; made if missing.
         resume_bytes: what `size` was at the checkpoint from which the run goes on. What was written after it
-            is cut off: the resumed run writes it again. None: a new run, whatever the file held.
+            is removed: the resumed run writes it again. None: a new run, which removes everything.
 
     Raises:
         CheckpointError: the disk is full or read-only, or the file is not the one that the checkpoint knew.
@@ -71,9 +46,7 @@ class MetricsWriter:
             self._file = open(self._path, "a+b", opener=_open_no_link)  # noqa: SIM115 (closed by close)
             self._cut(resume_bytes or 0)
             fsync_folder(folder)
-            steps = [
-                record["step"] for record in read_metrics(self._path) if isinstance(record.get("step"), int)
-            ]
+            steps = [record["step"] for record in read_metrics(folder)]
             self._board = _open_board(folder / "tensorboard", max(steps, default=-1) + 1)
         except OSError as error:
             raise self._failure(error) from error
@@ -134,11 +107,10 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 class _Board:
-    """A TensorBoard event file. TensorBoard's own writer leaves the disk to a thread, whose errors reach
-    nobody but the console.
+    """A TensorBoard event file. TensorBoard's own writer writes in a thread, whose errors cannot be caught.
 
     Args:
-        folder: where the file is made, beside older ones.
+        folder: where the file is made, next to older ones.
         first_step: TensorBoard forgets what older files say from this step on.
 
     Raises:
@@ -147,8 +119,13 @@ class _Board:
     """
 
     def __init__(self, folder: Path, first_step: int):
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+            Event,
+            SessionLog,
+        )
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
 
         make_folder(folder)
         file = open(folder / f"events.out.tfevents.{time.time_ns()}", "xb")  # noqa: SIM115 (closed by close)
@@ -159,7 +136,7 @@ class _Board:
     def write(self, record: Mapping[str, Any]) -> None:
         """Add the record's numbers at its step."""
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         numbers = {
             name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)
@@ -178,7 +155,7 @@ class _Board:
 
 
 def _open_board(folder: Path, first_step: int) -> _Board | None:
-    """An event file; None where TensorBoard is not installed."""
+    """An event file; None if TensorBoard is not installed."""
     try:
         return _Board(folder, first_step)
     except ImportError:

@@ -1,246 +1,400 @@
-"""What a run was asked to do: the settings, and how an algorithm is written to `run.json` and read back
-without running code."""
+"""What a run was asked to do: every setting is declared once, here.
 
+A field's declaration says what it is, what it may be, whether runs that differ in it can be compared, and how
+it is shown. The command line's flags, the documentation, the run's page and the comparison of runs are made
+of that. Importing this file imports no torch.
+"""
+
+import contextlib
 import math
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from bellgrad.algos.a2c import A2C
-from bellgrad.algos.cem import CEM
-from bellgrad.algos.cma_es import CMAES
-from bellgrad.algos.dqn import DQN
-from bellgrad.algos.hill_climbing import HillClimbing
-from bellgrad.algos.openai_es import OpenAIES
-from bellgrad.algos.ppo import PPO
-from bellgrad.algos.reinforce import REINFORCE
-from bellgrad.algos.sac import SAC
-from bellgrad.algos.simulated_annealing import SimulatedAnnealing
-from bellgrad.algos.trpo import TRPO
-from bellgrad.algos.vpg import VPG
-from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types, unknown
-from bellgrad.nets.specs import spec_from_json, spec_to_json
-from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
-from bellgrad.tabular.certainty import CertaintyEquivalence
-from bellgrad.tabular.double_q_learning import DoubleQLearning
-from bellgrad.tabular.dyna import DynaQ
-from bellgrad.tabular.expected_sarsa import ExpectedSARSA
-from bellgrad.tabular.gradient import GradientQLearning, GradientSARSA
-from bellgrad.tabular.monte_carlo import MonteCarlo, MonteCarloControl
-from bellgrad.tabular.n_step import NStepSARSA, NStepTD
-from bellgrad.tabular.off_policy_monte_carlo import OffPolicyMonteCarlo, OffPolicyMonteCarloControl
-from bellgrad.tabular.q_learning import QLearning
-from bellgrad.tabular.r_max import RMax
-from bellgrad.tabular.sarsa import SARSA
-from bellgrad.tabular.sarsa_lambda import SARSA1, SARSALambda
-from bellgrad.tabular.td import TD0
-from bellgrad.tabular.td_lambda import TDLambda
-from bellgrad.tabular.watkins_q_lambda import WatkinsQLambda
-
-ALGORITHMS: dict[str, type] = {
-    "dqn": DQN,
-    "ppo": PPO,
-    "reinforce": REINFORCE,
-    "a2c": A2C,
-    "vpg": VPG,
-    "trpo": TRPO,
-    "sac": SAC,
-    "hill_climbing": HillClimbing,
-    "simulated_annealing": SimulatedAnnealing,
-    "cem": CEM,
-    "cma_es": CMAES,
-    "openai_es": OpenAIES,
-    "monte_carlo": MonteCarlo,
-    "monte_carlo_control": MonteCarloControl,
-    "off_policy_monte_carlo": OffPolicyMonteCarlo,
-    "off_policy_monte_carlo_control": OffPolicyMonteCarloControl,
-    "td_0": TD0,
-    "n_step_td": NStepTD,
-    "td_lambda": TDLambda,
-    "sarsa": SARSA,
-    "sarsa_1": SARSA1,
-    "sarsa_lambda": SARSALambda,
-    "n_step_sarsa": NStepSARSA,
-    "expected_sarsa": ExpectedSARSA,
-    "q_learning": QLearning,
-    "double_q_learning": DoubleQLearning,
-    "watkins_q_lambda": WatkinsQLambda,
-    "gradient_q_learning": GradientQLearning,
-    "gradient_sarsa": GradientSARSA,
-    "dyna_q": DynaQ,
-    "certainty_equivalence": CertaintyEquivalence,
-    "r_max": RMax,
-}
-OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-# Every other algorithm says it itself by `default_num_envs`, or begins with one environment.
-DEFAULT_NUM_ENVS = {"ppo": 8, "reinforce": 8, "a2c": 8, "vpg": 8, "trpo": 8}
+from bellgrad.core.codec import (
+    by_field,
+    class_named,
+    fields_from_json,
+    fields_to_json,
+    from_json,
+    rewritten,
+    to_json,
+)
+from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types
+from bellgrad.core.registry import ALGORITHMS, TRANSFORMS
 
 
+# ------------------------------------------------------------------------------------------------ algorithms
 def algorithm_name(algorithm: Any) -> str:
-    """The name of an algorithm's configuration, as the command line has it.
+    """The name of an algorithm's configuration, as the command line has it; `module:Class` of a user's own.
 
     Raises:
-        UsageError: the object is no algorithm.
+        UsageError: the object is not an algorithm.
     """
-    for name, cls in ALGORITHMS.items():
-        if type(algorithm) is cls:
-            return name
-    raise UsageError(f"{algorithm!r} is no algorithm; known: {', '.join(ALGORITHMS)}")
-
-
-def find_algorithm(name: str) -> type:
-    """The algorithm's class by its name in snake_case.
-
-    Raises:
-        UsageError: with the nearest right names.
-    """
-    if name not in ALGORITHMS:
-        raise unknown("algorithm", name, ALGORITHMS)
-    return ALGORITHMS[name]
+    ALGORITHMS.check(algorithm)
+    return ALGORITHMS.name_of(type(algorithm))
 
 
 def algorithm_to_json(algorithm: Any) -> dict[str, Any]:
     """`{"name": ..., "fields": {...}}` with every hyper-parameter."""
-    written = {}
-    for f in fields(algorithm):
-        value = getattr(algorithm, f.name)
-        if f.name == "network":
-            value = spec_to_json(value)
-        elif f.name == "optimizer":
-            value = {"kind": _kind(OPTIMIZERS, value)} | asdict(value)
-        written[f.name] = value
-    return {"name": algorithm_name(algorithm), "fields": written}
+    return {"name": algorithm_name(algorithm), "fields": fields_to_json(algorithm)}
 
 
 def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
-    """The algorithm that `algorithm_to_json` wrote. A user's own network class is imported only with
-    `trust_imports`.
+    """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only if trusted.
 
     Raises:
         CheckpointError: an unknown algorithm, or fields that do not fit it.
         UsageError: a user's class that is not trusted.
     """
+    if not isinstance(data, dict) or not isinstance(data.get("fields"), dict):
+        raise CheckpointError(f"{data!r} is not the record of an algorithm")
+    cls = class_named(data.get("name"), trust_imports, ALGORITHMS)
+    if not ALGORITHMS.fits(cls):
+        raise CheckpointError(f"{data['name']!r} is not an algorithm")
+    return fields_from_json(cls, data["fields"], trust_imports)
+
+
+# ------------------------------------------------------------------------------------------------ transforms
+# What may be written in place of `transforms`, in the order in which it is applied; runs of older versions
+# were recorded so, and some under the older spelling.
+SHORTHAND = {
+    "normalize_obs": "scale observations by their running mean and standard deviation",
+    "frame_stack": "the last n observations as one; 1 is off",
+    "normalize_reward": "scale rewards by the standard deviation of the running discounted return",
+}
+OLD_SPELLING = {"normalise_obs": "normalize_obs", "normalise_reward": "normalize_reward"}
+
+
+def written_out(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The transforms that the shorthand stands for, as JSON.
+
+    Raises:
+        UsageError: a value of a wrong type or out of range.
+    """
+    found: list[dict[str, Any]] = []
+    for name in ("normalize_obs", "normalize_reward"):
+        if not isinstance(given.get(name, False), bool):
+            raise UsageError(f"{name} = {given[name]!r} must be True or False")
+    n = given.get("frame_stack", 1)
+    if type(n) is not int or not 1 <= n <= 1000:
+        raise UsageError(f"frame_stack = {n!r} is out of range [1, 1000]")
+    if given.get("normalize_obs"):
+        found.append({"kind": "normalize_obs", "clip": 10.0})
+    if n > 1:
+        found.append({"kind": "frame_stack", "n": n})
+    if given.get("normalize_reward"):
+        found.append({"kind": "normalize_reward", "gamma": None, "clip": 10.0})
+    return found
+
+
+def expanded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a user writes them, as `Settings` takes them: the shorthand and names become transforms.
+
+    Raises:
+        UsageError: the shorthand and `transforms` at once, or what is wrong in either.
+    """
+    rest = dict(options)
+    written = from_json(written_out({name: rest.pop(name) for name in SHORTHAND if name in rest}))
+    if "transforms" in rest:
+        if written and rest["transforms"]:
+            raise UsageError(f"give either transforms or {', '.join(SHORTHAND)}, not both")
+        rest["transforms"] = find_transforms(rest["transforms"]) or written
+    elif written:
+        rest["transforms"] = written
+    return rest
+
+
+def find_transforms(given: Iterable[Any]) -> tuple[Any, ...]:
+    """The transforms in a list of objects and names; `NAME:1:2` gives a transform's first fields.
+
+    Raises:
+        UsageError: an unknown name, or what is not a transform.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"transforms = {given!r} must be a list of transforms")
+    return tuple(_transform(item) if isinstance(item, str) else TRANSFORMS.make(item) for item in given)
+
+
+def _transform(text: str) -> Any:
+    name, *values = text.split(":")
+    if name not in TRANSFORMS.names() and values and values[0].isidentifier():  # module:Class
+        name = f"{name}:{values.pop(0)}"
     try:
-        cls, values = ALGORITHMS[data["name"]], dict(data["fields"])
-        missing = {f.name for f in fields(cls)} - values.keys()
-        if missing:
-            raise CheckpointError(f"the algorithm in run.json lacks {', '.join(sorted(missing))}")
-        if "network" in values:
-            values["network"] = spec_from_json(values["network"], trust_imports)
-        if "optimizer" in values:
-            optimizer = dict(values["optimizer"])
-            values["optimizer"] = OPTIMIZERS[optimizer.pop("kind")](
-                **{k: _tuple(v) for k, v in optimizer.items()}
-            )
-        return cls(**values)
-    except (UsageError, CheckpointError):
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"the algorithm in run.json is damaged or foreign: {type(error).__name__}: {error}"
-        ) from error
+        numbers = [float(value) if set(value) & set(".e") else int(value) for value in values]
+    except ValueError:
+        raise UsageError(f"{text!r}: after the name of a transform come numbers, as in resize:84") from None
+    return TRANSFORMS.make(name, *numbers)
 
 
-def _kind(kinds: dict[str, type], value: Any) -> str:
-    for kind, cls in kinds.items():
-        if type(value) is cls:
-            return kind
-    raise UsageError(f"{value!r} is none of {', '.join(kinds)}")
+# -------------------------------------------------------------------------------------------------- settings
+def declared(
+    about: str,
+    *,
+    within: tuple[float, float] | None = None,
+    label: str | None = None,
+    always: bool = False,
+    matters: bool = True,
+) -> dict[str, Any]:
+    """The metadata of a field of `Settings`.
 
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    Args:
+        about: what it is, in one sentence without its period; for the documentation and the command line.
+        within: the closed range of a number.
+        label: what the run's page calls it; None leaves it out.
+        always: show it even if it is at its default.
+        matters: whether runs that differ in it are different experiments.
+    """
+    return {"about": about, "within": within, "label": label, "always": always, "matters": matters}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a user may decide about a run.
+    """Everything that a user may decide about a run."""
 
-    Attributes:
-        algorithm: hyper-parameters.
-        env: a registered id, `module:Class`, or (from Python) a class or callable.
-        steps: environment steps in the whole run, over all environments.
-        seed: of every random stream.
-        num_envs: environments that step together; None is the algorithm's usual number.
-        env_kwargs: arguments for the environment's constructor.
-        backend: how environments run: `auto`, `native`, `gymnasium` or `subprocess`.
-        max_episode_steps: replaces the environment's own time limit, in environment steps.
-        normalize_obs: scale observations by their running mean and standard deviation.
-        normalize_reward: scale rewards by the standard deviation of the running discounted return.
-        frame_stack: the last n observations as one; 1 is off.
-        bins: for tables over a Box, intervals in each dimension of the observation; one number serves all
-            dimensions.
-        bin_low: where the first interval begins, in each dimension; by default the space's own bounds.
-        bin_high: likewise where the last one ends.
-        tilings: grids of bins, each shifted against the others, for the gradient forms of tabular algorithms;
-            1 is plain bins.
-        engine: `auto`, `eager` or `compiled`.
-        device: `auto`, `cpu` or `cuda`.
-        checkpoints: how many are written after the one at step 0.
-        eval_episodes: episodes of evaluation at every checkpoint; 0 is off.
-        target_return: stop once an evaluation's mean return reaches this.
-    """
-
-    algorithm: Any
-    env: Any
-    steps: int
-    seed: int = 0
-    num_envs: int | None = None
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    backend: Literal["auto", "native", "gymnasium", "subprocess"] = "auto"
-    max_episode_steps: int | None = None
-    normalize_obs: bool = False
-    normalize_reward: bool = False
-    frame_stack: int = 1
-    bins: tuple[int, ...] | None = None
-    bin_low: tuple[float, ...] | None = None
-    bin_high: tuple[float, ...] | None = None
-    tilings: int = 1
-    engine: Literal["auto", "eager", "compiled"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoints: int = 10
-    eval_episodes: int = 10
-    target_return: float | None = None
+    algorithm: Any = field(metadata=declared("hyper-parameters"))
+    env: Any = field(
+        metadata=declared(
+            "a registered id, `module:Class`, or (from Python) a class or callable", label="environment"
+        )
+    )
+    steps: int = field(
+        metadata=declared(
+            "environment steps in the whole run, over all environments; 50_000, 50k and 5e4 are the same",
+            within=(1, 1e15),
+            label="planned steps",
+        )
+    )
+    seed: int = field(
+        default=0,
+        metadata=declared(
+            "of every random stream", within=(0, 2**63 - 1), label="seed", always=True, matters=False
+        ),
+    )
+    num_envs: int | None = field(
+        default=None,
+        metadata=declared(
+            "environments that step together; by default the algorithm's usual number",
+            within=(1, 1e7),
+            label="parallel environments",
+        ),
+    )
+    env_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=declared("arguments for the environment's constructor", label="arguments"),
+    )
+    backend: Literal["auto", "native", "gymnasium", "subprocess"] = field(
+        default="auto",
+        metadata=declared(
+            "how environments run: `auto`, `native`, `gymnasium` or `subprocess`", label="backend"
+        ),
+    )
+    max_episode_steps: int | None = field(
+        default=None,
+        metadata=declared(
+            "replaces the environment's own time limit, in environment steps",
+            within=(1, 1e15),
+            label="time limit in steps",
+        ),
+    )
+    transforms: tuple[Any, ...] = field(
+        default=(),
+        metadata=declared(
+            "what stands between the environment and the learner, the first nearest to the"
+            " environment, as in `max_pool,resize:84,frame_stack:4`",
+            label="transforms",
+        ),
+    )
+    bins: tuple[int, ...] | None = field(
+        default=None,
+        metadata=declared(
+            "for tables over a Box, intervals in each dimension of the observation; one number"
+            " serves all dimensions",
+            label="bins",
+        ),
+    )
+    bin_low: tuple[float, ...] | None = field(
+        default=None,
+        metadata=declared(
+            "where the first interval begins, in each dimension; by default at the space's own bounds",
+            label="bins from",
+        ),
+    )
+    bin_high: tuple[float, ...] | None = field(
+        default=None,
+        metadata=declared("where the last interval ends, in each dimension", label="bins to"),
+    )
+    tilings: int = field(
+        default=1,
+        metadata=declared(
+            "grids of bins, each shifted against the others, for the gradient forms of tabular"
+            " algorithms; 1 is plain bins",
+            within=(1, 1000),
+            label="tilings",
+        ),
+    )
+    engine: Literal["auto", "eager", "compiled"] = field(
+        default="auto",
+        metadata=declared("`auto`, `eager` or `compiled`", label="engine", always=True, matters=False),
+    )
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto",
+        metadata=declared("`auto`, `cpu` or `cuda`", label="device", always=True, matters=False),
+    )
+    checkpoints: int = field(
+        default=10,
+        metadata=declared("how many are written after the one at step 0", within=(1, 1e6), matters=False),
+    )
+    eval_episodes: int = field(
+        default=10,
+        metadata=declared(
+            "episodes of evaluation at every checkpoint; 0 is off", within=(0, 1e6), matters=False
+        ),
+    )
+    target_return: float | None = field(
+        default=None,
+        metadata=declared(
+            "stop once an evaluation's mean return reaches this",
+            within=(-math.inf, math.inf),
+            label="target return",
+        ),
+    )
 
     def __post_init__(self) -> None:
         name = algorithm_name(self.algorithm)
-        check_types(self)
-        check_range(
-            self,
-            steps=(1, 1e15),
-            seed=(0, 2**63 - 1),
-            frame_stack=(1, 1000),
-            checkpoints=(1, 1e6),
-            eval_episodes=(0, 1e6),
-        )
-        check_range(self, tilings=(1, 1000), max_episode_steps=(1, 1e15), target_return=(-math.inf, math.inf))
         if self.num_envs is None:
-            object.__setattr__(
-                self, "num_envs", DEFAULT_NUM_ENVS.get(name, getattr(self.algorithm, "default_num_envs", 1))
-            )
-        check_range(self, num_envs=(1, 1e7))
-        if self.normalize_reward and not hasattr(self.algorithm, "gamma"):
-            raise UsageError(f"normalize_reward scales by the discounted return, and {name} has no discount")
+            object.__setattr__(self, "num_envs", getattr(self.algorithm, "default_num_envs", 1))
+        check_types(self)
+        check_range(self, **{f.name: f.metadata["within"] for f in fields(self) if f.metadata["within"]})
+        if not isinstance(self.transforms, tuple):
+            raise UsageError(f"Settings.transforms = {self.transforms!r} must be a tuple of transforms")
+        for transform in self.transforms:
+            TRANSFORMS.check(transform)
+            if _lacks_discount(transform) and not hasattr(self.algorithm, "gamma"):
+                kind = TRANSFORMS.name_of(type(transform))
+                raise UsageError(
+                    f"{kind} scales by the discounted return, and {name} has no discount; give it a gamma"
+                )
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 
+    def filled_transforms(self) -> tuple[Any, ...]:
+        """The transforms; where a `gamma` is None, the algorithm's discount."""
+        return tuple(
+            replace(transform, gamma=self.algorithm.gamma) if _lacks_discount(transform) else transform
+            for transform in self.transforms
+        )
+
     def to_json(self, env_name: str) -> dict[str, Any]:
         """A JSON-able record; `env_name` is the environment in words."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
-        return record | {"algorithm": algorithm_to_json(self.algorithm), "env": env_name}
+        record = {f.name: getattr(self, f.name) for f in fields(self)}  # what is plain is written as it is
+        return record | {
+            "algorithm": algorithm_to_json(self.algorithm),
+            "env": env_name,
+            "transforms": to_json(self.transforms),
+        }
 
     @classmethod
     def from_json(cls, record: dict[str, Any], trust_imports: bool = False) -> "Settings":
-        """The settings in a `run.json`, whose other keys are left alone.
+        """The settings in a `run.json` of this or an older version; its other keys are left alone.
 
         Raises:
             CheckpointError: a key is missing or of the wrong kind.
+            UsageError: it names code that is not trusted, or a value is out of range.
         """
         try:
-            values = {f.name: record[f.name] for f in fields(cls)}
-            values |= {name: _tuple(values[name]) for name in ("bins", "bin_low", "bin_high")}
-            values["algorithm"] = algorithm_from_json(values["algorithm"], trust_imports)
-            return cls(**values)
+            found = by_field(cls, _without_shorthand(record))
+            read: dict[str, Callable[[Any], Any]] = {
+                "algorithm": lambda data: algorithm_from_json(data, trust_imports),
+                "env": lambda data: data,
+                "env_kwargs": lambda data: data,
+            }
+            return cls(
+                **{
+                    name: read[name](value) if name in read else from_json(value, trust_imports)
+                    for name, value in found.items()
+                }
+            )
         except BellgradError:
             raise
-        except (KeyError, TypeError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"run.json is damaged: {type(error).__name__}: {error}") from error
+
+
+def _lacks_discount(transform: Any) -> bool:
+    return getattr(transform, "gamma", 0) is None
+
+
+def _without_shorthand(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in which an older version's keys are the present list of transforms."""
+    record = {OLD_SPELLING.get(name, name): value for name, value in record.items()}
+    short = {name: record.pop(name) for name in SHORTHAND if name in record}
+    return {"transforms": written_out(short), **record} if short else record
+
+
+# ------------------------------------------------------------------------ records, of this and older versions
+def rewritten_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its settings as this version writes them; what cannot be read stays as it is."""
+    new = _without_shorthand(record)
+    if isinstance(algorithm := new.get("algorithm"), Mapping):
+        with contextlib.suppress(BellgradError):
+            new["algorithm"] = algorithm_to_json(algorithm_from_json(algorithm))
+    if "transforms" in new:
+        new["transforms"] = rewritten(new["transforms"])
+    return new
+
+
+def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run an experiment of its own: runs that agree in it are seeds of one experiment.
+
+    Args:
+        record: a `run.json` of this or an older version.
+
+    Returns:
+        JSON values by the names of the fields of `Settings`; what an older version did not record is at its
+        default.
+    """
+    new = rewritten_record(record)
+    return {f.name: new.get(f.name, _default(f)) for f in fields(Settings) if f.metadata["matters"]}
+
+
+def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the run's page shows of the settings, each with its label.
+
+    Args:
+        record: a `run.json` of this or an older version.
+
+    Returns:
+        Settings that are not at their defaults, and those that are always of interest. If the record says
+        what was used in place of `auto`, that is shown.
+    """
+    new = rewritten_record(record)
+    used = {"engine": (new.get("engine_used") or {}).get("mode"), "device": new.get("device_used")}
+    rows: list[tuple[str, Any]] = []
+    for f in fields(Settings):
+        value = used.get(f.name) or new.get(f.name)
+        label = f.metadata["label"]
+        if label is None or value is None or (value == _default(f) and not f.metadata["always"]):
+            continue
+        if f.name == "env_kwargs" and isinstance(value, Mapping):
+            rows += value.items()
+        else:
+            rows.append((label, _in_words(value) if f.name == "transforms" else value))
+    return rows
+
+
+def _default(f: Field[Any]) -> Any:
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return None if f.default is MISSING else to_json(f.default)
+
+
+def _in_words(transforms: Any) -> list[str]:
+    """`frame_stack(n=4)` for each of a record's transforms."""
+    words = []
+    for transform in transforms:
+        rest = ", ".join(
+            f"{name}={value}" for name, value in transform.items() if name != "kind" and value is not None
+        )
+        words.append(f"{transform['kind']}({rest})" if rest else transform["kind"])
+    return words

@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: which rows of which tensor lie where, and their bytes.
+"""The safetensors files of a checkpoint: which rows of which tensor lie in which of them, and their bytes.
 
 A manifest's entries determine each file's safetensors header to the byte. The reader therefore parses no
 header: it computes the one that must be there and compares.
@@ -79,8 +79,13 @@ class Place(NamedTuple):
 
 
 def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """Decide which files hold which tensor: at most a shard each, except where a single row is larger."""
+    """Decide which files hold which tensor: at most a shard each, except when a single row is larger.
+
+    A file holds tensors of one group only: those whose names begin with the same part. A reader of one group
+    then reads and verifies nothing of the others: of all experience, for example, when it wants the policy.
+    """
     entries: dict[str, Entry] = {}
+    group = None
     count = filled = 0  # files opened so far, and the bytes in the last of them
     for name, tensor in tensors.items():
         if name == "__metadata__" or tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
@@ -92,8 +97,9 @@ def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
         total = shape[0] if shape else 1
         rows = max(1, total if size <= SHARD_BYTES else SHARD_BYTES * total // size)
         shards = max(1, -(-total // rows))
-        if count == 0 or shards > 1 or filled + size > SHARD_BYTES:
-            count, filled = count + shards, 0
+        first = name.partition("/")[0]
+        if first != group or shards > 1 or filled + size > SHARD_BYTES:
+            group, count, filled = first, count + shards, 0
         filled = SHARD_BYTES if shards > 1 else filled + size
         files = tuple(f"tensors-{i:05}.safetensors" for i in range(count - shards, count))
         entries[name] = Entry(_DTYPE_NAMES[tensor.dtype], shape, rows, files)
@@ -143,12 +149,11 @@ def _raw(tensor: Tensor) -> memoryview:
     flat = tensor.reshape(-1).as_strided(
         (tensor.numel(),), (1,)
     )  # a tensor of one item or none may have any stride
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def file_bytes(parts: list[Part], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A whole file, piece by piece: contiguous CPU tensors from where they lie, others copied a part at a
-    time."""
+    """A whole file, piece by piece. Contiguous CPU tensors are not copied, others a part at a time."""
     yield _header(parts)
     for part in parts:
         tensor = tensors[part.name].detach()
@@ -160,7 +165,7 @@ def read_part(path: Path, offset: int, out: Tensor) -> None:
     """Fill a contiguous CPU tensor with the bytes of a file from `offset` on.
 
     Raises:
-        CheckpointError: the file cannot be read, or is too short.
+        CheckpointError: the file cannot be read or is too short.
     """
     memory = _raw(out)
     with readable(path), open_regular(path) as file:
@@ -180,7 +185,7 @@ def verify_file(path: Path, parts: list[Part], size: int, digest: str) -> None:
         path: the file.
         parts: what it must hold, in order.
         size: its size in bytes according to the manifest.
-        digest: its SHA-256 in hexadecimal, likewise.
+        digest: its SHA-256 in hexadecimal, according to the manifest.
 
     Raises:
         CheckpointError: it cannot be read, or is not what the manifest says.

@@ -22,6 +22,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import TABLE_FULL, EpsilonGreedy, act_epsilon_greedily, inlined
 from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count_step, plan
 
+ALGORITHMS = {"certainty_equivalence": "CertaintyEquivalence"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

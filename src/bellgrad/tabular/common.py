@@ -47,6 +47,8 @@ class Tabular:
 
     gamma: float = 0.99
 
+    default_num_envs: ClassVar[int] = 1
+
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, gamma=(0, 1))

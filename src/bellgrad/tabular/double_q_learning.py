@@ -29,6 +29,8 @@ from bellgrad.tabular.common import (
     step_size,
 )
 
+ALGORITHMS = {"double_q_learning": "DoubleQLearning"}
+
 
 class DoubleQTable(NamedTuple):
     """Two tables and their mean."""

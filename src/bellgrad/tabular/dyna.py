@@ -37,6 +37,8 @@ from bellgrad.tabular.common import (
     step_size,
 )
 
+ALGORITHMS = {"dyna_q": "DynaQ"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

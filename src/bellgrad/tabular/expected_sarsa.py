@@ -22,6 +22,8 @@ from bellgrad.tabular.common import (
     step_size,
 )
 
+ALGORITHMS = {"expected_sarsa": "ExpectedSARSA"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

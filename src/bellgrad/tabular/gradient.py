@@ -36,6 +36,8 @@ from bellgrad.tabular.common import (
     step_size,
 )
 
+ALGORITHMS = {"gradient_q_learning": "GradientQLearning", "gradient_sarsa": "GradientSARSA"}
+
 
 class Weights(NamedTuple):
     """The weights of `F` features for each action."""

@@ -45,6 +45,8 @@ from bellgrad.tabular.episodes import (
     begin_episode,
 )
 
+ALGORITHMS = {"monte_carlo": "MonteCarlo", "monte_carlo_control": "MonteCarloControl"}
+
 
 @dataclass(frozen=True)
 class MeanOfReturns(MonteCarloFields, StepSize):

@@ -34,6 +34,8 @@ from bellgrad.tabular.common import (
     step_size,
 )
 
+ALGORITHMS = {"n_step_sarsa": "NStepSARSA", "n_step_td": "NStepTD"}
+
 
 @dataclass(frozen=True)
 class NSteps(Tabular):

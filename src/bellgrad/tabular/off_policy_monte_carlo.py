@@ -15,7 +15,7 @@ Source: Sutton and Barto (2018), equations 5.3 to 5.6, and sections 5.6 (predict
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -44,6 +44,11 @@ from bellgrad.tabular.episodes import (
     append_step,
     begin_episode,
 )
+
+ALGORITHMS = {
+    "off_policy_monte_carlo": "OffPolicyMonteCarlo",
+    "off_policy_monte_carlo_control": "OffPolicyMonteCarloControl",
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,9 @@ class OffPolicyMonteCarlo(ImportanceSampling, Prediction):
             state, `[S][A]`. Every action that `policy` may take must have a positive probability.
     """
 
-    behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = "uniform"
+    behavior: Literal["uniform"] | tuple[tuple[float, ...], ...] = field(
+        default="uniform", metadata={"formerly": "behaviour"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import Control, TabularLearner, act_epsilon_greedily, inlined, max_q, step_size
 
+ALGORITHMS = {"q_learning": "QLearning"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

@@ -31,6 +31,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import TABLE_FULL, act_epsilon_greedily, inlined, numeric_fields
 from bellgrad.tabular.counts import CountingLearner, Counts, Planning, count_step, plan
 
+ALGORITHMS = {"r_max": "RMax"}
+
 
 @inlined
 def unknown_value(config, r_max):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import Control, TabularLearner, act_epsilon_greedily, inlined, step_size
 
+ALGORITHMS = {"sarsa": "SARSA"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

@@ -19,6 +19,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import act_epsilon_greedily, inlined, step_size
 from bellgrad.tabular.traces import TracedControl, TracedLearner, td_update
 
+ALGORITHMS = {"sarsa_1": "SARSA1", "sarsa_lambda": "SARSALambda"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

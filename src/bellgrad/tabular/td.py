@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import Prediction, PredictionLearner, StepSize, act_by_policy, inlined, step_size
 
+ALGORITHMS = {"td_0": "TD0"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

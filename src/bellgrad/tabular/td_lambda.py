@@ -25,6 +25,8 @@ from bellgrad.tabular import traces
 from bellgrad.tabular.common import Prediction, PredictionLearner, StepSize, act_by_policy, inlined, step_size
 from bellgrad.tabular.traces import Traces, add_trace, apply_error, clear_traces, td_update
 
+ALGORITHMS = {"td_lambda": "TDLambda"}
+
 
 class TracedVTable(NamedTuple):
     """The values of a given policy, with traces."""

@@ -18,6 +18,8 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.tabular.common import act_epsilon_greedily, inlined, max_q, step_size
 from bellgrad.tabular.traces import TracedControl, TracedLearner, clear_traces, td_update
 
+ALGORITHMS = {"watkins_q_lambda": "WatkinsQLambda"}
+
 
 @inlined
 def learn(config, table, obs, action, reward, next_obs, terminated, truncated, noise):

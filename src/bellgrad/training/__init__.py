@@ -1,2 +1,1 @@
-"""Drivers, one per way of gathering data, and what they share: run folder, metrics, checkpoints,
-evaluation."""
+"""Training: drivers, one per way of gathering data; the session around them, evaluation and agents."""

@@ -1,6 +1,6 @@
 """A trained agent outside its run: one observation in, one action out."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,18 +13,18 @@ from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
-from bellgrad.envs.transforms import FrameStack, TransformedEnv
-
-if TYPE_CHECKING:
-    from bellgrad.training.run import Run
+from bellgrad.envs.transforms import ActionRepeat, FrameStack, MaxPool, TransformedEnv
+from bellgrad.runs.folder import Which
+from bellgrad.training.run import Run
 
 
 class Agent:
     """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
     `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` where a new
-    one begins.
+    It remembers what its wrappers and its policy remember of the episode under way; call `reset` when a new
+    one begins. Behind `ActionRepeat(n)` it is asked at every step of the environment all the same: it gives
+    each action n times, and sees what lies between.
     """
 
     def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
@@ -35,7 +35,7 @@ class Agent:
         self.reset()
 
     @classmethod
-    def load(cls, run: "Run", checkpoint: Literal["last", "best"] | int = "last") -> "Agent":
+    def load(cls, run: Run, checkpoint: Which = "last") -> Self:
         """The agent of a run."""
         learner, state, env = run.load(checkpoint)
         env.close()
@@ -44,6 +44,7 @@ class Agent:
     def reset(self) -> None:
         """Forget the episode under way."""
         self._first, self._memory = True, self._saved
+        self._calls, self._action = [0] * len(self._transforms), None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
     def act(self, obs: Any, deterministic: bool = True) -> Any:
@@ -65,17 +66,17 @@ class Agent:
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
         raw = obs_to_tensor(space, [obs], self.state.steps.device)
-        if (
-            has_mask(space, self.action_space)
-            and nothing_allowed(raw[KEY].cpu().numpy(), choices(self.action_space))[0]
-        ):
+        sizes = choices(self.action_space) if has_mask(space, self.action_space) else None
+        if sizes is not None and nothing_allowed(raw[KEY].cpu().numpy(), sizes)[0]:
             raise UsageError(f"the observation's {KEY!r} allows no action")
         with torch.no_grad():
-            seen = self._see(raw)
-            noise = draw(self.learner.act_noise(1), self._generator)
-            acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
-            self._carry = acted.carry
-            action = self._outward(acted.action)[0].cpu().numpy()
+            seen, decides = self._observe(raw)
+            if decides:
+                noise = draw(self.learner.act_noise(1), self._generator)
+                acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
+                self._carry = acted.carry
+                self._action = self._outward(acted.action)[0].cpu().numpy()
+            action = self._action.copy()
         if isinstance(self.action_space, Discrete):
             return int(action) + int(self.action_space.start)
         action = action.reshape(self.action_space.shape)
@@ -83,12 +84,18 @@ class Agent:
             return (action + self.action_space.start).astype(self.action_space.dtype)
         return action
 
-    def _see(self, obs: Tree) -> Tree:
-        """The observation through the frozen wrappers."""
+    def _observe(self, obs: Tree) -> tuple[Tree, bool]:
+        """The observation through the frozen wrappers, and whether it is one to decide on."""
         still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
         zero = torch.zeros(1, device=still.device)
-        states = []
-        for transform, state in zip(self._transforms, self._memory, strict=True):
+        states = list(self._memory)
+        for k, (transform, state) in enumerate(zip(self._transforms, self._memory, strict=True)):
+            if isinstance(transform, ActionRepeat):
+                taken = self._calls[k]  # of its steps, since the episode began
+                self._calls[k] += 1
+                if taken % transform.n:
+                    self._memory = tuple(states)
+                    return obs, False
             if self._first:
                 state = transform.reset(state, obs, True)
                 obs = transform.observe(state, obs)
@@ -96,9 +103,9 @@ class Agent:
                 step = Step(obs, zero, still, still, obs, EpisodeTotals(zero, zero.long()))
                 state, step = transform.step(state, step, True)
                 obs = step.obs
-            states.append(state)
+            states[k] = state
         self._first, self._memory = False, tuple(states)
-        return obs
+        return obs, True
 
     def _outward(self, action: Tensor) -> Tensor:
         for transform, state in zip(reversed(self._transforms), reversed(self._saved), strict=True):
@@ -110,10 +117,12 @@ class Agent:
         input.
 
         With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n,
-        *O]`.
+        *O]`. With repeated actions they are those at which the policy decides, and whoever runs the module
+        repeats its action.
 
         Raises:
-            UsageError: the observations are neither an array nor a Dict of arrays.
+            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,
+                or sees the maximum of several observations.
         """
         space = self.observation_space
         parts = space.spaces.values() if isinstance(space, Dict) else [space]
@@ -123,13 +132,15 @@ class Agent:
             )
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
+        if any(isinstance(t, MaxPool) for t in self._transforms):
+            raise UsageError("a policy that sees the maximum of several images (max_pool) cannot be exported")
         example = obs_to_tensor(space, [space.sample(), space.sample()], "cpu")
         stacks = [t.n for t in self._transforms if isinstance(t, FrameStack)]
         return GreedyPolicy(self), torch.stack([example] * stacks[0], 1) if stacks else example
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *O]` to the environment's actions `[B]` or `[B, D]` int64, or `[B, D]`
+    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]`
     float32."""
 
     def __init__(self, agent: Agent):
@@ -149,11 +160,13 @@ class GreedyPolicy(nn.Module):
             else:
                 obs = transform.observe(state, obs)
         action = agent._outward(agent.learner.act(agent.state, None, obs, None, explore=False).action)
-        choice = isinstance(agent.action_space, Discrete | MultiDiscrete)
-        return action + torch.as_tensor(agent.action_space.start).flatten() if choice else action
+        space = agent.action_space
+        if isinstance(space, Discrete | MultiDiscrete):
+            return action + torch.as_tensor(space.start).flatten()
+        return action
 
 
-def _from_zero(space: Space, obs: Tree) -> Tree:
+def _from_zero(space: Space[Any], obs: Tree) -> Tree:
     """A raw observation with its categories counted from 0, as a learner sees them."""
     if isinstance(space, Dict):
         return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}

@@ -1,30 +1,21 @@
-"""What the drivers share: the state of a run between calls, one step of interaction, and how both are
-saved."""
+"""What the drivers share: what one call gives, and how a run is saved."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault
 from bellgrad.core.protocols import BatchedEnv, Learner
-from bellgrad.core.records import Acted, Metrics, Step
-from bellgrad.core.rng import Streams, derive_seed, draw
-from bellgrad.core.tree import Tree, map_tree, named_leaves, nest, restore_tree, to_device, where
+from bellgrad.core.records import Metrics, Step
+from bellgrad.core.rng import Streams
+from bellgrad.core.tree import named_leaves, restore_tree
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
+from bellgrad.training.actor import Actor
 from bellgrad.training.engine import Engine
 
 UNROLL = 8  # environment steps in one compiled call
-
-
-class Loop(NamedTuple):
-    """Everything that one step of interaction takes and gives."""
-
-    state: Any  # the learner's
-    env: Tree  # a native environment's own state; None where the environment keeps its state itself
-    obs: Tree  # [B, *O] to act on next
-    carry: Tree  # the actor's memory
 
 
 class Ended(NamedTuple):
@@ -35,7 +26,7 @@ class Ended(NamedTuple):
     length: Tensor  # int64
 
 
-class Report(NamedTuple):
+class Advanced(NamedTuple):
     """What one call of a driver gives for the log. The tensors are read later, so that no call waits for the
     device."""
 
@@ -60,81 +51,57 @@ class Driver:
         engine: how the functions run.
         seed: of every random stream.
         device: where every tensor lives.
+        total: environment steps of the whole run; None if there is no end.
+
+    Attributes:
+        stream_names: of the random streams beside the actor's.
+        steps_per_call: environment steps that one `advance` takes.
+        state: the learner's.
+        steps: environment steps so far.
+        updates: gradient updates so far.
     """
 
-    steps_per_call: int  # environment steps that one `advance` takes
-    total: int  # environment steps of the whole run; whoever makes the driver says
+    stream_names: ClassVar[tuple[str, ...]] = ("init", "batch", "update")
+    steps_per_call: int
 
-    def __init__(self, learner: Learner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device):
+    def __init__(
+        self,
+        learner: Learner,
+        env: BatchedEnv,
+        engine: Engine,
+        seed: int,
+        device: torch.device,
+        total: int | None = None,
+    ):
         self.learner, self.env, self.engine, self.device = learner, env, engine, device
-        self.seed, self.streams = seed, Streams(seed, device)
-        self.steps = 0  # environment steps so far
-        self.updates = 0  # gradient updates so far
-        self.native = hasattr(env, "pure_step")
-        self._first_carry = to_device(learner.init_carry(env.num_envs), device)
-        state = learner.init(self.streams["init"])
-        obs = env.reset(seed)
-        # A copy: one tensor given twice to a compiled call would be taken for one input ever after.
-        self.loop = Loop(
-            state, env.state if self.native else None, obs, map_tree(torch.clone, self._first_carry)
-        )
-        self._compiled_act = engine.compile(learner.act)
+        self.seed, self.total = seed, total
+        self.streams = Streams(seed, device, self.stream_names)
+        self.state: Any = learner.init(self.streams["init"])
+        self.steps = self.updates = 0
 
     @classmethod
     def workload(cls, learner: Learner, settings: Settings) -> Workload | None:
-        """What the run asks of the learner's networks; None where it has none."""
+        """What the run asks of the learner's networks; None if it has none."""
         raise NotImplementedError
 
-    def advance(self) -> Report:
+    def advance(self) -> Advanced:
         """Take `steps_per_call` environment steps and the updates that are due."""
         raise NotImplementedError
 
-    def draw_interaction(self, *lead: int) -> dict[str, Tree]:
-        """The random numbers that steps of interaction need; `lead` are the leading axes."""
-        act = draw(self.learner.act_noise(self.env.num_envs), self.streams["action"], *lead)
-        return {
-            "act": act,
-            "env": draw(self.env.noise, self.streams["environment"], *lead) if self.native else None,
-        }
-
-    def interact(
-        self, loop: Loop, noise: dict[str, Tree], active: Tensor | None = None
-    ) -> tuple[Loop, Acted, Step]:
-        """Act and step once. Pure where the environment is native, so that it can be a part of a compiled
-        call."""
-        act = self.learner.act if self.native else self._compiled_act
-        acted = act(loop.state, loop.carry, loop.obs, noise["act"])
-        return self.follow(loop, acted, noise["env"], active)
-
-    def follow(
-        self, loop: Loop, acted: Acted, env_noise: Tree, active: Tensor | None = None
-    ) -> tuple[Loop, Acted, Step]:
-        """Step with the action given, in all environments or where `active`; the memory begins anew where an
-        episode ended."""
-        if self.native:
-            env, step = self.env.pure_step(loop.env, acted.action, env_noise, active)
-        else:
-            env, step = None, self.env.step(acted.action, active)
-        carry = where(step.terminated | step.truncated, self._first_carry, acted.carry)
-        if active is not None:
-            carry = where(active, carry, loop.carry)
-        taken = self.env.num_envs if active is None else active.sum()
-        return Loop(loop.state._replace(steps=loop.state.steps + taken), env, step.obs, carry), acted, step
-
     def sync_env(self) -> None:
-        """Give a native environment the state that the loop carries."""
-        if self.native:
-            self.env.state = self.loop.env
+        """Let `env` know where its episodes and its transforms stand."""
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Counters, and every tensor of the run by name."""
-        self.sync_env()
-        tensors = named_leaves(self.loop._replace(env=None), "loop")
-        tensors |= named_leaves(self.env.snapshot(), "env") | named_leaves(self.streams.snapshot(), "streams")
-        return {"steps": self.steps, "updates": self.updates}, tensors
+        tensors = named_leaves(self.state, "loop/state") | self.snapshot_experience()
+        return {"steps": self.steps, "updates": self.updates}, tensors | self.streams.snapshot()
+
+    def snapshot_experience(self) -> dict[str, Tensor]:
+        """Whatever must be saved beside the learner and the streams of its updates."""
+        raise NotImplementedError
 
     def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
-        """Continue from a checkpoint, bit for bit where the environment repeats itself given its seed.
+        """Continue from a checkpoint, bit for bit if the environment repeats itself given its seed.
 
         Returns:
             None; or why the environment could not be brought back: it then begins new episodes, and all else
@@ -146,22 +113,45 @@ class Driver:
         """
         counters = checkpoint.values["driver"]
         self.steps, self.updates = counters["steps"], counters["updates"]
-        self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
-        loop = restore_tree(self.loop._replace(env=None), checkpoint.tensors("loop"), "loop")
-        past = {name.removeprefix("env/"): tensor for name, tensor in checkpoint.tensors("env/").items()}
-        try:
-            self.env.restore(nest(past))
-        except EnvironmentFault as fault:
-            obs = self.env.reset(derive_seed(self.seed, "resumed", self.steps))
-            self.loop = loop._replace(obs=obs, carry=map_tree(torch.clone, self._first_carry))
-            return fault
-        self.loop = loop._replace(env=self.env.state if self.native else None)
-        return None
+        self.streams.restore(checkpoint.tensors("streams/"))
+        self.state = restore_tree(self.state, checkpoint.tensors("loop/state"), "loop/state")
+        return self.restore_experience(checkpoint)
+
+    def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
+        """Take back what `snapshot_experience` gave; returns and raises as `restore`."""
+        raise NotImplementedError
 
 
-def at(tree: Tree, *index: int) -> Tree:
-    """The tree with an index taken on the leading axes of every leaf."""
-    return map_tree(lambda leaf: leaf[index], tree)
+class ActingDriver(Driver):
+    """A driver whose experience comes from an actor; the arguments are those of `Driver`.
+
+    Attributes:
+        actor: acts, and has the environments.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        env: BatchedEnv,
+        engine: Engine,
+        seed: int,
+        device: torch.device,
+        total: int | None = None,
+    ):
+        super().__init__(learner, env, engine, seed, device, total)
+        self.actor = Actor(learner, env, engine, seed, device)
+
+    def sync_env(self) -> None:
+        """Let `env` know where its episodes and its transforms stand."""
+        self.actor.sync_env()
+
+    def snapshot_experience(self) -> dict[str, Tensor]:
+        """The actor."""
+        return self.actor.snapshot()
+
+    def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
+        """The actor."""
+        return self.actor.restore(checkpoint, self.steps)
 
 
 def ended_of(step: Step) -> Ended:
@@ -170,9 +160,8 @@ def ended_of(step: Step) -> Ended:
 
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
-    """The mean of every scalar metric over several updates; metrics per item are for the replay, not for the
-    log."""
-    names = [name for name, first in metrics[0].items() if first.dim() == 0]
+    """The mean of every metric over several updates."""
+    names = list(metrics[0])
     table = torch.stack([update[name] for update in metrics for name in names]).unflatten(
         0, (len(metrics), -1)
     )

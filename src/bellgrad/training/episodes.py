@@ -1,6 +1,6 @@
 """The driver of algorithms that learn from whole episodes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,23 +9,25 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv, EpisodesLearner
 from bellgrad.core.records import Episodes, Step
 from bellgrad.core.rng import draw
-from bellgrad.core.tree import Tree, concat, map_tree, stack
+from bellgrad.core.tree import Tree, concat, index_tree, map_tree, stack
 from bellgrad.runs.settings import Settings
-from bellgrad.training.driver import UNROLL, Driver, Loop, Report, Workload, at, ended_of, largest_divisor
+from bellgrad.training.actor import ActorState
+from bellgrad.training.driver import UNROLL, ActingDriver, Advanced, Workload, ended_of, largest_divisor
 from bellgrad.training.engine import Engine
 
 
-class Taken(NamedTuple):
+class Steps(NamedTuple):
     """Steps of all environments, `[T, B]`, as they were taken."""
 
     obs: Tree
     action: Tensor
     step: Step
-    active: Tensor  # bool, False where the environment had finished its share
+    active: Tensor  # bool, False if the environment had finished its share
 
 
-class WholeEpisodes(Driver):
-    """One call is exactly n episodes, all of them finished, and one update.
+class WholeEpisodes(ActingDriver):
+    """One call is exactly n episodes, all of them finished, and one update; the arguments are those of
+    `Driver`.
 
     Stopping at a number of steps would leave out long episodes more often than short ones. So each of B
     environments runs its own n / B episodes one after another; one that has finished them stands still until
@@ -35,67 +37,77 @@ class WholeEpisodes(Driver):
     learner: EpisodesLearner
 
     def __init__(
-        self, learner: EpisodesLearner, env: BatchedEnv, engine: Engine, seed: int, device: torch.device
+        self,
+        learner: EpisodesLearner,
+        env: BatchedEnv,
+        engine: Engine,
+        seed: int,
+        device: torch.device,
+        total: int | None = None,
     ):
-        super().__init__(learner, env, engine, seed, device)
+        super().__init__(learner, env, engine, seed, device, total)
         n, b = learner.config.episodes, env.num_envs
         if n % b:
             raise UsageError(
                 f"{n} episodes cannot be shared equally by {b} environments; {largest_divisor(n, b)} would do"
             )
+        compilable = self.actor.env.compilable
         self._unroll = (
-            UNROLL if self.native else 1
-        )  # where nothing is compiled, stop as soon as all have finished
-        self._collect = engine.compile(self._run_steps) if self.native else self._run_steps
+            UNROLL if compilable else 1
+        )  # if nothing is compiled, stop as soon as all have finished
+        self._collect = engine.compile(self.collect) if compilable else self.collect
 
     @classmethod
     def workload(cls, learner: EpisodesLearner, settings: Settings) -> Workload:
         """Updates are few; what is compiled is acting and stepping."""
         return Workload(settings.steps // settings.num_envs, settings.num_envs, "steps of all environments")
 
-    def advance(self) -> Report:
+    @torch.no_grad()
+    def advance(self) -> Advanced:
         """Run the episodes, then learn from them."""
-        b = self.env.num_envs
+        b, actor, parts = self.env.num_envs, self.actor, []
         left = torch.full(
             (b,), self.learner.config.episodes // b, device=self.device
-        )  # episodes that each has yet to finish
-        parts = []
-        with torch.no_grad():
-            while left.any():
-                self.loop, left, part = self._collect(self.loop, left, self.draw_interaction(self._unroll))
-                parts.append(part)
-            taken = concat(parts)
-            episodes = one_a_column(taken)
-            noise = draw(self.learner.update_noise(*episodes.mask.shape), self.streams["update"])
-            # Not compiled: every update has another T, and there are few, each over thousands of steps.
-            state, metrics = self.learner.update(self.loop.state, episodes, noise)
-        self.loop = self.loop._replace(state=state)
+        )  # that each has to finish
+        while left.any():
+            self.state, actor.state, left, part = self._collect(
+                self.state, actor.state, left, actor.draw(self._unroll)
+            )
+            parts.append(part)
+        taken = concat(parts)
+        episodes = one_per_column(taken)
+        noise = draw(self.learner.update_noise(*episodes.mask.shape), self.streams["update"])
+        # Not compiled: every update has another T, and there are few, each over thousands of steps.
+        self.state, metrics = self.learner.update(self.state, episodes, noise)
         self.steps += int(taken.active.sum())
         self.updates += 1
-        return Report(ended_of(taken.step), metrics)
+        return Advanced(ended_of(taken.step), metrics)
 
-    def _run_steps(self, loop: Loop, left: Tensor, noise: Tree) -> tuple[Loop, Tensor, Taken]:
-        """A few steps of the environments that have episodes left. Pure where native."""
+    def collect(
+        self, state: Any, actor: ActorState, left: Tensor, noise: dict[str, Tree]
+    ) -> tuple[Any, ActorState, Tensor, Steps]:
+        """A few steps of the environments that have episodes left. Pure if the environment is."""
         rows = []
         for t in range(self._unroll):
-            active, before = left > 0, loop
-            loop, acted, step = self.interact(before, at(noise, t), active)
-            left = left - (step.terminated | step.truncated).long()
-            rows.append(Taken(before.obs, acted.action, step, active))
-        return loop, left, stack(rows)
+            active = left > 0
+            state, actor, taken = self.actor.step(state, actor, index_tree(noise, t), active)
+            left = left - (taken.step.terminated | taken.step.truncated).long()
+            rows.append(Steps(taken.obs, taken.acted.action, taken.step, active))
+        return state, actor, left, stack(rows)
 
 
-def one_a_column(taken: Taken) -> Episodes:
-    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one beside
-    another."""
+def one_per_column(taken: Steps) -> Episodes:
+    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one to a
+    column."""
     step, active = taken.step, taken.active
     ended = step.terminated | step.truncated
     b, n = active.shape[1], int(ended.sum())
-    before = (
-        ended.long().cumsum(0) - ended.long()
-    )  # episodes that the environment had finished before this step
+    before = ended.long().cumsum(0) - ended.long()  # episodes that the environment finished before this step
     column = before * b + torch.arange(b, device=active.device)
-    row, length = step.episode.length - 1, int(step.episode.length[active].max())
+    count = active.long().cumsum(0)  # steps of the environment, this one included
+    finished = torch.where(ended, count, 0).cummax(0).values  # those of its episodes that are over
+    row = count - 1 - torch.cat([torch.zeros_like(finished[:1]), finished[:-1]])
+    length = int(row[active].max()) + 1
 
     def place(x: Tensor) -> Tensor:
         out = x.new_zeros((length, n, *x.shape[2:]))

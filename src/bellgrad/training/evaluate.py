@@ -25,7 +25,7 @@ class Evaluation:
         length_mean: environment steps.
         episodes: how many.
         capped: how many were cut at the cap because the environment has no time limit.
-        returns: one an episode.
+        returns: one per episode.
     """
 
     return_mean: float
@@ -61,17 +61,17 @@ def evaluate_agent(
         episodes: how many, 1 or more.
         seed: of the episodes.
         deterministic: the greedy action, or a sample of the policy.
-        cap: environment steps after which an episode is cut and counted as capped, where the environment has
-            no limit of its own.
+        cap: environment steps after which an episode is cut and counted as capped, if the environment has no
+            limit of its own.
 
     Raises:
         UsageError: `episodes` is below 1.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes} is out of range [1, inf]")
-    b, own_limit = env.num_envs, env.spec.max_episode_steps if hasattr(env, "spec") else None
-    generator = torch.Generator(_device_of(state)).manual_seed(derive_seed(seed, "evaluation"))
-    first_carry = carry = to_device(learner.init_carry(b), _device_of(state))
+    b, device, has_limit = env.num_envs, state.steps.device, env.spec.max_episode_steps is not None
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation"))
+    first_carry = carry = to_device(learner.init_carry(b), device)
     share = np.array([episodes // b + (i < episodes % b) for i in range(b)])
     returns: list[list[float]] = [[] for _ in range(b)]
     lengths: list[int] = []
@@ -85,21 +85,15 @@ def evaluate_agent(
             step = env.step(acted.action)
             obs, ended = step.obs, step.terminated | step.truncated
             carry = where(ended, first_carry, acted.carry)
-            over = (ended if own_limit else ended | (step.episode.length >= cap)).cpu().numpy()
+            over = (ended if has_limit else ended | (step.episode.length >= cap)).cpu().numpy()
             for i in np.flatnonzero(over):
                 if len(returns[i]) < share[i]:
                     returns[i].append(step.episode.return_[i].item())
                     lengths.append(int(step.episode.length[i]))
                     if not ended[i]:
                         capped += 1
-                        share[i] = len(
-                            returns[i]
-                        )  # this environment never ends by itself: one capped episode speaks for it
+                        share[i] = len(returns[i])  # it never ends by itself: one episode stands for all
     flat = [r for own in returns for r in own]
     return Evaluation(
         float(np.mean(flat)), float(np.std(flat)), float(np.mean(lengths)), len(flat), capped, flat
     )
-
-
-def _device_of(state: Any) -> torch.device:
-    return state.steps.device

@@ -1,4 +1,4 @@
-"""The progress of long work: a live bar on a terminal, plain lines elsewhere, nothing where asked."""
+"""The progress of long work: a live bar on a terminal, plain lines elsewhere, nothing if asked."""
 
 import sys
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-PLAIN_LINES = 10  # how many lines a whole run prints where there is no terminal
+PLAIN_LINES = 10  # how many lines a whole run prints if there is no terminal
 
 
 class TrainingProgress:
@@ -14,7 +14,7 @@ class TrainingProgress:
 
     Args:
         total: environment steps in the whole run.
-        done: environment steps already behind a resumed run.
+        done: environment steps that a resumed run has already taken.
         style: `auto` looks for a terminal; `off` prints nothing.
     """
 
@@ -35,7 +35,7 @@ class TrainingProgress:
             self._bar.start()
 
     def update(self, steps: int, rate: float, return_mean: float | None) -> None:
-        """Report where the run is.
+        """Report how far the run is.
 
         Args:
             steps: environment steps so far.

@@ -1,5 +1,4 @@
-"""One stretch of training: the loop, and everything around it - log, evaluation, checkpoints,
-interruption."""
+"""One stretch of training: the loop and what belongs to it: log, evaluation, checkpoints, interruption."""
 
 import contextlib
 import math
@@ -9,59 +8,94 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
+from bellgrad.core.protocols import Learner
+from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint, prune, save_checkpoint
+from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
-from bellgrad.runs.settings import algorithm_name
-from bellgrad.training.driver import Driver, Report
+from bellgrad.runs.settings import Settings, algorithm_name
+from bellgrad.training.assembly import STATE, make_run_env
+from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
-from bellgrad.training.episodes import WholeEpisodes
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
-from bellgrad.training.off_policy import OffPolicy
-from bellgrad.training.on_policy import OnPolicy
-from bellgrad.training.population import Population
+from bellgrad.training.plan import Plan
 from bellgrad.training.progress import TrainingProgress
-from bellgrad.training.tabular import Tabular
 
-if TYPE_CHECKING:
-    from bellgrad.training.run import Run
-
-DRIVERS: dict[str, type[Driver]] = {
-    "off_policy": OffPolicy,
-    "on_policy": OnPolicy,
-    "episodes": WholeEpisodes,
-    "population": Population,
-    "tabular": Tabular,
-}  # by a learner's `driver`
-LOG_LINES = 200  # lines of metrics.jsonl in a run
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
-PENDING_REPORTS = (
-    1_000  # calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely
-)
+# Calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely.
+PENDING_REPORTS = 1_000
 
 
 class DivergedError(BellgradError):
     """A parameter or a metric of the algorithm became NaN or infinite."""
 
 
+def train(
+    run: RunFolder,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    progress: Literal["auto", "off"] = "auto",
+) -> None:
+    """Train a run to its end. The caller holds its lock.
+
+    Args:
+        run: its folder, whose record says afterwards how the training ended.
+        device: of all tensors.
+        checkpoint: where to go on; None starts from the beginning.
+        progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
+
+    Raises:
+        UsageError: the settings do not fit the environment or this machine.
+        EnvironmentFault: an environment broke; the last checkpoint is intact.
+        DivergedError: the algorithm diverged; the last checkpoint is intact.
+        CheckpointError: the checkpoint does not fit, or one could not be written.
+        KeyboardInterrupt: the user stopped it; its message says what is saved and how to go on.
+    """
+    env = session = None
+    try:
+        env = make_run_env(run.settings, device)
+        session = Session(run, env, checkpoint, progress)
+        session.train()
+        run.finish()
+    except BaseException as error:
+        # Ctrl-C reaches a compiler at work too, which then fails: that is the user's stop, not an error.
+        failed_by_stop = session is not None and session.stopping and not isinstance(error, BellgradError)
+        stopped = isinstance(error, KeyboardInterrupt) or failed_by_stop
+        with contextlib.suppress(BellgradError):  # the first error is the one to show
+            run.save_record(status="interrupted" if stopped else "failed")
+        if stopped:
+            raise KeyboardInterrupt(f"stopped; {run.standing()}") from None
+        if (
+            session is None
+            or not isinstance(error, BellgradError)
+            or isinstance(error, UsageError | CheckpointError)
+        ):
+            raise
+        raise type(error)(f"{error}; {run.standing()}") from error
+    finally:
+        if env is not None:
+            env.close()
+
+
 class Tracker:
-    """The recent episodes and the metrics since the last line of the log. Reads tensors only when asked for a
-    line."""
+    """The recent episodes, and the metrics since the last line of the log. Reads tensors only when asked for
+    a line."""
 
     def __init__(self) -> None:
         self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
         self.sums: dict[str, list[float]] = {}  # metric -> [sum, count]
-        self._pending: list[Report] = []
+        self._pending: list[Advanced] = []
 
-    def add(self, report: Report) -> None:
+    def add(self, report: Advanced) -> None:
         """Remember a call's report, mostly without waiting for its tensors."""
         self._pending.append(report)
         if len(self._pending) >= PENDING_REPORTS:
@@ -83,7 +117,7 @@ class Tracker:
         self._pending.clear()
 
     def line(self) -> dict[str, Any]:
-        """The log's figures; the metrics begin anew."""
+        """The log's figures; the metrics start again."""
         self.flush()
         figures: dict[str, Any] = {"episode_return_mean": None, "episode_length_mean": None}
         if self.returns:
@@ -94,7 +128,7 @@ class Tracker:
         return figures
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able."""
+        """A JSON-able record of it."""
         self.flush()
         return {"returns": list(self.returns), "lengths": list(self.lengths), "sums": self.sums}
 
@@ -108,73 +142,82 @@ class Tracker:
 class Session:
     """One stretch of training: from where the run stands until it ends, is interrupted or fails.
 
-    Whatever is remembered here and can be seen in the results is in the checkpoint: `_save` and the last
-    lines of `__init__`.
+    Everything that is remembered here and can be seen in the results is in the checkpoint: see `_save` and
+    `_restore`.
+
+    Args:
+        run: the run's folder.
+        env: where the learner acts, at its first step.
+        checkpoint: where to go on; None starts from the beginning.
+        progress: as in `train`.
+
+    Attributes:
+        run: as given.
+        env: as given.
+        plan: what happens when.
+        driver: the learner at work in the environment.
+        best: the best evaluation so far.
+
+    Raises:
+        UsageError: the settings do not fit the environment or this machine.
+        CheckpointError: the checkpoint or the run's record is damaged or does not fit.
+        EnvironmentFault: the environment cannot begin an episode.
     """
 
-    def __init__(self, run: "Run", env: TransformedEnv, resumed: bool, progress: Literal["auto", "off"]):
-        self.run_, self.settings, self.env = run, run.settings, env
-        checkpoint = run.checkpoint() if resumed else None
-        learner = run.build_learner(env)
-        self.engine = (
-            self._choose_engine(learner)
-            if checkpoint is None
-            else _recorded_engine(run, cpp=learner.driver != "tabular")
+    def __init__(
+        self,
+        run: RunFolder,
+        env: TransformedEnv,
+        checkpoint: Checkpoint | None = None,
+        progress: Literal["auto", "off"] = "auto",
+    ):
+        self.run, self.env = run, env
+        plan = None if checkpoint is None else Plan.read(run)
+        learner = run.settings.algorithm.build(
+            env.spec, steps=run.settings.steps if plan is None else plan.horizon
         )
-        self.engine.start()
-        self.driver = DRIVERS[learner.driver](learner, env, self.engine, self.settings.seed, run.device)
-        self.driver.total = self.settings.steps
+        driver = DRIVERS.find(learner.driver)
+        workload = driver.workload(learner, run.settings)
+        if plan is None:
+            plan = Plan.start(run.settings, _choose_engine(learner, workload, run.settings, env), env.device)
+        elif workload is not None and plan.engine.mode == "compiled" and not _can_compile(env.device):
+            raise UsageError(
+                f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
+            )
+        self.plan = plan
+        plan.engine.start()
+        self.driver: Driver = driver(
+            learner, env, plan.engine, run.settings.seed, env.device, total=plan.steps
+        )
         self.tracker = Tracker()
-        self.best: dict[str, Any] | None = None  # step and return_mean of the best evaluation
-        self.restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
-        self.seconds = 0.0  # of training, over all sessions
-        metrics_bytes = self._restore(checkpoint) if checkpoint else None
-        if checkpoint is None:
-            s = self.settings
-            every = {"log_every": -(-s.steps // LOG_LINES), "checkpoint_every": -(-s.steps // s.checkpoints)}
-            run.save_record(horizon=s.steps, **every)
-        run.save_record(engine_used=self.engine.to_json(), status="running", device_used=run.device.type)
+        self.best: Best | None = None
+        self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
+        self._seconds = 0.0  # of training, over all sessions
+        metrics_bytes = None if checkpoint is None else self._restore(checkpoint)
+        run.save_record(**plan.to_json(), status="running")
         self.metrics = MetricsWriter(run.folder, metrics_bytes)
-        self.progress = TrainingProgress(self.settings.steps, self.driver.steps, progress)
+        self._progress = TrainingProgress(plan.steps, self.driver.steps, progress)
         self._stop = threading.Event()
-        self._saved_at = self.driver.steps if resumed else None
+        self._saved_at = None if checkpoint is None else self.driver.steps
 
     @property
     def stopping(self) -> bool:
         """Whether the user asked to stop."""
         return self._stop.is_set()
 
-    def _choose_engine(self, learner: Any) -> Engine:
-        s = self.settings
-        workload = DRIVERS[learner.driver].workload(learner, s)
-        if workload is None:
-            mode = "eager" if s.engine == "eager" else "compiled"  # either way the same bits
-            return Engine(mode, 1, 1, f"{mode}, for tables")
-        state = learner.init(torch.Generator(self.run_.device).manual_seed(0))
-        networks = [tree for name, tree in state._asdict().items() if name in ("params", "actor", "critic")]
-        return choose_engine(
-            s.engine,
-            planned_updates=workload.updates,
-            unit=workload.unit,
-            batch_size=workload.batch_size,
-            parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
-            busy_processes=getattr(self.env.env, "workers", 0),
-            device=self.run_.device,
-        )
-
-    def run(self) -> None:
+    def train(self) -> None:
         """The loop, and what happens at fixed steps of it.
 
         Raises:
             KeyboardInterrupt: the user stopped it; a checkpoint was written.
         """
-        run, driver, record, total = self.run_, self.driver, self.run_.record, self.settings.steps
-        self.progress.say(
-            f"{algorithm_name(self.settings.algorithm)} on {record['env']}, {self.settings.num_envs}"
-            f" environments, engine {self.engine.reason}; {run.folder}"
+        plan, driver, settings = self.plan, self.driver, self.run.settings
+        self._progress.say(
+            f"{algorithm_name(settings.algorithm)} on {self.run.record['env']}, {settings.num_envs}"
+            f" environments, engine {plan.engine.reason}; {self.run.folder}"
         )
         self._since = time.perf_counter()
-        self._logged = (driver.steps, self.seconds)
+        self._logged = (driver.steps, self._seconds)
         try:
             with self._interruptible():
                 if self._saved_at is None:
@@ -182,13 +225,9 @@ class Session:
                 while not self._over() and not self.stopping:
                     before = driver.steps
                     self.tracker.add(driver.advance())
-                    last = driver.steps >= total
-                    if last or driver.steps // record["log_every"] > before // record["log_every"]:
+                    if self._due(before, plan.log_every):
                         self._log()
-                    if (
-                        last
-                        or driver.steps // record["checkpoint_every"] > before // record["checkpoint_every"]
-                    ):
+                    if self._due(before, plan.checkpoint_every):
                         self._count_time()
                         self._evaluate()
                         self._save()
@@ -199,36 +238,40 @@ class Session:
             if not self._over():
                 raise KeyboardInterrupt
         finally:
-            with contextlib.suppress(
-                OSError
-            ):  # of a full disk, which has been told already; a checkpoint synced all that counts
+            # A full disk has been reported already, and a checkpoint has synced all that counts.
+            with contextlib.suppress(OSError):
                 self.metrics.close()
-            self.progress.close()
+            self._progress.close()
 
     def _over(self) -> bool:
-        return self.driver.steps >= self.settings.steps or reached(self.settings.target_return, self.best)
+        return self.driver.steps >= self.plan.steps or self.plan.is_reached(self.best)
+
+    def _due(self, before: int, every: int) -> bool:
+        """Whether the call that began at step `before` reached the run's end, or a multiple of `every`."""
+        steps = self.driver.steps
+        return steps >= self.plan.steps or steps // every > before // every
 
     def _count_time(self) -> None:
         now = time.perf_counter()
-        self.seconds, self._since = self.seconds + now - self._since, now
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def _log(self) -> None:
         self._count_time()
         steps, seconds = self._logged
-        rate = (self.driver.steps - steps) / (self.seconds - seconds)
-        self._logged = (self.driver.steps, self.seconds)
+        rate = (self.driver.steps - steps) / (self._seconds - seconds)
+        self._logged = (self.driver.steps, self._seconds)
         figures = self.tracker.line()
         for name, value in figures.items():
             if value is not None and not math.isfinite(value):
                 raise self._diverged(name, value)
         line = {
             "step": self.driver.steps,
-            "time": self.seconds,
+            "time": self._seconds,
             "updates": self.driver.updates,
             "steps_per_second": rate,
         }
         self.metrics.write(line | figures)
-        self.progress.update(self.driver.steps, rate, figures["episode_return_mean"])
+        self._progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 
     def _diverged(self, name: str, value: float) -> DivergedError:
         return DivergedError(
@@ -238,16 +281,16 @@ class Session:
     def _evaluate(self) -> None:
         """Evaluate and remember the best. The environments are new each time, so that no evaluation depends
         on another."""
-        s, driver = self.settings, self.driver
-        if not s.eval_episodes:
+        episodes, seed, driver = self.plan.eval_episodes, self.run.settings.seed, self.driver
+        if not episodes:
             return
         try:
-            env = self.run_.make_env(min(s.eval_episodes, EVAL_ENVS))
+            env = make_run_env(self.run.settings, self.env.device, min(episodes, EVAL_ENVS))
             try:
                 env.frozen = True
                 driver.sync_env()
                 env.transform_state = self.env.transform_state
-                result = evaluate_agent(driver.learner, driver.loop.state, env, s.eval_episodes, s.seed)
+                result = evaluate_agent(driver.learner, driver.state, env, episodes, seed)
             finally:
                 env.close()
         except EnvironmentFault as fault:
@@ -260,8 +303,8 @@ class Session:
                 "eval_length_mean": result.length_mean,
             }
         )
-        if self.best is None or result.return_mean > self.best["return_mean"]:
-            self.best = {"step": driver.steps, "return_mean": result.return_mean}
+        if self.best is None or result.return_mean > self.best.return_mean:
+            self.best = Best(driver.steps, result.return_mean)
 
     def _save(self) -> None:
         """Write a checkpoint of everything, then forget old ones.
@@ -271,20 +314,20 @@ class Session:
         """
         values, tensors = self.driver.snapshot()
         for name, tensor in tensors.items():
-            if name.startswith("loop/state/") and tensor.is_floating_point() and not tensor.isfinite().all():
-                raise self._diverged(name.removeprefix("loop/state/"), tensor[~tensor.isfinite()][0].item())
+            if name.startswith(f"{STATE}/") and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._diverged(name.removeprefix(f"{STATE}/"), tensor[~tensor.isfinite()][0].item())
         everything = {
             "driver": values,
             "tracker": self.tracker.snapshot(),
-            "best": self.best,
-            "seconds": self.seconds,
+            "best": None if self.best is None else self.best._asdict(),
+            "seconds": self._seconds,
             "metrics_bytes": self.metrics.size,
-            "restarts": self.restarts,
+            "restarts": self._restarts,
         }
-        root = self.run_.folder / "checkpoints"
-        save_checkpoint(root, self.driver.steps, everything, tensors)
-        prune(root, KEPT_CHECKPOINTS, keep=[self.best["step"]] if self.best else [], newest=self.driver.steps)
-        self._saved_at = self.driver.steps
+        root, step = self.run.checkpoints, self.driver.steps
+        save_checkpoint(root, step, everything, tensors)
+        prune(root, KEPT_CHECKPOINTS, keep=[self.best.step] if self.best else [], newest=step)
+        self._saved_at = step
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
@@ -292,19 +335,16 @@ class Session:
         try:
             fault = self.driver.restore(checkpoint)
             self.tracker.restore(values["tracker"])
-            self.best, self.seconds, self.restarts = (
-                values["best"],
-                values["seconds"],
-                values.get("restarts", []),
-            )
+            self.best = best_of(checkpoint)
+            self._seconds, self._restarts = values["seconds"], values.get("restarts", [])
             if fault is not None:
-                self.restarts = [*self.restarts, checkpoint.step]
+                self._restarts = [*self._restarts, checkpoint.step]
                 print(
                     f"warning: {fault}; new episodes were begun, and what follows differs from a run that was"
                     " never stopped",
                     file=sys.stderr,
                 )
-            return values["metrics_bytes"]
+            return int(values["metrics_bytes"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}"
@@ -312,8 +352,8 @@ class Session:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the loop after the call under way; the second one ends the
-        process at once."""
+        """The first Ctrl-C (or SIGTERM) ends the loop after the call under way; the second ends the process
+        at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -323,7 +363,7 @@ class Session:
                 raise KeyboardInterrupt
             self._stop.set()
             with contextlib.suppress(RuntimeError):  # the interrupted code may have been printing itself
-                self.progress.say(
+                self._progress.say(
                     "stopping after the call under way and saving; press Ctrl-C again to stop at once"
                 )
 
@@ -335,28 +375,24 @@ class Session:
                 signal.signal(s, handler)
 
 
-def reached(target_return: float | None, best: dict[str, Any] | None) -> bool:
-    """Whether the best evaluation has the return at which a run may stop."""
-    return target_return is not None and best is not None and best["return_mean"] >= target_return
+def _choose_engine(
+    learner: Learner, workload: Workload | None, settings: Settings, env: TransformedEnv
+) -> Engine:
+    if workload is None:
+        mode: Literal["eager", "compiled"] = "eager" if settings.engine == "eager" else "compiled"
+        return Engine(mode, 1, 1, f"{mode}, for tables")  # either way the same bits
+    state = learner.init(torch.Generator(env.device).manual_seed(0))
+    networks = [tree for name, tree in state._asdict().items() if name in ("params", "actor", "critic")]
+    return choose_engine(
+        settings.engine,
+        planned_updates=workload.updates,
+        unit=workload.unit,
+        batch_size=workload.batch_size,
+        parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
+        busy_processes=env.workers,
+        device=env.device,
+    )
 
 
-def _recorded_engine(run: "Run", cpp: bool) -> Engine:
-    """The engine that `run.json` names: another one, or other steps to log and save at, would give other
-    results."""
-    record = run.record
-    try:
-        for name in ("log_every", "checkpoint_every", "horizon"):
-            if type(record[name]) is not int or record[name] < 1:
-                raise ValueError(f"{name} is {record[name]!r}")
-        engine = Engine(**record["engine_used"])
-        if engine.mode not in ("eager", "compiled") or engine.threads < 1 or engine.updates_per_call < 1:
-            raise ValueError(f"engine_used is {record['engine_used']!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{run.folder / 'run.json'} is damaged: {type(error).__name__}: {error}"
-        ) from error
-    if engine.mode == "compiled" and cpp and run.device.type == "cpu" and not compiler_available():
-        raise UsageError(
-            f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
-        )
-    return engine
+def _can_compile(device: torch.device) -> bool:
+    return device.type != "cpu" or compiler_available()

@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
-from bellgrad.core.rng import Streams, derive_seed
+from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.gym import GymEnv, SingleEnvStepper
 from bellgrad.envs.transforms import TransformedEnv
@@ -17,7 +17,7 @@ from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import TABLE_FULL, TabularLearner, UniformNumbers
-from bellgrad.training.driver import Driver, Ended, Loop, Report, Workload
+from bellgrad.training.driver import Advanced, Driver, Ended, Workload
 from bellgrad.training.engine import Engine
 from bellgrad.training.sampling import (
     LOOP_DRAWS,
@@ -43,21 +43,24 @@ class Tabular(Driver):
     learner follow it.
     """
 
+    stream_names = ("init", "action")
     learner: TabularLearner
 
     def __init__(
-        self, learner: TabularLearner, env: TransformedEnv, engine: Engine, seed: int, device: torch.device
+        self,
+        learner: TabularLearner,
+        env: TransformedEnv,
+        engine: Engine,
+        seed: int,
+        device: torch.device,
+        total: int | None = None,
     ):
-        self.learner, self.env, self.engine, self.device = learner, env, engine, device
-        self.seed = seed
-        self.native = False
-        self.streams = Streams(seed, device)
-        self.steps = self.updates = 0
+        super().__init__(learner, env, engine, seed, device, total)
         self.steps_per_call = max(1, min(MOST_STEPS, learner.horizon // CALLS))
         self._noise = UniformNumbers(
             np.zeros(max(DRAWN, 2 * self._most_draws)), np.array([max(DRAWN, 2 * self._most_draws)])
         )
-        self._set_state(learner.init(self.streams["init"]))
+        self._table = map_tree(Tensor.numpy, self.state)  # the same memory
         if env.mdp is None and learner.exploring_starts:
             raise UsageError(
                 f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
@@ -77,13 +80,14 @@ class Tabular(Driver):
         """A table has no network."""
         return None
 
-    def advance(self) -> Report:
+    def advance(self) -> Advanced:
         """Take `steps_per_call` steps, fewer where the run ends.
 
         Raises:
             UsageError: the learner's tables are too small for the problem.
         """
-        wanted = min(self.steps_per_call, self.total - self.steps)
+        left = self.steps_per_call if self.total is None else self.total - self.steps
+        wanted = min(self.steps_per_call, left)
         returns, lengths = np.empty(wanted), np.empty(wanted, np.int64)
         taken = ended = 0
         while taken < wanted:
@@ -101,7 +105,7 @@ class Tabular(Driver):
             torch.from_numpy(returns[:ended]),
             torch.from_numpy(lengths[:ended]),
         )
-        return Report(over, self.learner.metrics(self.loop.state))
+        return Advanced(over, self.learner.metrics(self.state))
 
     def _draw(self) -> None:
         """Fill the noise up where a stretch would end early; what is left comes first, so that no number is
@@ -114,24 +118,15 @@ class Tabular(Driver):
             uniform[left:] = fresh.numpy()
             taken[0] = 0
 
-    def _set_state(self, state: Any) -> None:
-        self.loop = Loop(state, None, None, None)
-        self._table = map_tree(Tensor.numpy, state)  # the same memory
+    def snapshot_experience(self) -> dict[str, Tensor]:
+        """The random numbers drawn and not yet taken, and where the episode stands."""
+        return named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._stretch.snapshot()
 
-    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Counters, the tables, the random numbers drawn and not yet taken, and where the episode stands."""
-        tensors = named_leaves(self.loop, "loop") | named_leaves(self.streams.snapshot(), "streams")
-        tensors |= named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._stretch.snapshot()
-        return {"steps": self.steps, "updates": self.updates}, tensors
-
-    def restore(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
-        """As `Driver.restore`."""
-        counters = checkpoint.values["driver"]
-        self.steps, self.updates = counters["steps"], counters["updates"]
-        self.streams.restore({name: checkpoint.read(f"streams/{name}") for name in self.streams.snapshot()})
+    def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
+        """Continue in the episode, or begin a new one if the environment does not repeat itself."""
+        self._table = map_tree(Tensor.numpy, self.state)
         noise = map_tree(torch.from_numpy, self._noise)
         self._noise = map_tree(Tensor.numpy, restore_tree(noise, checkpoint.tensors("noise"), "noise"))
-        self._set_state(restore_tree(self.loop, checkpoint.tensors("loop"), "loop").state)
         try:
             self._stretch.restore(checkpoint)
         except EnvironmentFault as fault:

@@ -1,19 +1,19 @@
 """Pictures of an agent at work."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import to_device
+from bellgrad.runs.folder import Which
 from bellgrad.training.evaluate import EPISODE_CAP
 from bellgrad.training.run import Run
 
 
 def frames(
-    run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Literal["last", "best"] | int
+    run: Run, episodes: int, seed: int, deterministic: bool, checkpoint: Which
 ) -> tuple[Iterator[np.ndarray], float]:
     """Frames `[H, W, 3]` uint8 of whole episodes, drawn by the environment itself, and their frames per
     second.
@@ -37,7 +37,7 @@ def frames(
             with torch.no_grad():
                 obs, seen, length = env.reset(derive_seed(seed, "evaluation", "environment")), 0, 0
                 first_carry = carry = to_device(learner.init_carry(1), run.device)
-                yield env.env.frames()[0]
+                yield env.render()[0]
                 while seen < episodes and length < EPISODE_CAP:
                     acted = learner.act(
                         state, carry, obs, draw(learner.act_noise(1), generator), explore=not deterministic
@@ -48,8 +48,8 @@ def frames(
                     carry = first_carry if ended else acted.carry
                     seen += ended
                     if seen < episodes:
-                        yield env.env.frames()[0]
+                        yield env.render()[0]
         finally:
             env.close()
 
-    return play(), float(env.env.envs[0].metadata.get("render_fps") or 30)
+    return play(), env.render_fps

@@ -1,0 +1,1 @@
+"""What a finite problem and its solution look like: text, pictures and films."""

@@ -1,0 +1,261 @@
+"""A run on the disk: its folder, its record, its lock and its checkpoints."""
+
+import contextlib
+import fcntl
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from bellgrad.core.codec import foreign
+from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.envs.make import env_name, requires_import
+from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
+from bellgrad.runs.files import make_folder, reason, write_json_atomic
+from bellgrad.runs.reading import FORMAT, METRICS, RECORD, read_record
+from bellgrad.runs.settings import Settings
+
+# Which checkpoint: the newest, the one with the best evaluation, or the one at a step.
+Which = Literal["last", "best"] | int
+TEMPORARY = f".tmp-{RECORD}-"  # how the name of a half-written run.json begins
+LOCK = ".lock"
+
+
+class Best(NamedTuple):
+    """The best evaluation of a run so far."""
+
+    step: int  # environment steps
+    return_mean: float
+
+
+def best_of(checkpoint: Checkpoint) -> Best | None:
+    """The best evaluation up to a checkpoint; None before the first one.
+
+    Raises:
+        CheckpointError: the checkpoint's values are damaged.
+    """
+    best = checkpoint.values.get("best")
+    if best is None:
+        return None
+    if (
+        not isinstance(best, dict)
+        or best.keys() != set(Best._fields)
+        or type(best["step"]) is not int
+        or type(best["return_mean"]) not in (int, float)
+    ):
+        raise CheckpointError(f"{checkpoint.path} is damaged: best is {best!r}")
+    return Best(**best)
+
+
+class RunFolder:
+    """A run folder and what is in it.
+
+    Attributes:
+        folder: its path.
+        settings: what was asked for.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, record: dict[str, Any]):
+        self.folder, self.settings, self._record = folder, settings, record
+        self._warned: set[str] = set()
+
+    @classmethod
+    def create(cls, settings: Settings, folder: Path, command: str | None = None) -> Self:
+        """Make a run folder; an empty folder, or one of a run that saved nothing, is used again.
+
+        Raises:
+            UsageError: the folder holds a run already, or something else, or another process is training in
+                it.
+            CheckpointError: the folder cannot be made or written.
+        """
+        record = {
+            "format": FORMAT,
+            **settings.to_json(env_name(settings.env)),
+            "versions": _versions(),
+            "status": "started",
+            "command": command or shlex.join(["bellgrad", *sys.argv[1:]]),
+            "started": _now(),
+            "finished": None,
+        }
+        run = cls(folder, settings, record)
+        own = {RECORD, METRICS, "checkpoints", "tensorboard", LOCK}
+        try:
+            if run.saved():
+                raise UsageError(f"{folder} already holds a run; continue it with: {run.resume_command()}")
+            if folder.exists() and any(
+                p.name not in own and not p.name.startswith(TEMPORARY) for p in folder.iterdir()
+            ):
+                raise UsageError(f"{folder} exists and is not a run; choose another --out")
+            make_folder(folder)
+        except (NotADirectoryError, FileExistsError):
+            raise UsageError(f"{folder} is not a folder; choose another --out") from None
+        except OSError as error:
+            raise CheckpointError(f"{folder} could not be made: {reason(error)}") from error
+        with run.lock():
+            run.save_record()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str, trust_imports: bool = False, env: Any = None) -> Self:
+        """Read a run folder. Nothing in it is executed.
+
+        Args:
+            folder: the run.
+            trust_imports: whether a user's own environment or network, named in `run.json`, may be imported.
+            env: the environment, if it cannot be found by its name.
+
+        Raises:
+            UsageError: it is not a run folder, or names code that is not trusted.
+            CheckpointError: `run.json` is damaged.
+        """
+        folder = Path(folder)
+        record = read_record(folder)
+        settings = Settings.from_json(record, trust_imports)
+        if env is not None:
+            settings = replace(settings, env=env)
+        elif requires_import(settings.env) and not trust_imports:
+            raise UsageError(
+                f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it,"
+                " run again with --trust-imports (or trust_imports=True)"
+            )
+        return cls(folder, settings, record)
+
+    # ------------------------------------------------------------------------------------------- the record
+    @property
+    def status(self) -> str:
+        """`started`, `running`, `interrupted`, `failed` or `finished`."""
+        return str(self._record["status"])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        return dict(self._record)
+
+    def save_record(self, **changes: Any) -> None:
+        """Change entries of `run.json`.
+
+        Raises:
+            CheckpointError: the disk is full or read-only; the old record is intact.
+        """
+        self._record |= changes
+        write_json_atomic(self.folder / RECORD, self._record)
+
+    def extend(self, steps: int, target_return: float | None) -> None:
+        """A new total of environment steps and a new return at which to stop. The caller holds the lock."""
+        self.settings = replace(self.settings, steps=steps, target_return=target_return)
+        self.save_record(steps=steps, target_return=target_return, status="interrupted", finished=None)
+
+    def finish(self) -> None:
+        """Record that the training is over."""
+        self.save_record(status="finished", finished=_now())
+
+    def resume_command(self) -> str:
+        """What to type to go on."""
+        return f"bellgrad resume {shlex.quote(str(self.folder))}{self.trust_flag()}"
+
+    def trust_flag(self) -> str:
+        """What commands on this run need after its folder: a flag, if it uses a user's own classes."""
+        own = [*foreign(self._record["algorithm"]), *foreign(self._record.get("transforms"))]
+        return " --trust-imports" if own or ":" in self._record["env"] else ""
+
+    # ------------------------------------------------------------------------------------------- the folder
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training this run.
+
+        Raises:
+            UsageError: another process is training it.
+            CheckpointError: the folder cannot be written.
+        """
+        try:
+            handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be written: {reason(error)}") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another process is training {self.folder}") from None
+            # On a read-only disk, what must be written says so in better words.
+            with contextlib.suppress(OSError):
+                for left in self.folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
+                    left.unlink()
+            yield
+        finally:
+            os.close(handle)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, unless something was saved or another process trains
+        in it."""
+        with contextlib.suppress(UsageError), self.lock():
+            if not self.saved():
+                shutil.rmtree(self.folder)
+
+    # -------------------------------------------------------------------------------------- the checkpoints
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.folder / "checkpoints"
+
+    def saved(self) -> list[int]:
+        """The steps of the checkpoints, none of them verified."""
+        return [step for step, _ in checkpoints(self.checkpoints)]
+
+    def standing(self) -> str:
+        """What is saved of the run, and how to go on from there."""
+        saved = self.saved()
+        there = f"the checkpoint of step {saved[-1]:,} is whole" if saved else "nothing was saved yet"
+        return f"{there}; go on with: {self.resume_command()}"
+
+    def checkpoint(self, which: Which = "last", tensors: Sequence[str] = ("",)) -> Checkpoint:
+        """One of the run's checkpoints.
+
+        Args:
+            which: `last`, the newest that is whole; `best`, the one with the best evaluation; or a step.
+            tensors: how the names of the tensors begin that must be whole; by default all of them. The files
+                of the other tensors are not read.
+
+        Raises:
+            UsageError: there is no such checkpoint.
+            CheckpointError: it is damaged; of `last`, every one is.
+        """
+        if which == "last":
+            checkpoint, warnings = open_latest(self.checkpoints, tensors)
+            for line in [line for line in warnings if line not in self._warned]:
+                self._warned.add(line)
+                print(f"warning: {line}", file=sys.stderr)
+            return checkpoint
+        step = self._best_step() if which == "best" else which
+        if step not in self.saved():
+            raise UsageError(
+                f"{self.folder} has no checkpoint at step {step}; it has"
+                f" {', '.join(map(str, self.saved())) or 'none'}"
+            )
+        checkpoint = Checkpoint.open(dict(checkpoints(self.checkpoints))[step])
+        checkpoint.verify(tensors)
+        return checkpoint
+
+    def _best_step(self) -> int:
+        best = best_of(self.checkpoint("last", tensors=()))
+        if best is None:
+            raise UsageError(f"{self.folder} has no best checkpoint: no evaluation has been made yet")
+        return best.step
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "processor": platform.processor() or platform.machine()}
+    for package in ("bellgrad", "torch", "numpy", "gymnasium"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
