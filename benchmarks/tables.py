@@ -6,7 +6,7 @@ python benchmarks/tables.py
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -200,15 +200,43 @@ def estimators_table(results: Mapping[str, Any]) -> str:
                                   "variance": "variance, an episode"})  # fmt: skip
 
 
-def caption(provenance: Mapping[str, Any]) -> str:
-    """One sentence on how a result was made."""
-    m = provenance["machine"]
-    changed = " with local changes" if provenance["dirty"] else ""
-    commit = provenance["commit"][:12] + changed
-    processor = f"{m['cpu']} with {m['cores']} cores"
-    return (
-        f"Measured on {provenance['started'][:10]} at {commit}, on {processor}, by `{provenance['command']}`."
+def provenances(results: Any) -> Iterator[Mapping[str, Any]]:
+    """How each result was measured, wherever it is in the tree of results."""
+    if isinstance(results, Mapping):
+        if "provenance" in results:
+            yield results["provenance"]
+        for child in results.values():
+            yield from provenances(child)
+
+
+def measured(results: Any) -> str:
+    """Days and machines of the measurements, in a few words."""
+    made = list(provenances(results))
+    days = sorted({one["started"][:10] for one in made})
+    machines = sorted({_machine(one) for one in made})
+    return f"Measured on {' and '.join(days)}, on {' and '.join(machines)}"
+
+
+def provenance_table(results: Any) -> str:
+    """One line per measurement: day, commit, machine and command."""
+    rows = (
+        {
+            "day": one["started"][:10],
+            "commit": one["commit"][:12] + (", with local changes" if one["dirty"] else ""),
+            "machine": _machine(one),
+            "command": f"`{one['command']}`",
+        }
+        for one in sorted(provenances(results), key=lambda one: one["started"])
     )
+    return markdown_table(
+        [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows)],
+        ["day", "commit", "machine", "command"],
+    )
+
+
+def _machine(provenance: Mapping[str, Any]) -> str:
+    machine = provenance["machine"]
+    return f"{machine['cpu']} with {machine['cores']} core{'s' * (machine['cores'] > 1)}"
 
 
 # What `table` knows: the name of a table, the file that it is made of, and how.

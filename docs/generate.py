@@ -358,17 +358,22 @@ MADE_BY = {
 
 
 def results(name: str, of: str = "") -> str:
-    """A table of stored results with how it was made, or the command that makes it; `of` keeps one
-    algorithm's rows."""
+    """A table of stored results with a link to their provenance, or the command that makes it; `of` keeps
+    one algorithm's rows, for its page."""
     file, write = tables.TABLES[name]
     stored = tables.read_results(tables.RESULTS / file)
     rows = stored.get(name, {}) if name in ("memory", "first_step") else stored
     rows = {key: row for key, row in rows.items() if not of or of == _algorithm_of(key, row)}
     if not rows:
         return f"_Not measured yet: `{MADE_BY[name]}` makes this table._\n"
-    captions = dict.fromkeys(tables.caption(told) for told in _provenances(rows))
     table = write({**stored, name: rows} if name in ("memory", "first_step") else rows)
-    return f"{table}\n{' '.join(captions)}\n"
+    page = f"{'../' if of else ''}provenance.md#{file.removesuffix('.json')}"
+    return f"{table}\n{tables.measured(rows)}; commits and commands: [provenance]({page}).\n"
+
+
+def provenance(file: str) -> str:
+    """How the results of a file were measured."""
+    return tables.provenance_table(tables.read_results(tables.RESULTS / file))
 
 
 HEADLINES = {
@@ -408,14 +413,6 @@ def headlines(name: str) -> str:
 def _algorithm_of(key: str, row: Mapping[str, Any]) -> str:
     settings = row["settings"]
     return settings["algorithm"]["name"] if "algorithm" in settings else key.partition("-")[0]
-
-
-def _provenances(node: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(node, Mapping):
-        if "provenance" in node:
-            yield node["provenance"]
-        for child in node.values():
-            yield from _provenances(child)
 
 
 def evidence(algorithm: str) -> str:
@@ -467,6 +464,7 @@ CALLS = (
 )
 BLOCKS |= {f"call-{name.replace('_', '-')}": partial(signature, name) for name in CALLS}
 BLOCKS |= {f"headlines-{name}": partial(headlines, name) for name in HEADLINES}
+BLOCKS |= {f"provenance-{file}": partial(provenance, file) for file, _ in tables.TABLES.values()}
 BLOCKS |= {f"results-{name.replace('_', '-')}": partial(results, name) for name in MADE_BY}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import bellgrad as bg
-from bellgrad.mdp.examples import VACUUM_LOOKS, vacuum_world
+from bellgrad.mdp.examples import VACUUM_OBSERVATIONS, vacuum_world
 from bellgrad.mdp.observed import (
     best_deterministic_memoryless,
     best_memoryless_with_one_mixture,
@@ -23,8 +23,8 @@ folder = Path("runs/examples/vacuum_world")
 folder.mkdir(parents=True, exist_ok=True)
 mdp = vacuum_world(hamster=0.0)  # a return is 1 or 0, and its mean the chance of success
 
-plan, planned = best_deterministic_memoryless(mdp, VACUUM_LOOKS, HORIZON)
-mixed, chance = best_memoryless_with_one_mixture(mdp, VACUUM_LOOKS, HORIZON, ALIKE)
+plan, planned = best_deterministic_memoryless(mdp, VACUUM_OBSERVATIONS, HORIZON)
+mixed, chance = best_memoryless_with_one_mixture(mdp, VACUUM_OBSERVATIONS, HORIZON, ALIKE)
 print(f"the best of all policies with one action for each look succeeds with probability {planned:.3f}")
 print(f"the best that goes east with probability {mixed[ALIKE, EAST]:.3f} where it cannot know: {chance:.5f}")
 
@@ -33,7 +33,7 @@ preset = find_preset("reinforce", world)
 run = bg.train(preset.algorithm, world, 20_000, num_envs=preset.num_envs, **quiet)
 agent = bg.load(run)
 learned = agent.learner.policy.distribution(agent.state.params, torch.arange(4)).logprobs().exp().numpy()
-success = float(memoryless_return(mdp, VACUUM_LOOKS, learned, HORIZON))
+success = float(memoryless_return(mdp, VACUUM_OBSERVATIONS, learned, HORIZON))
 print(
     f"REINFORCE goes east with probability {learned[ALIKE, EAST]:.3f}, west with {learned[ALIKE, WEST]:.3f}:"
     f" {success:.5f}"
@@ -47,7 +47,7 @@ run = bg.train(
 )
 dithering = np.full((4, 4), EPSILON / 4)
 dithering[range(4), bg.load(run).state.q.argmax(-1)] += 1 - EPSILON
-worth = float(memoryless_return(mdp, VACUUM_LOOKS, dithering, HORIZON))
+worth = float(memoryless_return(mdp, VACUUM_OBSERVATIONS, dithering, HORIZON))
 print(f"Q-learning on what it sees, acting at random every tenth time, dawdles: {worth:.3f}")
 
 run = bg.train(
@@ -78,16 +78,18 @@ policies[:, ALIKE, EAST], policies[:, ALIKE, WEST] = east, 1 - east
 horizons = np.arange(1, HORIZON + 1)
 within = {
     "with a memory: PPO, GRU": [(lengths <= h).mean() for h in horizons],
-    "by a coin: REINFORCE": [memoryless_return(mdp, VACUUM_LOOKS, learned, h) for h in horizons],
+    "by a coin: REINFORCE": [memoryless_return(mdp, VACUUM_OBSERVATIONS, learned, h) for h in horizons],
     f"{EPSILON:.0%} at random: Q-learning": [
-        memoryless_return(mdp, VACUUM_LOOKS, dithering, h) for h in horizons
+        memoryless_return(mdp, VACUUM_OBSERVATIONS, dithering, h) for h in horizons
     ],
-    "best plan without memory": [memoryless_return(mdp, VACUUM_LOOKS, plan, h) for h in horizons],
+    "best plan without memory": [memoryless_return(mdp, VACUUM_OBSERVATIONS, plan, h) for h in horizons],
 }
 with figure_in_style((10, 3.6), "light") as figure:
     left, right = figure.subplots(1, 2)
     lines = INK["light"].lines
-    left.plot(east, memoryless_return(mdp, VACUUM_LOOKS, policies, HORIZON), color=lines[0], label="computed")
+    left.plot(
+        east, memoryless_return(mdp, VACUUM_OBSERVATIONS, policies, HORIZON), color=lines[0], label="computed"
+    )
     left.plot(learned[ALIKE, EAST], success, "o", color=lines[1], label="learned by REINFORCE")
     left.set_xlabel("probability of going east where both cells look alike")
     left.set_ylabel(f"success within {HORIZON} steps")
