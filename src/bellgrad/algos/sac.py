@@ -80,6 +80,8 @@ class SACState(NamedTuple):
 class SACLearner(OffPolicyActorCriticLearner):
     """The pure functions of soft actor-critic for one environment."""
 
+    config: SAC
+
     def __init__(self, config: SAC, spec: EnvSpec):
         super().__init__(config, spec, outputs_per_dimension=2)
         entropy = config.target_entropy

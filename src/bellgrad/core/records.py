@@ -124,6 +124,7 @@ class Minibatch(NamedTuple):
     carry: (
         Tree  # the actor's memory [B, ...]; in updates that before the first step of each sequence; or None
     )
+    extra: Tree = None  # [B, ...] what else the learner's `prepare` gives its `update`
 
 
 class Episodes(NamedTuple):

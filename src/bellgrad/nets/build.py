@@ -11,7 +11,6 @@ from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
 from bellgrad.nets.layers import (
     EnsemblePerceptron,
-    Params,
     Perceptron,
     PureModule,
     Stacked,
@@ -19,6 +18,7 @@ from bellgrad.nets.layers import (
 )
 from bellgrad.nets.recurrent import RecurrentNetwork
 from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, load_class, spec_to_json
+from bellgrad.ops.grads import Params
 
 
 class Network(PureModule):

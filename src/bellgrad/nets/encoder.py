@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices
 from bellgrad.core.tree import Tree
-from bellgrad.nets.layers import Params, PureModule, initialize
+from bellgrad.nets.layers import PureModule, initialize
 from bellgrad.nets.specs import ACTIVATIONS, CNN
+from bellgrad.ops.grads import Params
 
 
 class _Leaf(NamedTuple):

@@ -15,9 +15,10 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
-from bellgrad.nets.layers import Params, apply
+from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import Recurrent, Spec
 from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical
+from bellgrad.ops.grads import Params
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian
 Head = Literal["vector", "score"]

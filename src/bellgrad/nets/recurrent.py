@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
-from bellgrad.nets.layers import Params, Perceptron, initialize
+from bellgrad.nets.layers import Perceptron, initialize
 from bellgrad.nets.specs import ACTIVATIONS, GRU, LSTM, Recurrent
+from bellgrad.ops.grads import Params
 
 Memory = dict[str, Tensor]  # `[n, size]` each; "hidden" is what the rest of the network reads
 

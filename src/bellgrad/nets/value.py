@@ -6,8 +6,9 @@ from torch import Tensor
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree
 from bellgrad.nets.build import build, init_params, skeleton
-from bellgrad.nets.layers import Params, apply
+from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import Recurrent, Spec
+from bellgrad.ops.grads import Params
 
 PREFIX = "critic."  # of its parameters
 
