@@ -233,14 +233,14 @@ def test_a_users_module_can_be_named_as_module_and_class():
     ("spec", "message"),
     [
         (BatchNormNet, "BatchNormNet changes its buffer '1.running_mean'"),
-        (DropoutNet, "DropoutNet gives two answers"),
+        (DropoutNet, "DropoutNet gives two different outputs"),
         (FrozenNet, "FrozenNet freezes the parameter 'weight'"),
         (WideNet, r"must return shape \[B, 2\]; for B = 2 it returned shape \[2, 3\]"),
         (nn.ReLU, r"could not be made as ReLU\(observation_space, 2\)"),
         ("no_such_file:Net", "could not be imported: ModuleNotFoundError"),
         ("math", "must be written as 'module:Class'"),
-        ("math:sin", "names no torch.nn.Module class"),
-        (3, "3 is no network"),
+        ("math:sin", "does not name a torch.nn.Module class"),
+        (3, "3 is not a network"),
     ],
 )
 def test_a_network_that_cannot_work_is_refused_in_words(spec, message):

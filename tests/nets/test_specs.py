@@ -48,7 +48,7 @@ def test_a_specification_survives_json(spec):
             lambda: spec_to_json(type("Local", (nn.Module,), {"__qualname__": "f.<locals>.Local"})),
             "inside a function",
         ),
-        (lambda: spec_to_json(torch.relu), "is no network"),
+        (lambda: spec_to_json(torch.relu), "is not a network"),
     ],
 )
 def test_a_wrong_specification_is_refused_in_words(make, message):
@@ -91,5 +91,5 @@ def test_a_file_that_is_read_imports_nothing_unless_trusted(tmp_path, monkeypatc
 
 
 def test_only_module_classes_are_handed_out_by_name():
-    with pytest.raises(UsageError, match=r"names no torch\.nn\.Module class"):
+    with pytest.raises(UsageError, match=r"does not name a torch\.nn\.Module class"):
         spec_from_json({"kind": "module", "name": "os:system"})

@@ -46,9 +46,8 @@ class MLP:
 
     hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: str = "tanh"  # after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu
-    initialization: str = (
-        "orthogonal"  # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
-    )
+    # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
+    initialization: str = "orthogonal"
 
     def __post_init__(self) -> None:
         _check_counts("MLP", hidden=self.hidden)
@@ -99,13 +98,11 @@ class Recurrent:
 
     size: int = 64  # units of the memory
     hidden: tuple[int, ...] = (64,)  # units of each fully connected layer before the memory
-    backprop_steps: int = (
-        16  # L, consecutive steps through which gradients flow back; must divide the rollout's steps
-    )
+    # L, consecutive steps through which gradients flow back; must divide the rollout's steps
+    backprop_steps: int = 16
     activation: str = "tanh"  # after each fully connected layer
-    initialization: str = (
-        "orthogonal"  # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
-    )
+    # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
+    initialization: str = "orthogonal"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -116,7 +113,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class LSTM(Recurrent):
-    """A network that remembers: long short-term memory after fully connected layers.
+    """A network with a memory: long short-term memory after fully connected layers.
 
     With orthogonal weights the forget gate's bias begins at 1, so that the memory lasts before anything is
     learned.
@@ -128,7 +125,7 @@ class LSTM(Recurrent):
 
 @dataclass(frozen=True)
 class GRU(Recurrent):
-    """A network that remembers: a gated recurrent unit after fully connected layers.
+    """A network with a memory: a gated recurrent unit after fully connected layers.
 
     Source: Cho et al. 2014, arXiv 1406.1078, in the form that cuDNN and PyTorch compute (the reset gate after
     the product).
@@ -145,7 +142,7 @@ def load_class(name: str) -> type[nn.Module]:
     """Import a user's network class from `"module:Class"`.
 
     Raises:
-        UsageError: the name has no colon, the import fails, or what it names is no `torch.nn.Module` class.
+        UsageError: the name has no colon, the import fails, or it does not name a `torch.nn.Module` class.
     """
     module_name, colon, _ = name.partition(":")
     if not colon:
@@ -163,11 +160,10 @@ def _imported_class(name: str) -> type[nn.Module]:
     module_name, _, class_name = name.partition(":")
     found: Any = sys.modules[module_name]
     for part in class_name.split("."):
-        found = (
-            vars(found).get(part) if hasattr(found, "__dict__") else None
-        )  # no getattr: a lazy module would run code
+        # Not getattr, with which a lazy module would run code.
+        found = vars(found).get(part) if hasattr(found, "__dict__") else None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UsageError(f"network {name!r} names no torch.nn.Module class")
+        raise UsageError(f"network {name!r} does not name a torch.nn.Module class")
     return found
 
 
@@ -175,7 +171,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
     """A specification as a JSON object with a `kind`; a user's class is written as its name.
 
     Raises:
-        UsageError: a class that was made inside a function, or something that is no specification.
+        UsageError: a class that was made inside a function, or something that is not a specification.
     """
     if isinstance(spec, str):
         return {"kind": "module", "name": spec}
@@ -190,26 +186,31 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
             return {"kind": kind} | {
                 key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()
             }
-    raise UsageError(
-        f"{spec!r} is no network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'"
+    raise not_a_network(spec)
+
+
+def not_a_network(spec: object) -> UsageError:
+    """The error for what is not a network's specification."""
+    return UsageError(
+        f"{spec!r} is not a network: give MLP, CNN, LSTM or GRU, a torch.nn.Module class or 'module:Class'"
     )
 
 
 def check_spec(spec: Any, memory: bool = False) -> None:
-    """Refuse what is no network's specification; a name is not imported yet.
+    """Refuse what is not a network's specification; a name is not imported yet.
 
     Args:
         spec: what a user gave.
         memory: whether the algorithm carries a network's memory from step to step.
 
     Raises:
-        UsageError: it is none of `MLP`, `CNN`, `LSTM`, `GRU`, a module class and its name; or it has a memory
-            and must not.
+        UsageError: it is not one of `MLP`, `CNN`, `LSTM`, `GRU`, a module class or its name; or it has a
+            memory, which the algorithm does not carry.
     """
     if isinstance(spec, Recurrent) and not memory:
         raise UsageError(
-            f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or"
-            " frame_stack"
+            f"{type(spec).__name__} has a memory, which this algorithm does not carry from step to step: use"
+            " ppo or a2c, or frame_stack"
         )
     if not isinstance(spec, str):
         spec_to_json(spec)
@@ -245,7 +246,8 @@ def spec_from_json(data: dict[str, Any], trust_imports: bool = False) -> Spec:
         return _imported_class(name)
     if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(f"unknown kind of network {kind!r}; known: {', '.join([*KINDS, 'module'])}")
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
     try:
-        return KINDS[kind](**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+        return KINDS[kind](**values)
     except (TypeError, UsageError) as error:
         raise CheckpointError(f"the network {data!r} is damaged: {error}") from error
