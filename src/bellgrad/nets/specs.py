@@ -40,13 +40,17 @@ def _check_choices(activation: str, initialization: str) -> None:
 class MLP:
     """Fully connected layers over the flattened observation (images too; for convolutions use `CNN`).
 
+    Attributes:
+        hidden: units of each hidden layer.
+        activation: after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu.
+        initialization: orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults).
+
     Raises:
         UsageError: a width below 1, or an unknown activation or initialization.
     """
 
-    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer
-    activation: str = "tanh"  # after each hidden layer: tanh, relu, elu, gelu, silu or leaky_relu
-    # orthogonal (gain sqrt(2), zero biases), or torch (PyTorch's own defaults)
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
     initialization: str = "orthogonal"
 
     def __post_init__(self) -> None:
@@ -63,15 +67,23 @@ class CNN:
 
     Source: Mnih et al. 2015, Methods, "Model architecture".
 
+    Attributes:
+        channels: filters of each convolution.
+        kernels: sizes of the convolutions, pixels, square.
+        strides: of the convolutions, pixels.
+        dense: units of each fully connected hidden layer.
+        activation: after each layer but the last; as for `MLP`.
+        initialization: as for `MLP`.
+
     Raises:
         UsageError: a size below 1, `channels`, `kernels` and `strides` of unequal lengths, or an unknown
             name.
     """
 
-    channels: tuple[int, ...] = (32, 64, 64)  # filters of each convolution
-    kernels: tuple[int, ...] = (8, 4, 3)  # pixels, square
-    strides: tuple[int, ...] = (4, 2, 1)  # pixels
-    dense: tuple[int, ...] = (512,)  # units of each fully connected hidden layer
+    channels: tuple[int, ...] = (32, 64, 64)
+    kernels: tuple[int, ...] = (8, 4, 3)
+    strides: tuple[int, ...] = (4, 2, 1)
+    dense: tuple[int, ...] = (512,)
     activation: str = "relu"
     initialization: str = "orthogonal"
 
@@ -92,16 +104,22 @@ class Recurrent:
     """What `LSTM` and `GRU` share: fully connected layers over the flattened observation, then a memory, then
     the output.
 
+    Attributes:
+        size: units of the memory.
+        hidden: units of each fully connected layer before the memory.
+        backprop_steps: L, consecutive steps through which gradients flow back; must divide the rollout's
+            steps.
+        activation: after each fully connected layer.
+        initialization: orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults).
+
     Raises:
         UsageError: a size or a number of steps below 1, or an unknown activation or initialization.
     """
 
-    size: int = 64  # units of the memory
-    hidden: tuple[int, ...] = (64,)  # units of each fully connected layer before the memory
-    # L, consecutive steps through which gradients flow back; must divide the rollout's steps
+    size: int = 64
+    hidden: tuple[int, ...] = (64,)
     backprop_steps: int = 16
-    activation: str = "tanh"  # after each fully connected layer
-    # orthogonal (each gate's matrix on its own), or torch (PyTorch's own defaults)
+    activation: str = "tanh"
     initialization: str = "orthogonal"
 
     def __post_init__(self) -> None:
