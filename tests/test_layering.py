@@ -37,6 +37,7 @@ SHARED = (
     "bellgrad.algos.deep_q.",
     "bellgrad.algos.from_replay.",
     "bellgrad.algos.off_policy_actor_critic.",
+    "bellgrad.algos.policy_fields.",
     "bellgrad.algos.policy_gradient.",
     "bellgrad.algos.search.",
     "bellgrad.tabular.common.",

@@ -73,7 +73,8 @@ def rollout_rows(spec, size=12, seed=0):
         advantage,
         return_,
         value > 1e9,
-        (),
+        carry=(),  # not None, which vmap refuses
+        extra=(),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from bellgrad.algos.reinforce import REINFORCE, Values
+from bellgrad.algos.reinforce import REINFORCE, EpisodeValues
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec, Episodes
 from bellgrad.core.rng import draw
@@ -84,7 +84,7 @@ def several(seed=0, steps=6, n=5):
 
 
 # ------------------------------------------------------------------------------------------------ Phi by hand
-V = Values(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([[20.0], [30.0], [40.0]]),
+V = EpisodeValues(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([[20.0], [30.0], [40.0]]),
            torch.tensor([[[9.0, 11.0]], [[18.0, 22.0]], [[27.0, 33.0]]]))  # fmt: skip
 # Phi if the episode terminated, and if it was cut: V of what followed is 40, worth 20, 10 and 5 then.
 BY_HAND = {
@@ -305,7 +305,7 @@ def test_without_the_weight_of_a_state_the_mean_step_goes_elsewhere(gathered):
         ({"phi": "reward_to_go"}, r"phi='reward_to_go' has no critic"),
         (
             {"phi": "return", "truncation": "horizon", "state_weight": "discount"},
-            r"discounted from the episode's start already",
+            r"already discounted from the episode's start",
         ),
         ({"form": "all_actions"}, r"needs a Phi of every action: phi='q' or 'advantage', not 'baseline'"),
         ({"phi": "rewards_to_go"}, r"did you mean reward_to_go"),

@@ -248,7 +248,7 @@ def test_a_users_own_specification_builds_its_network():
     ("spec", "message"),
     [
         (BatchNormNet, "BatchNormNet changes its buffer '1.running_mean'"),
-        (DropoutNet, "DropoutNet gives two answers"),
+        (DropoutNet, "DropoutNet gives two different outputs"),
         (FrozenNet, "FrozenNet freezes the parameter 'weight'"),
         (WideNet, r"must return shape \[B, 2\]; for B = 2 it returned shape \[2, 3\]"),
         (nn.ReLU, r"could not be made as ReLU\(observation_space, 2\)"),

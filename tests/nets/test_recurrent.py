@@ -164,12 +164,12 @@ def test_a_policys_rows_are_its_steps(log_std):
         (lambda: LSTM(0), "LSTM.size = 0 is out of range"),
         (lambda: GRU(hidden=(0,)), r"GRU.hidden = \(0,\)"),
         (lambda: GRU(backprop_steps=0), "GRU.backprop_steps = 0 is out of range"),
-        (lambda: DQN(network=LSTM()), "LSTM remembers, and this algorithm keeps no memory"),
-        (lambda: SAC(network=GRU()), "GRU remembers, and this algorithm keeps no memory"),
+        (lambda: DQN(network=LSTM()), "LSTM has a memory, which this algorithm does not carry"),
+        (lambda: SAC(network=GRU()), "GRU has a memory, which this algorithm does not carry"),
         (lambda: build(LSTM(), SPACE, 1, action_size=2), "can neither join an action"),
         (lambda: build(LSTM(), SPACE, 1, ensemble=2), "nor be one of an ensemble"),
-        (lambda: Policy(LSTM(), EnvSpec("Test", SPACE, Discrete(2)), head="score"), "asked once a step"),
-        (lambda: Policy(LSTM(), EnvSpec("Test", SPACE, SPACE), log_std="separate"), "asked once a step"),
+        (lambda: Policy(LSTM(), EnvSpec("Test", SPACE, Discrete(2)), head="score"), "computed once per step"),
+        (lambda: Policy(LSTM(), EnvSpec("Test", SPACE, SPACE), log_std="separate"), "computed once per step"),
     ],
 )
 def test_what_a_memory_cannot_do_is_refused_in_words(make, words):

@@ -3,8 +3,8 @@ together.
 
     L(params) = E[ -A * log pi(a | s) ] + value_coef * E[ (R - V(s))^2 ] - entropy_coef * H(pi)
 
-with R the rewards up to the rollout's end and the value there, and A = R - V(s) (lambda = 1; less than 1
-gives GAE).
+with R the discounted rewards up to the rollout's end and the value there, and A = R - V(s) (lambda = 1; less
+than 1 gives GAE).
 
 Source: Mnih et al. 2016, arXiv 1602.01783, algorithm S3 and equation S2 (RMSprop with epsilon inside the
 root), here synchronous, as in the A2C of OpenAI Baselines, whose rates, clipping and running squares that
@@ -23,7 +23,7 @@ from bellgrad.algos.actor_critic import ActorCriticState
 from bellgrad.algos.policy_gradient import PolicyGradient, PolicyGradientLearner
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics, Minibatch
-from bellgrad.ops.grads import value_and_grad
+from bellgrad.ops.grads import Params, value_and_grad
 from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Optimizer, RMSprop
 
@@ -42,7 +42,7 @@ class A2C(PolicyGradient):
     learning_rate_decay: Literal["constant", "linear"] = "linear"
     lambda_: float = 1.0
     rollout_steps: int = 5
-    normalize_advantages: bool = False
+    normalize_advantages: bool = field(default=False, metadata={"formerly": "normalise_advantages"})
     optimizer: Optimizer = field(
         default_factory=lambda: RMSprop(epsilon=1e-5, epsilon_in_root=True, initial_square=1.0)
     )
@@ -65,16 +65,18 @@ class A2C(PolicyGradient):
 class A2CLearner(PolicyGradientLearner):
     """The pure functions of A2C for one environment."""
 
+    config: A2C
+
     def update(
         self, state: ActorCriticState, batch: Minibatch, noise: None = None
     ) -> tuple[ActorCriticState, Metrics]:
         """One step down the gradient of policy and value."""
 
-        def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+        def loss(params: Params) -> tuple[Tensor, Metrics]:
             policy, value = self.policy_and_value(params, batch)
             actor, metrics = self.policy_loss(policy, batch)
             critic = squared_error(value - batch.return_).mean()
             return actor + self.config.value_coef * critic, metrics | {"value_loss": critic}
 
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(state.params)
-        return self.descend(state, grads, metrics)
+        return self.optimizer_step(state, grads, metrics)

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.algos.counters import zero_counters
+from bellgrad.algos.search import Search, SearchLearner, fitness_metrics
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics
 
@@ -31,11 +32,11 @@ class CEM(Search):
     """Hyper-parameters of the noisy cross-entropy method, for discrete and continuous actions.
 
     Attributes:
-        elite_fraction: share of the candidates to which the Gaussian is fitted, in (0, 1]; at least one
-            candidate is.
+        elite_fraction: share of the candidates to which the Gaussian is fitted, in (0, 1]; always at least
+            one candidate.
         initial_std: standard deviation of every parameter at first, above 0.
         extra_std: standard deviation of the noise that is added at first, 0 or more.
-        extra_generations: generations after which nothing is added any more.
+        extra_generations: generations after which no noise is added.
     """
 
     population: int = 64
@@ -69,14 +70,16 @@ class CEMState(NamedTuple):
 class CEMLearner(SearchLearner):
     """The pure functions of the cross-entropy method for one environment."""
 
+    config: CEM
+
     def __init__(self, config: CEM, spec: EnvSpec):
         super().__init__(config, spec)
         self.elite = max(1, round(config.elite_fraction * config.population))
 
     def init(self, rng: torch.Generator) -> CEMState:
         """A Gaussian about a random policy."""
-        mean = self.first_params(rng)
-        return CEMState(mean, torch.full_like(mean, self.config.initial_std), *counters(rng))
+        mean = self.random_params(rng)
+        return CEMState(mean, torch.full_like(mean, self.config.initial_std), *zero_counters(rng.device))
 
     def ask(self, state: CEMState, noise: Tensor) -> Tensor:
         """A sample of the Gaussian `[P, n]`."""
@@ -90,7 +93,7 @@ class CEMLearner(SearchLearner):
         """Fit the Gaussian to the elite."""
         elite = candidates[fitness.topk(self.elite).indices]
         std, mean = torch.std_mean(elite, 0, correction=0)
-        metrics = described(fitness) | {
+        metrics = fitness_metrics(fitness) | {
             "fitness_elite": fitness.topk(self.elite).values.mean(),
             "std": std.mean(),
         }

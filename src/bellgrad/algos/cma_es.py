@@ -2,13 +2,13 @@
 
     x_i = m + sigma * y_i,   y_i ~ N(0, C)                      i = 1 .. P, the fittest first
     m <- m + sigma * y_w,    y_w = sum of w_i * y_i over the better half
-    the path of the means, freed of C, is longer or shorter than a random one: sigma grows or shrinks
+    sigma grows if the path of the means, scaled by C^(-1/2), is longer than a random one, else it shrinks
     C <- C moved towards the path's outer product and towards the weighted outer products of the y_i
 
 The weights of the worse half are negative: C shrinks in their directions. The policy found is m.
 
 Source: Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772, figure 6 with the default
-parameters of table 1; the numbers of the equations stand beside the lines. Fitness is maximized here.
+parameters of table 1; the comments are the numbers of its equations. Fitness is maximized here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.algos.counters import zero_counters
+from bellgrad.algos.search import Search, SearchLearner, fitness_metrics
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 
 ALGORITHMS = {"cma_es": "CMAES"}
 
-MOST_PARAMETERS = 2_000  # beyond, decomposing C takes seconds a generation
+MOST_PARAMETERS = 2_000  # with more, decomposing C takes seconds per generation
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CMAES(Search):
     parameters n.
 
     Attributes:
-        population: candidates in a generation (P), 4 or more; where fitness has no noise, 4 + 3 ln(n) are
+        population: candidates per generation (P), 4 or more; if fitness has no noise, 4 + 3 ln(n) are
             usual.
         sigma: standard deviation of every parameter at first, above 0.
     """
@@ -60,7 +61,7 @@ class CMAESState(NamedTuple):
     covariance: Tensor  # [n, n] C = basis diag(scale^2) basis'
     basis: Tensor  # [n, n] B, orthonormal columns
     scale: Tensor  # [n] D
-    path_sigma: Tensor  # [n] path of the means, freed of C
+    path_sigma: Tensor  # [n] path of the means, scaled by C^(-1/2)
     path_c: Tensor  # [n] path of the means
     updates: Tensor  # [] int64, generations
     steps: Tensor  # [] int64, environment steps; the driver advances it
@@ -73,6 +74,8 @@ class CMAESLearner(SearchLearner):
         UsageError: the network has more than `MOST_PARAMETERS` parameters.
     """
 
+    config: CMAES
+
     def __init__(self, config: CMAES, spec: EnvSpec):
         super().__init__(config, spec)
         if self.size > MOST_PARAMETERS:
@@ -84,11 +87,11 @@ class CMAESLearner(SearchLearner):
 
     def init(self, rng: torch.Generator) -> CMAESState:
         """A round Gaussian about a random policy."""
-        mean = self.first_params(rng).to(torch.float64)
+        mean = self.random_params(rng).to(torch.float64)
         identity, zero = torch.eye(self.size, dtype=mean.dtype, device=mean.device), torch.zeros_like(mean)
         sigma = torch.tensor(self.config.sigma, dtype=mean.dtype, device=mean.device)
         return CMAESState(
-            mean, sigma, identity, identity.clone(), zero + 1, zero, zero.clone(), *counters(rng)
+            mean, sigma, identity, identity.clone(), zero + 1, zero, zero.clone(), *zero_counters(rng.device)
         )
 
     def ask(self, state: CMAESState, noise: Tensor) -> Tensor:
@@ -113,9 +116,8 @@ class CMAESLearner(SearchLearner):
         sigma = s.sigma * ((r.c_sigma / r.d_sigma) * (length - 1)).exp()  # 44
 
         grown = (1 - (1 - r.c_sigma) ** (2 * (s.updates + 1))).sqrt()  # the path began at 0
-        steady = (length / grown < 1.4 + 2 / (n + 1)).to(
-            y.dtype
-        )  # h_sigma: else sigma is growing fast, and the path waits
+        # h_sigma: 0 while sigma grows fast, so that the path waits.
+        steady = (length / grown < 1.4 + 2 / (n + 1)).to(y.dtype)
         path_c = (1 - r.c_c) * s.path_c + steady * math.sqrt(r.c_c * (2 - r.c_c) * r.mu_eff) * y_w  # 45
         lengths = ((y @ s.basis) / s.scale).square().sum(-1)  # |C^(-1/2) y_i|^2
         active = torch.where(weights >= 0, weights, weights * n / lengths.clamp(min=1e-12))  # 46
@@ -125,11 +127,10 @@ class CMAESLearner(SearchLearner):
         )  # 47
 
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
-        basis = (
-            basis.contiguous()
-        )  # as a checkpoint gives it back: products round by how their factors lie in memory
+        # As a checkpoint gives it back: the rounding of a product depends on its factors' layout in memory.
+        basis = basis.contiguous()
         scale = variances.clamp(min=1e-20).sqrt()
-        metrics = described(fitness) | {"sigma": sigma, "axis_ratio": scale.max() / scale.min()}
+        metrics = fitness_metrics(fitness) | {"sigma": sigma, "axis_ratio": scale.max() / scale.min()}
         return (
             CMAESState(mean, sigma, covariance, basis, scale, path_sigma, path_c, s.updates + 1, s.steps),
             metrics,
@@ -137,10 +138,10 @@ class CMAESLearner(SearchLearner):
 
 
 class Rates(NamedTuple):
-    """The default parameters for `n` dimensions and `p` candidates, by the tutorial's names."""
+    """The default parameters for `n` dimensions and `p` candidates, under the tutorial's names."""
 
     weights: list[float]  # [P] of the fittest to the least fit
-    mu_eff: float  # as many candidates as carry equal weight
+    mu_eff: float  # as many candidates of equal weight would have the same variance
     c_sigma: float
     d_sigma: float
     c_c: float

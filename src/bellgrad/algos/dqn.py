@@ -52,6 +52,8 @@ class DQN(DeepQ):
 class DQNLearner(DeepQLearner):
     """The pure functions of DQN for one environment."""
 
+    config: DQN
+
     def target(self, state: DeepQState, batch: Batch, noise: None = None) -> Tensor:
         """The temporal-difference target y: `[B]`."""
         next_q_target = self.q(state.target, batch.next_obs)

@@ -5,9 +5,9 @@
     noise <- noise * factor  if more than one in five neighbors are no worse than theta_0
     noise <- noise / factor  otherwise
 
-Where many steps succeed they are too small. On a plateau all do, so that the search looks further and
-further. The present policy plays again in every generation, as one of the candidates, so that a lucky episode
-makes nothing unbeatable for long.
+If many steps succeed, they are too small. On a plateau all of them do, so that the search looks further and
+further. The current policy plays again in every generation, as one of the candidates, so that one lucky
+episode does not keep it in place for long.
 
 Source: steepest-ascent hill climbing as in Russell and Norvig 2021, section 4.1.1, over neighbors drawn at
 random; the one-fifth rule: Rechenberg 1973, "Evolutionsstrategie".
@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.algos.counters import zero_counters
+from bellgrad.algos.search import Search, SearchLearner, fitness_metrics
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.rng import Noise
@@ -36,11 +37,11 @@ class HillClimbing(Search):
     """Hyper-parameters of hill climbing, for discrete and continuous actions.
 
     Attributes:
-        population: candidates in a generation: the present policy and its neighbors (P), 2 or more.
-        noise: standard deviation of the neighbors' parameters about the present ones at first, above 0.
-        noise_factor: by which it grows or shrinks in a generation, 1 or more; 1 keeps it.
-        noise_min: it shrinks no further, above 0.
-        noise_max: it grows no further, at least `noise_min`.
+        population: candidates in a generation: the current policy and its neighbors (P), 2 or more.
+        noise: standard deviation of the neighbors' parameters about the current ones at first, above 0.
+        noise_factor: by which the noise grows or shrinks per generation, 1 or more; 1 keeps it.
+        noise_min: below this the noise does not shrink, above 0.
+        noise_max: beyond this the noise does not grow, at least `noise_min`.
     """
 
     population: int = 16
@@ -68,7 +69,7 @@ class HillClimbing(Search):
 class HillClimbingState(NamedTuple):
     """Everything that changes while it learns."""
 
-    params: Tensor  # [n] where it stands
+    params: Tensor  # [n] of the current policy
     noise: Tensor  # [] standard deviation of the neighbors
     updates: Tensor  # [] int64, generations
     steps: Tensor  # [] int64, environment steps; the driver advances it
@@ -77,30 +78,34 @@ class HillClimbingState(NamedTuple):
 class HillClimbingLearner(SearchLearner):
     """The pure functions of hill climbing for one environment."""
 
+    config: HillClimbing
+
     def init(self, rng: torch.Generator) -> HillClimbingState:
         """A random policy."""
         return HillClimbingState(
-            self.first_params(rng), torch.tensor(self.config.noise, device=rng.device), *counters(rng)
+            self.random_params(rng),
+            torch.tensor(self.config.noise, device=rng.device),
+            *zero_counters(rng.device),
         )
 
     def ask_noise(self) -> Noise:
-        """A standard normal a parameter of every neighbor."""
+        """A standard normal for each parameter of every neighbor."""
         return Noise("normal", (self.config.population - 1, self.size))
 
     def ask(self, state: HillClimbingState, noise: Tensor) -> Tensor:
-        """The present policy and its neighbors `[P, n]`."""
+        """The current policy and its neighbors `[P, n]`."""
         return torch.cat([state.params[None], state.params + state.noise * noise])
 
     def tell(
         self, state: HillClimbingState, candidates: Tensor, fitness: Tensor, noise: None = None
     ) -> tuple[HillClimbingState, Metrics]:
-        """Go to the fittest; stay where none is fitter."""
+        """Move to the fittest neighbor; stay if none is fitter."""
         c = self.config
-        best = fitness.argmax(0, keepdim=True)  # the first of several, which is the present one
+        best = fitness.argmax(0, keepdim=True)  # of equals the first, which is the current policy
         succeeded = (fitness[1:] >= fitness[0]).float().mean()
         spread = torch.where(
             succeeded > SUCCESSES, state.noise * c.noise_factor, state.noise / c.noise_factor
         )
         spread = spread.clamp(c.noise_min, c.noise_max)
         state = state._replace(params=candidates[best][0], noise=spread, updates=state.updates + 1)
-        return state, described(fitness) | {"succeeded": succeeded, "noise": spread}
+        return state, fitness_metrics(fitness) | {"succeeded": succeeded, "noise": spread}

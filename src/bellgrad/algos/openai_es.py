@@ -3,9 +3,9 @@
     J(theta) = E[ F(theta + sigma * e) ],   e ~ N(0, I)
     grad J   = E[ F(theta + sigma * e) * e ] / sigma
 
-estimated over antithetic pairs, +e and -e, with the centered ranks of a generation in the place of F. Ranks
-take no notice of the scale of the rewards, nor of outliers; candidates that tie share the mean of their
-ranks, so that where all are equally fit the gradient is 0.
+estimated over antithetic pairs, +e and -e, with the centered ranks of a generation in place of F. Ranks do
+not depend on the scale of the rewards, nor on outliers; candidates that tie share the mean of their ranks, so
+that the gradient is 0 if all are equally fit.
 
 Source: Salimans et al. 2017, arXiv 1703.03864, algorithm 1 and section 2.1 (antithetic sampling, fitness
 shaping, weight decay).
@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.algos.counters import zero_counters
+from bellgrad.algos.search import Search, SearchLearner, fitness_metrics
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.registry import OPTIMIZERS, take_names
@@ -35,7 +36,7 @@ class OpenAIES(Search):
     """Hyper-parameters of OpenAI's evolution strategy, for discrete and continuous actions.
 
     Attributes:
-        population: candidates in a generation (P), an even number: pairs that mirror each other.
+        population: candidates per generation (P), an even number: pairs that mirror each other.
         sigma: standard deviation of the candidates about the parameters, above 0.
         learning_rate: of the optimizer, above 0.
         optimizer: how gradients become steps; its learning rate is replaced by the field above, and its
@@ -73,17 +74,21 @@ class OpenAIESState(NamedTuple):
 class OpenAIESLearner(SearchLearner):
     """The pure functions of OpenAI's evolution strategy for one environment."""
 
+    config: OpenAIES
+
     def init(self, rng: torch.Generator) -> OpenAIESState:
         """A random policy."""
-        params = self.first_params(rng)
-        return OpenAIESState(params, self.config.optimizer.init({"params": params}), *counters(rng))
+        params = self.random_params(rng)
+        return OpenAIESState(
+            params, self.config.optimizer.init({"params": params}), *zero_counters(rng.device)
+        )
 
     def ask_noise(self) -> Noise:
-        """A standard normal a parameter of every pair."""
+        """A standard normal for each parameter of every pair."""
         return Noise("normal", (self.config.population // 2, self.size))
 
     def ask(self, state: OpenAIESState, noise: Tensor) -> Tensor:
-        """`[P, n]`: the one half of every pair, then the other."""
+        """`[P, n]`: first one half of every pair, then the other."""
         step = self.config.sigma * noise
         return torch.cat([state.params + step, state.params - step])
 
@@ -101,14 +106,14 @@ class OpenAIESLearner(SearchLearner):
         params, optimizer = c.optimizer.step(
             {"params": state.params}, {"params": -gradient}, state.optimizer, c.learning_rate
         )
-        metrics = described(fitness) | {"grad_norm": gradient.norm(), "param_norm": state.params.norm()}
+        metrics = fitness_metrics(fitness) | {"grad_norm": gradient.norm(), "param_norm": state.params.norm()}
         return state._replace(
             params=params["params"], optimizer=optimizer, updates=state.updates + 1
         ), metrics
 
 
 def centered_ranks(fitness: Tensor) -> Tensor:
-    """Ranks of `fitness [P]`, scaled to -1/2 for the least fit and 1/2 for the fittest `[P]`; equals share
+    """Ranks of `fitness [P]`, scaled to -1/2 for the least fit and 1/2 for the fittest: `[P]`. Equals share
     their mean rank."""
     ordered = fitness.sort().values
     below, not_above = (torch.searchsorted(ordered, fitness, right=right) for right in (False, True))

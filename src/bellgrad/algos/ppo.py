@@ -6,8 +6,8 @@
 
 with ratio = pi(a | s) / pi_old(a | s), advantages A by generalized advantage estimation, and the value loss
 against the lambda-return A + V_old. A rollout is used for several epochs of minibatches; with `target_kl` the
-epochs stop once the policy has moved that far. Between rollouts beta is doubled where the policy moved more
-than 1.5 `penalty_target`, and halved where less than `penalty_target` / 1.5.
+epochs stop once the policy has moved that far. Between rollouts beta is doubled if the policy moved more than
+1.5 `penalty_target`, and halved if less than `penalty_target` / 1.5.
 
 Source: Schulman et al. 2017, arXiv 1707.06347, equations 7 to 9; GAE: Schulman et al. 2016, arXiv 1506.02438,
 equation 16. Actor and critic are separate networks; advantages are normalized per minibatch, as in the
@@ -27,7 +27,7 @@ from bellgrad.algos.actor_critic import ActorCritic, ActorCriticLearner
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.tree import Tree, to_device
-from bellgrad.ops.grads import value_and_grad
+from bellgrad.ops.grads import Params, value_and_grad
 from bellgrad.ops.losses import (
     adapted_kl_coef,
     clipped_value_loss,
@@ -50,12 +50,12 @@ class PPO(ActorCritic):
             environments.
         objective: what keeps the policy near the one that acted: `clip` the ratio, or penalize the `kl`
             divergence.
-        clip_epsilon: how far the ratio may usefully move from 1, above 0; of `clip`.
-        penalty_target: how far a rollout's epochs should move the policy, nats, above 0; of `kl`, one of the
-            paper's three.
-        initial_penalty: beta at the start, above 0; of `kl`.
-        value_clip: how far the value prediction may usefully move from the old one, in its own unit; None
-            does not clip.
+        clip_epsilon: beyond this distance of the ratio from 1 nothing more is gained, above 0; for `clip`.
+        penalty_target: how far the epochs on a rollout should move the policy, nats, above 0; for `kl`, one
+            of the paper's three.
+        initial_penalty: beta at the start, above 0; for `kl`.
+        value_clip: beyond this distance of the value from the old one nothing more is gained, in its own
+            unit; None does not clip.
         value_coef: weight of the value loss.
         target_kl: stop the epochs of a rollout once the mean KL divergence exceeds this; None never stops.
     """
@@ -94,12 +94,11 @@ class PPO(ActorCritic):
 class PPOState(NamedTuple):
     """Everything that changes while it learns."""
 
-    params: dict[str, Tensor]  # those of `Policy` and "critic.*"
+    params: Params  # those of `Policy` and "critic.*"
     optimizer: Tree
-    learning_rate: Tensor  # [] of the updates on the present rollout
-    penalty: dict[
-        str, Tensor
-    ]  # [] "coef", beta, and "kl", how far the latest minibatch found the policy; empty with `clip`
+    learning_rate: Tensor  # [] of the updates on the current rollout
+    # [] "coef", beta, and "kl", how far the policy had moved by the latest minibatch; empty with `clip`
+    penalty: dict[str, Tensor]
     updates: Tensor  # [] int64
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
@@ -107,21 +106,19 @@ class PPOState(NamedTuple):
 class PPOLearner(ActorCriticLearner):
     """The pure functions of PPO for one environment."""
 
+    config: PPO
+
     def __init__(self, config: PPO, spec: EnvSpec, steps: int | None = None):
         super().__init__(config, spec, steps)
         self.max_kl = config.target_kl
 
     def init(self, rng: torch.Generator) -> PPOState:
         """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
-        c, begun, penalty = self.config, super().init(rng), {}
-        if (
-            c.objective == "kl"
-        ):  # the KL divergence begins at its target, so that the coefficient begins as it is
+        c, penalty = self.config, {}
+        params, optimizer, learning_rate, *counters = super().init(rng)
+        if c.objective == "kl":  # the KL divergence begins at its target, so that the first beta is kept
             penalty = {"coef": torch.tensor(c.initial_penalty), "kl": torch.tensor(c.penalty_target)}
-        penalty = to_device(penalty, rng.device)
-        return PPOState(
-            begun.params, begun.optimizer, begun.learning_rate, penalty, begun.updates, begun.steps
-        )
+        return PPOState(params, optimizer, learning_rate, to_device(penalty, rng.device), *counters)
 
     def prepare(
         self, state: PPOState, rollout: Rollout, noise: None = None
@@ -138,7 +135,7 @@ class PPOLearner(ActorCriticLearner):
         c = self.config
         advantage = normalize_advantage(batch.advantage) if c.normalize_advantages else batch.advantage
 
-        def loss(params: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+        def loss(params: Params) -> tuple[Tensor, Metrics]:
             policy, value = self.policy_and_value(params, batch)
             logprob, metrics = policy.logprob(batch.action), {}
             if c.objective == "clip":
@@ -153,12 +150,10 @@ class PPOLearner(ActorCriticLearner):
                 critic = clipped_value_loss(value, batch.value, batch.return_, c.value_clip)
             entropy = policy.entropy().mean()
             metrics |= {"policy_loss": actor, "value_loss": critic, "entropy": entropy, "approx_kl": kl}
-            bonus = (
-                c.entropy_coef * entropy if c.entropy_coef else 0.0
-            )  # a bonus of 0 need not be differentiated
+            bonus = c.entropy_coef * entropy if c.entropy_coef else 0.0  # 0 need not be differentiated
             return actor + c.value_coef * critic - bonus, metrics
 
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(state.params)
         if state.penalty:
             state = state._replace(penalty=state.penalty | {"kl": metrics["approx_kl"]})
-        return self.descend(state, grads, metrics)
+        return self.optimizer_step(state, grads, metrics)

@@ -10,7 +10,7 @@ The discount is zero if the episode terminated, so the entropy bonus of the succ
 Source: Haarnoja et al. 2018, arXiv 1812.05905, equations 5, 7, 9 and 18. As in the authors' code the
 temperature's loss is taken in log(alpha). Deviates from the paper's table 1 in two defaults: a learning rate
 of 1e-3, not 3e-4, and a first temperature of 0.2, not 1, from which Adam takes some 15,000 updates to come
-down to where rewards near 1 a step begin to count.
+down to where rewards near 1 per step begin to count.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class SACState(NamedTuple):
 
 class SACLearner(OffPolicyActorCriticLearner):
     """The pure functions of soft actor-critic for one environment."""
+
+    config: SAC
 
     def __init__(self, config: SAC, spec: EnvSpec):
         super().__init__(config, spec, outputs_per_dimension=2)

@@ -1,8 +1,8 @@
-"""What the algorithms share that search for a policy by the returns of whole episodes: fields, the policy as
-one vector, acting.
+"""What the algorithms share that search for a policy by the returns of whole episodes: hyper-parameters, the
+policy as one vector, acting.
 
-A search proposes P candidates a generation, vectors of a network's parameters, and is told how they fared. It
-needs no gradient and no replay, but many episodes at once.
+A search proposes P candidates per generation, vectors of a network's parameters, and is told the fitness of
+each. It needs no gradient and no replay, but many episodes at once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from bellgrad.ops.grads import Params
 
 @dataclass(frozen=True)
 class Search:
-    """Hyper-parameters that these algorithms share; each gives them its own defaults.
+    """Hyper-parameters that these algorithms share; each has its own defaults.
 
     Attributes:
         population: candidates in a generation (P).
         episodes: whole episodes that a candidate plays in a generation (E); its fitness is their mean
             undiscounted return.
         network: of the policy: an `MLP`, a `CNN`, or a user's own `nn.Module` class. Small by default, since
-            a search must find out by trial what every single parameter does.
+            a search finds out only by trial what a parameter does.
     """
 
     population: int = 32
@@ -49,7 +49,7 @@ class Search:
 
     @property
     def default_num_envs(self) -> int:
-        """Environments that play a generation at once."""
+        """Environments that step together if the user does not say: a whole generation."""
         return self.population * self.episodes
 
 
@@ -57,6 +57,7 @@ class SearchLearner:
     """The policy as one vector of `n` parameters; the subclass adds `init`, `ask` and `tell`.
 
     Attributes:
+        policy: the network that plays.
         size: n.
     """
 
@@ -65,7 +66,7 @@ class SearchLearner:
     def __init__(self, config: Any, spec: EnvSpec):
         self.config = config
         self.policy = Policy(config.network, spec)
-        # It acts greedily, so that the spread of a Gaussian is no part of what is searched.
+        # It acts greedily, so that the standard deviation of a Gaussian is not searched for.
         example = self.policy.init(torch.Generator())
         self._shapes = {
             name: tensor.shape for name, tensor in example.items() if not name.startswith("log_std")
@@ -88,14 +89,14 @@ class SearchLearner:
         return vmap(self._greedy)(candidates, obs)
 
     def ask_noise(self) -> Noise:
-        """A standard normal a parameter of every candidate."""
+        """A standard normal for each parameter of every candidate."""
         return Noise("normal", (self.config.population, self.size))
 
     def tell_noise(self) -> Noise | None:
-        """Most are deterministic, given how the candidates fared."""
+        """Most searches are deterministic, given the fitness of the candidates."""
         return None
 
-    def first_params(self, rng: torch.Generator) -> Tensor:
+    def random_params(self, rng: torch.Generator) -> Tensor:
         """The vector of a random policy, `[n]`."""
         params = self.policy.init(rng)
         return torch.cat([params[name].flatten() for name in self._shapes])
@@ -104,21 +105,14 @@ class SearchLearner:
         return self.policy.distribution(self._named(vector), obs).mode()
 
     def _named(self, vector: Tensor) -> Params:
-        parts = vector.to(torch.float32).split([math.prod(shape) for shape in self._shapes.values()])
-        named = {
-            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
-        }
-        return (
-            named if self.policy.discrete else named | {"log_std": vector.new_zeros(self.policy.action_size)}
-        )
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        parts = zip(self._shapes.items(), torch.split(vector.to(torch.float32), sizes), strict=True)
+        named = {name: part.view(shape) for (name, shape), part in parts}
+        if not self.policy.discrete:
+            named["log_std"] = vector.new_zeros(self.policy.action_size)
+        return named
 
 
-def counters(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Generations told and environment steps taken, `[]` int64: none of either."""
-    zero = torch.zeros((), dtype=torch.int64, device=rng.device)
-    return zero, zero.clone()
-
-
-def described(fitness: Tensor) -> Metrics:
-    """What every search reports of a generation's `fitness [P]`."""
+def fitness_metrics(fitness: Tensor) -> Metrics:
+    """What every search reports about the `fitness [P]` of a generation."""
     return {"fitness_mean": fitness.mean(), "fitness_max": fitness.max()}

@@ -1,15 +1,15 @@
-"""Simulated annealing: a worse policy is accepted too, the less often the worse it is and the cooler it has
-become.
+"""Simulated annealing: a worse policy is accepted too, but less often the worse it is and the lower the
+temperature has become.
 
     theta' = theta + noise * e,   e ~ N(0, I)
     theta <- theta' with probability min(1, exp((f(theta') - f(theta)) / T))
     T = T_0 * (T_1 / T_0)^(share of the run)
 
-P such chains walk beside each other, so that a generation is evaluated at once; the policy found is that of
-the fittest chain.
+P such chains run in parallel, so that a generation is evaluated at once; the policy found is that of the
+fittest chain.
 
 Source: Kirkpatrick, Gelatt and Vecchi 1983, "Optimization by simulated annealing"; acceptance: Metropolis et
-al. 1953, here of fitnesses to be maximized.
+al. 1953. Fitness is maximized here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bellgrad.algos.search import Search, SearchLearner, counters, described
+from bellgrad.algos.counters import zero_counters
+from bellgrad.algos.search import Search, SearchLearner, fitness_metrics
 from bellgrad.core.errors import UsageError, check_range
 from bellgrad.core.records import EnvSpec, Metrics
 from bellgrad.core.rng import Noise
 
 ALGORITHMS = {"simulated_annealing": "SimulatedAnnealing"}
 
-UNTRIED = torch.finfo(
-    torch.float32
-).min  # the fitness of a chain before its first generation: anything is accepted
+# The fitness of a chain before its first generation: anything is accepted.
+UNTRIED = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SimulatedAnnealing(Search):
     """Hyper-parameters of simulated annealing, for discrete and continuous actions.
 
     Attributes:
-        population: chains, each with one candidate in a generation (P).
+        population: chains, each with one candidate per generation (P).
         noise: standard deviation of a candidate's parameters about its chain's, above 0.
-        initial_temperature: T_0, in units of the return, above 0: a loss of so much is accepted with
+        initial_temperature: T_0, in units of the return, above 0: a loss of that size is accepted with
             probability 1/e.
         final_temperature: T_1 at the end of the planned run, above 0.
     """
@@ -57,7 +57,8 @@ class SimulatedAnnealing(Search):
         )
 
     def build(self, spec: EnvSpec, steps: int | None = None) -> SimulatedAnnealingLearner:
-        """Join these hyper-parameters to an environment; it has cooled down after the `steps` planned."""
+        """Join these hyper-parameters to an environment; the final temperature is reached after the planned
+        `steps`."""
         return SimulatedAnnealingLearner(self, spec, steps)
 
 
@@ -65,14 +66,16 @@ class SimulatedAnnealingState(NamedTuple):
     """Everything that changes while it learns."""
 
     params: Tensor  # [n] of the fittest chain
-    chains: Tensor  # [P, n] where each chain stands
-    fitness: Tensor  # [P] float32, what was found there
+    chains: Tensor  # [P, n] the parameters that each chain has reached
+    fitness: Tensor  # [P] float32, of each
     updates: Tensor  # [] int64, generations
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
 
 class SimulatedAnnealingLearner(SearchLearner):
     """The pure functions of simulated annealing for one environment."""
+
+    config: SimulatedAnnealing
 
     def __init__(self, config: SimulatedAnnealing, spec: EnvSpec, steps: int | None = None):
         super().__init__(config, spec)
@@ -84,10 +87,13 @@ class SimulatedAnnealingLearner(SearchLearner):
         self._steps = steps
 
     def init(self, rng: torch.Generator) -> SimulatedAnnealingState:
-        """A random policy, from which every chain sets out."""
-        first, p = self.first_params(rng), self.config.population
+        """A random policy, from which every chain starts."""
+        first, p = self.random_params(rng), self.config.population
         return SimulatedAnnealingState(
-            first, first.repeat(p, 1), torch.full((p,), UNTRIED, device=rng.device), *counters(rng)
+            first,
+            first.repeat(p, 1),
+            torch.full((p,), UNTRIED, device=rng.device),
+            *zero_counters(rng.device),
         )
 
     def ask(self, state: SimulatedAnnealingState, noise: Tensor) -> Tensor:
@@ -95,27 +101,28 @@ class SimulatedAnnealingLearner(SearchLearner):
         return state.chains + self.config.noise * noise
 
     def tell_noise(self) -> Noise:
-        """A uniform a chain, to accept by."""
+        """A uniform per chain, which decides whether its candidate is accepted."""
         return Noise("uniform", (self.config.population,))
 
     def tell(
         self, state: SimulatedAnnealingState, candidates: Tensor, fitness: Tensor, noise: Tensor
     ) -> tuple[SimulatedAnnealingState, Metrics]:
-        """Each chain goes to its neighbor, or stays."""
+        """Each chain moves to its neighbor, or stays."""
         temperature = self.temperature(state.steps)
         accepted = noise < acceptance(fitness - state.fitness, temperature)
         chains = torch.where(accepted[:, None], candidates, state.chains)
-        now = torch.where(accepted, fitness, state.fitness)
-        metrics = described(fitness) | {"temperature": temperature, "accepted": accepted.float().mean()}
-        best = chains[now.argmax(0, keepdim=True)][0]
-        return SimulatedAnnealingState(best, chains, now, state.updates + 1, state.steps), metrics
+        kept = torch.where(accepted, fitness, state.fitness)
+        metrics = fitness_metrics(fitness) | {"temperature": temperature, "accepted": accepted.float().mean()}
+        best = chains[kept.argmax(0, keepdim=True)][0]
+        return SimulatedAnnealingState(best, chains, kept, state.updates + 1, state.steps), metrics
 
     def temperature(self, steps: Tensor) -> Tensor:
-        """T `[]` after so many environment steps `[]`."""
+        """T `[]` after `steps []` environment steps."""
         c = self.config
-        return c.initial_temperature * (c.final_temperature / c.initial_temperature) ** (
-            steps / self._steps
-        ).clamp(max=1.0)
+        share = (steps / self._steps).clamp(max=1.0)
+        ratio: float = c.final_temperature / c.initial_temperature
+        temperature: Tensor = c.initial_temperature * ratio**share
+        return temperature
 
 
 def acceptance(gain: Tensor, temperature: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ divergence.
 
 with ratio = pi(a | s) / pi_old(a | s). To first order in the objective and second in the bound the solution
 is the natural gradient F^-1 g, found by conjugate gradients from products with the Fisher information F and
-scaled to the bound. Of ever shorter such steps the first is taken that improves the objective itself and
-keeps the KL divergence itself within the bound; if there is none, the policy stays as it is. Then the value
-is fitted to the lambda-return A + V_old.
+scaled to the bound. Of such steps, each shorter than the one before it, the first is taken that improves the
+objective itself and keeps the KL divergence itself within the bound; if there is none, the policy stays as it
+is. Then the value is fitted to the lambda-return A + V_old.
 
 Source: Schulman et al. 2015, arXiv 1502.05477, equation 14 and appendix C; advantages: Schulman et al. 2016,
-arXiv 1506.02438, equation 16, normalized over the rollout. Deviates in the value, which a first-order
-optimizer fits and not a second trust region.
+arXiv 1506.02438, equation 16, normalized over the rollout. Deviates in the value, which is fitted by a
+first-order optimizer and not within a second trust region.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class TRPO(ActorCritic):
         max_grad_norm: the value's gradients are scaled down to this global norm; None leaves them.
         optimizer: of the value; its learning rate is replaced by the field above.
         network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
-        target_kl: bound of the mean KL divergence of a step, nats, above 0; the authors' 0.01.
+        target_kl: bound on the mean KL divergence of a step, nats, above 0; 0.01 is the authors'.
         conjugate_steps: of the conjugate gradient method, each a product with the Fisher information.
-        damping: added to the Fisher information's diagonal.
+        damping: added to the diagonal of the Fisher information.
         line_search_steps: candidates for the length of a step.
-        line_search_decay: each candidate's length in units of the one before it, in (0, 1).
+        line_search_decay: length of each candidate in units of the one before it, in (0, 1).
     """
 
     learning_rate: float = 1e-3
@@ -82,10 +82,12 @@ class TRPO(ActorCritic):
 class TRPOLearner(ActorCriticLearner):
     """The pure functions of TRPO for one environment."""
 
+    config: TRPO
+
     def init(self, rng: torch.Generator) -> ActorCriticState:
         """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
-        begun = super().init(rng)
-        return begun._replace(optimizer=self.config.optimizer.init(split(begun.params)[1]))
+        params, _, *others = super().init(rng)
+        return ActorCriticState(params, self.config.optimizer.init(split(params)[1]), *others)
 
     def prepare(
         self, state: ActorCriticState, rollout: Rollout, noise: None = None
@@ -103,25 +105,25 @@ class TRPOLearner(ActorCriticLearner):
             return self.policy.distribution(unravel(vector), batch.obs)
 
         def kl_to(policy: Distribution) -> Tensor:
-            return old.kl(policy).mean()
+            return old.kl(policy).mean()  # type: ignore[arg-type]  # both come from one policy
 
-        def judged(vector: Tensor) -> tuple[Tensor, Tensor]:
+        def objective_and_kl(vector: Tensor) -> tuple[Tensor, Tensor]:
             """The objective and the mean KL divergence from the old policy."""
             policy = distribution(vector)
             bonus = c.entropy_coef * policy.entropy().mean()
             return surrogate(policy.logprob(batch.action), old_logprob, advantage) + bonus, kl_to(policy)
 
-        (objective, _), gradient = value_and_grad(judged, has_aux=True)(params)
+        (objective, _), gradient = value_and_grad(objective_and_kl, has_aux=True)(params)
         product = fisher_product(distribution, kl_to, params, c.damping)
         step = natural_step(product, gradient, c.target_kl, c.conjugate_steps)
 
-        def good(vector: Tensor) -> Tensor:
-            improved, kl = judged(vector)
-            return (improved > objective) & (kl <= c.target_kl)
+        def acceptable(vector: Tensor) -> Tensor:
+            improved, kl = objective_and_kl(vector)
+            return improved.gt(objective) & kl.le(c.target_kl)
 
         fractions = c.line_search_decay ** torch.arange(c.line_search_steps, device=params.device)
-        chosen, fraction = line_search(good, params, step, fractions)
-        improved, kl = judged(chosen)
+        chosen, fraction = line_search(acceptable, params, step, fractions)
+        improved, kl = objective_and_kl(chosen)
         metrics = {
             "surrogate_gain": improved - objective,
             "kl": kl,
@@ -134,4 +136,4 @@ class TRPOLearner(ActorCriticLearner):
         self, state: ActorCriticState, batch: Minibatch, noise: None = None
     ) -> tuple[ActorCriticState, Metrics]:
         """One step of the value down its squared error."""
-        return self.regress(state, batch)
+        return self.value_step(state, batch)

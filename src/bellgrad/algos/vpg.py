@@ -7,8 +7,8 @@ with advantages A by generalized advantage estimation, normalized over the rollo
 
 Source: Spinning Up, "Vanilla policy gradient" (Achiam 2018); Sutton et al. 2000, "Policy gradient methods for
 reinforcement learning with function approximation", theorem 1; GAE: Schulman et al. 2016, arXiv 1506.02438,
-equation 16. Deviates from Spinning Up in its rates and in rollouts that are shorter and more, which suits
-hundreds of thousands of steps better than millions.
+equation 16. Deviates from Spinning Up in its learning rates, and in rollouts that are shorter and more
+numerous, which suits runs of hundreds of thousands of steps better than runs of millions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bellgrad.algos.policy_gradient import PolicyGradient, PolicyGradientLearner
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics, Minibatch, Rollout
 from bellgrad.core.tree import Tree, flat
-from bellgrad.ops.grads import value_and_grad
+from bellgrad.ops.grads import Params, value_and_grad
 
 ALGORITHMS = {"vpg": "VPG"}
 
@@ -39,8 +39,8 @@ class VPG(PolicyGradient):
         epochs: passes over a rollout, of the value alone.
         minibatches: parts into which each pass splits it; must divide `rollout_steps` times the number of
             environments.
-        optimizer: how gradients become steps, the policy's and the value's apart; its learning rate is
-            replaced by those above.
+        optimizer: how gradients become steps, separately for policy and value; its learning rate is replaced
+            by those above.
         network: of actor and critic alike: an `MLP`, a `CNN`, or a user's own `nn.Module` class.
     """
 
@@ -65,10 +65,10 @@ class VPG(PolicyGradient):
 class VPGState(NamedTuple):
     """Everything that changes while it learns."""
 
-    params: dict[str, Tensor]  # those of `Policy` and "critic.*"
+    params: Params  # those of `Policy` and "critic.*"
     policy_optimizer: Tree
     optimizer: Tree  # of "critic.*"
-    learning_rate: Tensor  # [] of the updates on the present rollout, which are the value's
+    learning_rate: Tensor  # [] of the updates on the current rollout, which are the value's
     updates: Tensor  # [] int64
     steps: Tensor  # [] int64, environment steps; the driver advances it
 
@@ -76,13 +76,13 @@ class VPGState(NamedTuple):
 class VPGLearner(PolicyGradientLearner):
     """The pure functions of VPG for one environment."""
 
+    config: VPG
+
     def init(self, rng: torch.Generator) -> VPGState:
         """Random parameters; the policy begins close to uniform (discrete) or to a centered Gaussian."""
-        begun, init = super().init(rng), self.config.optimizer.init
-        policy, critic = split(begun.params)
-        return VPGState(
-            begun.params, init(policy), init(critic), begun.learning_rate, begun.updates, begun.steps
-        )
+        params, _, learning_rate, *counters = super().init(rng)
+        policy_optimizer, optimizer = map(self.config.optimizer.init, split(params))
+        return VPGState(params, policy_optimizer, optimizer, learning_rate, *counters)
 
     def prepare(
         self, state: VPGState, rollout: Rollout, noise: Tensor | None = None
@@ -92,11 +92,11 @@ class VPGLearner(PolicyGradientLearner):
         state, whole, _ = super().prepare(state, rollout, noise)
         batch = flat(whole)
 
-        def loss(policy: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+        def loss(policy: Params) -> tuple[Tensor, Metrics]:
             return self.policy_loss(self.policy.distribution(policy, batch.obs), batch)
 
         (_, metrics), grads = value_and_grad(loss, has_aux=True)(split(state.params)[0])
-        moved, metrics = self.descend(state._replace(optimizer=state.policy_optimizer), grads, metrics)
+        moved, metrics = self.optimizer_step(state._replace(optimizer=state.policy_optimizer), grads, metrics)
         rate = state.learning_rate * (c.value_learning_rate / c.learning_rate)
         return (
             moved._replace(policy_optimizer=moved.optimizer, optimizer=state.optimizer, learning_rate=rate),
@@ -106,4 +106,4 @@ class VPGLearner(PolicyGradientLearner):
 
     def update(self, state: VPGState, batch: Minibatch, noise: None = None) -> tuple[VPGState, Metrics]:
         """One step of the value down its squared error."""
-        return self.regress(state, batch)
+        return self.value_step(state, batch)

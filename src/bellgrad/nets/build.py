@@ -1,6 +1,7 @@
 """Build a network from its specification, and its parameters from a random stream."""
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import torch
@@ -11,7 +12,6 @@ from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
 from bellgrad.nets.layers import (
     EnsemblePerceptron,
-    Params,
     Perceptron,
     PureModule,
     Stacked,
@@ -19,10 +19,13 @@ from bellgrad.nets.layers import (
 )
 from bellgrad.nets.recurrent import RecurrentNetwork
 from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, check_spec
+from bellgrad.ops.grads import Params
+
+Space = gymnasium.Space[Any]
 
 
 class Network(PureModule):
-    """An encoder and a perceptron; an action, where there is one, joins the features."""
+    """An encoder and a perceptron; an action, if there is one, joins the features."""
 
     def __init__(self, encoder: Encoder, perceptron: Perceptron):
         super().__init__()
@@ -57,14 +60,14 @@ class EnsembleNetwork(PureModule):
 
 def build(
     spec: Spec,
-    observation_space: gymnasium.Space,
+    observation_space: Space,
     outputs: int,
     *,
     action_size: int = 0,
     ensemble: int | None = None,
     output_gain: float = 1.0,
 ) -> nn.Module:
-    """A network from observations, and actions where asked, to `outputs` numbers.
+    """A network from observations, and from actions too if asked, to `outputs` numbers.
 
     Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and
     `init_params` take.
@@ -76,7 +79,7 @@ def build(
             takes and returns what this network does without an ensemble.
         observation_space: a Gymnasium space.
         outputs: numbers per item.
-        action_size: D, the size of an action that joins the features; 0 for none.
+        action_size: D, the size of an action that joins the features; 0 for no action.
         ensemble: E networks with separate parameters, or None for a single one.
         output_gain: scale of the last layer's orthogonal weights (not for a user's class).
 
@@ -108,7 +111,8 @@ def build(
     if ensemble is None:
         return one()
     members = [one() for _ in range(ensemble)]
-    return EnsembleNetwork(members) if isinstance(members[0], Network) else Stacked(members)
+    networks = [member for member in members if isinstance(member, Network)]
+    return EnsembleNetwork(networks) if networks else Stacked(members)
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
@@ -119,7 +123,7 @@ def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
     Args:
         make: builds the module, usually through `build`.
     """
-    module = _make(make, 0)
+    module = _make_from_seed(make, 0)
     replace_parameters(module, [parameter.detach().to("meta") for parameter in module.parameters()])
     return module
 
@@ -137,17 +141,17 @@ def init_params(make: Callable[[], nn.Module], generator: torch.Generator) -> Pa
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     return {
         name: parameter.detach().to(generator.device)
-        for name, parameter in _make(make, seed).named_parameters()
+        for name, parameter in _make_from_seed(make, seed).named_parameters()
     }
 
 
-def _make(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _make_from_seed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         return make()
 
 
-def _user_module(spec: Spec, observation_space: gymnasium.Space, outputs: int, action_size: int) -> nn.Module:
+def _user_module(spec: Spec, observation_space: Space, outputs: int, action_size: int) -> nn.Module:
     check_spec(spec)
     name, make = (spec.__name__, spec) if isinstance(spec, type) else (f"{spec!r}.build", spec.build)
     call = f"{name}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
@@ -161,11 +165,8 @@ def _user_module(spec: Spec, observation_space: gymnasium.Space, outputs: int, a
     return module
 
 
-def _check_user_module(
-    module: nn.Module, observation_space: gymnasium.Space, outputs: int, action_size: int
-) -> None:
-    """Refuse what cannot be a pure function of parameters and inputs: found out by applying the module
-    twice."""
+def _check_user_module(module: nn.Module, observation_space: Space, outputs: int, action_size: int) -> None:
+    """Refuse what is not a pure function of parameters and inputs, which applying the module twice shows."""
     name = type(module).__name__
     frozen = [key for key, parameter in module.named_parameters() if not parameter.requires_grad]
     if frozen:
@@ -187,19 +188,19 @@ def _check_user_module(
     for key, buffer in module.named_buffers():
         if key not in before or not torch.equal(before[key], buffer):
             raise UsageError(
-                f"your network {name} changes its buffer {key!r} when applied (as BatchNorm does), and a pure"
-                " function cannot; use LayerNorm, or batch normalization without running statistics"
+                f"your network {name} changes its buffer {key!r} when applied (as BatchNorm does), which a"
+                " pure function cannot do; use LayerNorm, or batch normalization without running statistics"
             )
     if not torch.equal(first, second):
         raise UsageError(
-            f"your network {name} gives two answers to one input (as dropout does); it must draw no random"
-            " numbers"
+            f"your network {name} gives two different outputs for one input (as dropout does); it must not"
+            " draw random numbers"
         )
 
 
-def _sample(space: gymnasium.Space, batch: int) -> Tree:
-    """Made-up observations `[batch, *O]`, each the lowest value or a fraction: good enough to see shapes and
-    side effects."""
+def _sample(space: Space, batch: int) -> Tree:
+    """Made-up observations `[batch, *O]`, good enough to see shapes and side effects: zeros, or for a Box
+    fractions."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {key: _sample(child, batch) for key, child in space.spaces.items()}
     if isinstance(space, gymnasium.spaces.Tuple):
@@ -207,6 +208,5 @@ def _sample(space: gymnasium.Space, batch: int) -> Tree:
     if isinstance(space, gymnasium.spaces.Box):
         values = torch.rand(batch, *space.shape)
         return (values * 255).to(torch.uint8) if space.dtype == "uint8" else values
-    if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
-        return torch.zeros(batch, *space.shape, dtype=torch.int64)
-    return torch.zeros(batch, *space.shape, dtype=torch.int8)
+    is_choice = isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete)
+    return torch.zeros(batch, *(space.shape or ()), dtype=torch.int64 if is_choice else torch.int8)

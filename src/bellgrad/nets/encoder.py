@@ -1,7 +1,7 @@
 """From any observation to one vector of features."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,20 +13,24 @@ from torch.nn import functional as F
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices
 from bellgrad.core.tree import Tree
-from bellgrad.nets.layers import Params, PureModule, initialize
+from bellgrad.nets.layers import PureModule, initialize
 from bellgrad.nets.specs import ACTIVATIONS, CNN
+from bellgrad.ops.grads import Params
+
+Space = gymnasium.Space[Any]
+Path = tuple[str | int, ...]
 
 
 class _Leaf(NamedTuple):
-    path: tuple[str | int, ...]  # from the root of the observation
-    space: gymnasium.Space
-    image: int | None  # which of the encoder's convolution stacks, for an image
+    path: Path  # from the root of the observation
+    space: Space
+    shape: tuple[int, ...]
+    image: int | None  # which of the encoder's convolution stacks; None if it is not an image
     sizes: tuple[int, ...] | None  # categories in each dimension of a Discrete or MultiDiscrete space
 
 
-def _leaf_spaces(
-    space: gymnasium.Space, path: tuple[str | int, ...] = ()
-) -> list[tuple[tuple[str | int, ...], gymnasium.Space]]:
+def _leaf_spaces(space: Space, path: Path = ()) -> list[tuple[Path, Space, tuple[int, ...]]]:
+    """Path, space and shape of everything that is observed, but for the mask of allowed actions."""
     if isinstance(space, spaces.Dict):
         parts = [(key, child) for key, child in space.spaces.items() if path or key != KEY]
         return [leaf for key, child in parts for leaf in _leaf_spaces(child, (*path, key))]
@@ -34,7 +38,7 @@ def _leaf_spaces(
         return [leaf for i, child in enumerate(space.spaces) for leaf in _leaf_spaces(child, (*path, i))]
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UsageError(f"a network cannot read observations of the space {space}")
-    return [(path, space)]
+    return [(path, space, space.shape or ())]
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
@@ -62,42 +66,45 @@ def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]
 class Encoder(PureModule):
     """Observations of any space as features `[..., F]` float32, for any leading axes.
 
-    A Box is flattened (a vector is handed on as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete
+    A Box is flattened (a vector stays as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete
     (counted from 0, whatever the space's `start`) become one-hot, MultiBinary becomes 0 and 1, Dict and Tuple
-    are joined in the space's order, without the mask that says which actions are allowed. With a `cnn`, every
-    Box of three dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` where the last axis is
-    the shorter one.
+    are joined in the space's order, without the mask of allowed actions. With a `cnn`, every Box of three
+    dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` if the last axis is shorter than the
+    first.
 
     Args:
         observation_space: a Gymnasium space.
         cnn: the convolutions for images; None flattens images too.
 
+    Attributes:
+        features: F.
+
     Raises:
-        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn` where
-            there is no image.
+        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn`
+            without an image.
     """
 
-    def __init__(self, observation_space: gymnasium.Space, cnn: CNN | None = None):
+    def __init__(self, observation_space: Space, cnn: CNN | None = None):
         super().__init__()
         self.cnn = cnn
         self.leaves: list[_Leaf] = []
         self.convolutions = nn.ModuleList()
-        self.features = 0  # F
-        for path, space in _leaf_spaces(observation_space):
+        self.features = 0
+        for path, space, shape in _leaf_spaces(observation_space):
             image, sizes = None, choices(space)
-            if cnn is not None and isinstance(space, spaces.Box) and len(space.shape) == 3:
+            if cnn is not None and isinstance(space, spaces.Box) and len(shape) == 3:
                 image = len(self.convolutions)
-                layers, features = _convolutions(space.shape, cnn)
+                layers, features = _convolutions(shape, cnn)
                 self.convolutions.append(layers)
                 self.features += features
             else:
-                self.features += sum(sizes) if sizes else math.prod(space.shape)
-            self.leaves.append(_Leaf(path, space, image, sizes))
+                self.features += sum(sizes) if sizes else math.prod(shape)
+            self.leaves.append(_Leaf(path, space, shape, image, sizes))
         if not self.leaves:
             raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
             raise UsageError(
-                f"CNN needs an image (a Box of three dimensions), which {observation_space} has not; use MLP"
+                f"CNN needs an image (a Box of three dimensions), and {observation_space} has none; use MLP"
             )
 
     def functional(self, params: Params, prefix: str, obs: Tree) -> Tensor:
@@ -108,33 +115,30 @@ class Encoder(PureModule):
     def _encode(self, leaf: _Leaf, params: Params, prefix: str, obs: Tree) -> Tensor:
         for key in leaf.path:
             obs = obs[key]
-        space = leaf.space
-        if isinstance(space, spaces.Discrete):
-            return _one_hot(obs, *leaf.sizes)
-        if leaf.sizes:
-            columns = obs.flatten(-len(space.shape)).unbind(-1)
-            return torch.cat([_one_hot(column, n) for column, n in zip(columns, leaf.sizes, strict=True)], -1)
-        x = obs if obs.is_floating_point() else obs.float()
-        if space.dtype == np.uint8 and isinstance(space, spaces.Box):
+        dims = len(leaf.shape)
+        if leaf.sizes is not None:
+            columns = obs.flatten(-dims).unbind(-1) if dims else [obs]
+            encoded = [_one_hot(column, n) for column, n in zip(columns, leaf.sizes, strict=True)]
+            return encoded[0] if len(encoded) == 1 else torch.cat(encoded, -1)
+        x: Tensor = obs if obs.is_floating_point() else obs.float()
+        if leaf.space.dtype == np.uint8 and isinstance(leaf.space, spaces.Box):
             x = x / 255
-        if leaf.image is not None:
-            return self._convolve(leaf, params, prefix, x)
-        dims = len(space.shape)
+        if self.cnn is not None and leaf.image is not None:
+            return self._convolve(self.cnn, leaf, params, prefix, x)
         return x if dims == 1 else x.unsqueeze(-1) if dims == 0 else x.flatten(-dims)
 
-    def _convolve(self, leaf: _Leaf, params: Params, prefix: str, x: Tensor) -> Tensor:
+    def _convolve(self, cnn: CNN, leaf: _Leaf, params: Params, prefix: str, x: Tensor) -> Tensor:
         lead = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
-        if _channels_last(leaf.space.shape):
+        if _channels_last(leaf.shape):
             x = x.permute(0, 3, 1, 2)
-        for i, stride in enumerate(self.cnn.strides):
+        for i, stride in enumerate(cnn.strides):
             name = f"{prefix}convolutions.{leaf.image}.{i}"
-            x = ACTIVATIONS[self.cnn.activation](
-                F.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride)
-            )
+            x = F.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride)
+            x = ACTIVATIONS[cnn.activation](x)
         return x.reshape(*lead, -1)
 
 
 def _one_hot(x: Tensor, n: int) -> Tensor:
-    # Not F.one_hot: it looks at the values, which a graph cannot.
+    # Not F.one_hot: it reads the values, which a compiled graph cannot.
     return (x.unsqueeze(-1) == torch.arange(n, device=x.device)).float()

@@ -1,9 +1,10 @@
-"""Modules whose mathematics takes the parameters as an argument, and how any module is applied to a
-dictionary of parameters."""
+"""Modules that are functions of their parameters, and how any module is applied to a dictionary of
+parameters."""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +12,22 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from bellgrad.nets.specs import ACTIVATIONS
-
-Params = dict[str, Tensor]
+from bellgrad.ops.grads import Params
 
 
 class PureModule(nn.Module):
-    """A module that is written as a function of its parameters; `forward` is that function of its own."""
+    """A module that is written as a function of its parameters; `forward` gives it the module's own."""
 
-    def functional(self, params: Params, prefix: str, *inputs: object) -> Tensor:
+    def functional(self, params: Params, prefix: str, *inputs: Any, **options: Any) -> Tensor:
         """The output, with `params[prefix + name]` in place of each parameter `name`."""
         raise NotImplementedError
 
-    def forward(self, *inputs: object) -> Tensor:
-        """The output under the module's own parameters."""
+    def forward(self, *inputs: Any) -> Tensor:
+        """The output with the module's own parameters."""
         return self.functional(dict(self.named_parameters()), "", *inputs)
 
 
-def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") -> Tensor:
+def apply(module: nn.Module, params: Params, *inputs: Any, prefix: str = "") -> Tensor:
     """Apply a module to parameters that live outside it; pure.
 
     Args:
@@ -36,11 +36,10 @@ def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") 
         params: every parameter by name, as `init_params` gives them; with a prefix, also those of other
             modules.
         inputs: what `forward` takes.
-        prefix: stands before the module's own names in `params`.
+        prefix: comes before the module's own names in `params`.
     """
-    if isinstance(
-        module, PureModule
-    ):  # swapping parameters in and out of modules costs more than a small network
+    # Swapping parameters in and out of a module would take longer than a small network.
+    if isinstance(module, PureModule):
         return module.functional(params, prefix, *inputs)
     if prefix:
         params = {
@@ -50,21 +49,26 @@ def apply(module: nn.Module, params: Params, *inputs: object, prefix: str = "") 
     if buffers:
         device = next(iter(params.values())).device if params else torch.device("cpu")
         params = params | {name: buffer.to(device) for name, buffer in buffers.items()}
-    return functional_call(module, params, inputs)
+    output: Tensor = functional_call(module, params, inputs)
+    return output
 
 
-def initialize(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+def initialize(layer: nn.Module, gain: float) -> None:
     """Orthogonal weights (a convolution's flattened to `[out, in * height * width]`) and zero biases, in
     place.
 
+    Args:
+        layer: an `nn.Linear` or `nn.Conv2d` with biases.
+        gain: scale of the weights.
+
     Source: Saxe et al. 2014, arXiv 1312.6120.
     """
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    nn.init.orthogonal_(layer.get_parameter("weight"), gain)
+    nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def replace_parameters(module: nn.Module, tensors: Sequence[Tensor]) -> None:
-    """Put other tensors in the place of a module's parameters, in their order; shared parameters stay
+    """Put other tensors in place of a module's parameters, in their order; shared parameters stay
     shared."""
     new = {old: nn.Parameter(tensor) for old, tensor in zip(module.parameters(), tensors, strict=True)}
     for owner in module.modules():
@@ -110,7 +114,7 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsemblePerceptron(PureModule):
-    """`E` perceptrons of one shape, with one batched matrix product a layer."""
+    """`E` perceptrons of one shape, with one batched matrix product per layer."""
 
     def __init__(self, members: Sequence[Perceptron]):
         super().__init__()
@@ -126,9 +130,7 @@ class EnsemblePerceptron(PureModule):
         last = len(self.layers) - 1
         for i in range(last + 1):
             weight, bias = params[f"{prefix}layers.{i}.weight"], params[f"{prefix}layers.{i}.bias"]
-            if (
-                weight.shape[-1] == 1
-            ):  # a matrix product with one column is slower than multiplying and adding up
+            if weight.shape[-1] == 1:  # a product with one column is slower than multiplying and adding up
                 x = (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
             else:
                 x = torch.bmm(x, weight) + bias  # `baddbmm` would copy the bias for every row first
@@ -141,7 +143,7 @@ class Stacked(PureModule):
     """Any `E` modules of one class as one, by `vmap` over their stacked parameters; the inputs are the same
     for all.
 
-    Buffers are constants and those of the first member serve all.
+    Buffers are constants; all members use those of the first.
     """
 
     def __init__(self, members: Sequence[nn.Module]):

@@ -1,4 +1,4 @@
-"""A policy as a network: which distribution an action space asks for, and the heads that give its
+"""A policy as a network: which distribution an action space needs, and the outputs that give its
 parameters."""
 
 import math
@@ -15,9 +15,11 @@ from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree
 from bellgrad.nets.build import build, init_params, skeleton
-from bellgrad.nets.layers import Params, apply
+from bellgrad.nets.layers import apply
+from bellgrad.nets.recurrent import RecurrentNetwork
 from bellgrad.nets.specs import Recurrent, Spec
 from bellgrad.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical
+from bellgrad.ops.grads import Params
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian
 Head = Literal["vector", "score"]
@@ -27,32 +29,32 @@ SMALL = 0.01  # gain of the last layer: a policy begins close to uniform, or to 
 
 
 class Policy:
-    """`pi(. | obs)`: skeleton modules and pure functions; the parameters live outside.
+    """`pi(. | obs)`: modules without numbers and pure functions; the parameters are outside.
 
     Actions that the observation's `action_mask` or the environment's `legal` forbids have probability 0.
-    Where everything is forbidden, as after the end of an episode, nothing is.
+    If all are forbidden, as after the end of an episode, none is.
 
     With `LSTM` or `GRU` it is `pi(. | obs, memory)`: `step` and `unroll` take the place of `distribution`.
 
     Args:
         network: of the policy.
         spec: the environment.
-        head: how a choice among actions is scored. `vector`: one output an action. `score`: one output for
-            the observation joined with the action (one-hot), which is asked for every action.
-        log_std: of a Gaussian. `free`: a parameter an action dimension, the same everywhere. `shared`:
-            further outputs of the network that gives the mean. `separate`: a network of its own.
-        initial_log_std: where it begins.
+        head: how a choice among actions is scored. `vector`: one output per action. `score`: one output for
+            the observation joined with the action (one-hot), computed for every action.
+        log_std: of a Gaussian. `free`: one parameter per action dimension, the same for all observations.
+            `shared`: further outputs of the network that gives the mean. `separate`: a network of its own.
+        initial_log_std: its value before anything is learned.
 
     Attributes:
-        discrete: whether the actions are a choice.
+        discrete: whether the action is a choice among finitely many.
         action_size: D dimensions of a Box, or A actions to choose from, in all dimensions of a MultiDiscrete
             space together.
         remembers: whether the network has a memory.
 
     Raises:
         UsageError: the action space is none of Box, Discrete and MultiDiscrete, or `head` is `score` and it
-            is not Discrete, or a mask does not fit the actions, or a network with a memory would be asked
-            more than once a step.
+            is not Discrete, or a mask does not fit the actions, or a network with a memory would be computed
+            more than once per step.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Policy:
                 f"a policy needs a Box, Discrete or MultiDiscrete action space; {spec.id} has {space}"
             )
         self.discrete = sizes is not None
-        self.action_size = sum(sizes) if sizes else math.prod(space.shape)
+        self.action_size = sum(sizes) if sizes else math.prod(space.shape or ())
         self._sizes = None if isinstance(space, Discrete) else sizes
         self._masked = has_mask(spec.observation_space, space)
         self._legal = None if spec.legal is None else torch.from_numpy(spec.legal)
@@ -81,29 +83,29 @@ class Policy:
         self.remembers = isinstance(network, Recurrent)
         if self.remembers and (head == "score" or (not self.discrete and log_std == "separate")):
             raise UsageError(
-                "a policy with a memory is one network asked once a step: head='vector', log_std 'free' or"
-                " 'shared'"
+                "a policy with a memory is one network, computed once per step: give head='vector', and"
+                " log_std 'free' or 'shared'"
             )
         self.head, self.log_std, self.initial_log_std = head, log_std, initial_log_std
         observed = spec.observation_space
-        makes: dict[str, Callable[[], nn.Module]] = {}
+        builders: dict[str, Callable[[], nn.Module]] = {}
         if head == "score":
-            makes["actor."] = lambda: build(
+            builders["actor."] = lambda: build(
                 network, observed, 1, action_size=self.action_size, output_gain=SMALL
             )
         else:
             outputs = self.action_size * (2 if not self.discrete and log_std == "shared" else 1)
-            makes["actor."] = lambda: build(network, observed, outputs, output_gain=SMALL)
+            builders["actor."] = lambda: build(network, observed, outputs, output_gain=SMALL)
         if not self.discrete and log_std == "separate":
-            makes["log_std."] = lambda: build(network, observed, self.action_size, output_gain=SMALL)
-        self._makes = makes
-        self._modules = {prefix: skeleton(make) for prefix, make in makes.items()}
+            builders["log_std."] = lambda: build(network, observed, self.action_size, output_gain=SMALL)
+        self._builders = builders
+        self._modules = {prefix: skeleton(builder) for prefix, builder in builders.items()}
 
     def init(self, rng: torch.Generator) -> Params:
         """Random parameters, on the generator's device."""
-        params = {}
-        for prefix, make in self._makes.items():
-            params |= {prefix + name: tensor for name, tensor in init_params(make, rng).items()}
+        params: Params = {}
+        for prefix, builder in self._builders.items():
+            params |= {prefix + name: tensor for name, tensor in init_params(builder, rng).items()}
         if not self.discrete and self.log_std == "free":
             params["log_std"] = torch.full((self.action_size,), self.initial_log_std, device=rng.device)
         return params
@@ -122,18 +124,25 @@ class Policy:
         return self._of_output(params, obs, self._apply("actor.", params, obs))
 
     def first_memory(self, num_envs: int) -> Tree:
-        """What is remembered where an episode begins, on the CPU; None without a memory."""
-        return self._modules["actor."].first_memory(num_envs) if self.remembers else None
+        """The memory when an episode begins, on the CPU; None without one."""
+        actor = self._modules["actor."]
+        return actor.first_memory(num_envs) if isinstance(actor, RecurrentNetwork) else None
 
     def step(self, params: Params, obs: Tree, memory: Tree) -> tuple[Distribution, Tree]:
         """`pi(. | obs, memory)` for `obs [B, *O]`, and the memory after it."""
-        output, memory = self._modules["actor."].unroll(params, "actor.", obs, memory)
-        return self._of_output(params, obs, output), memory
+        return self._unroll(params, obs, memory, None)
 
     def unroll(self, params: Params, obs: Tree, memory: Tree, ended: Tensor) -> Distribution:
         """The distributions of rows of consecutive steps; see `RecurrentNetwork.unroll`."""
-        output, _ = self._modules["actor."].unroll(params, "actor.", obs, memory, ended)
-        return self._of_output(params, obs, output)
+        return self._unroll(params, obs, memory, ended)[0]
+
+    def _unroll(
+        self, params: Params, obs: Tree, memory: Tree, ended: Tensor | None
+    ) -> tuple[Distribution, Tree]:
+        actor = self._modules["actor."]
+        assert isinstance(actor, RecurrentNetwork)  # `remembers`
+        output, memory = actor.unroll(params, "actor.", obs, memory, ended)
+        return self._of_output(params, obs, output), memory
 
     def _of_output(self, params: Params, obs: Tree, output: Tensor) -> Distribution:
         if self.discrete:
@@ -147,7 +156,7 @@ class Policy:
         return DiagonalGaussian(mean, self.initial_log_std + log_std)
 
     def _choice(self, logits: Tensor, obs: Tree) -> Categorical | MultiCategorical:
-        """The choice that logits `[B, A]` make among the allowed actions."""
+        """The distribution over the allowed actions that logits `[B, A]` give."""
         if self._masked:
             logits = torch.where(obs[KEY] != 0, logits, FORBIDDEN)
         if self._legal is not None:
@@ -158,7 +167,7 @@ class Policy:
         return apply(self._modules[prefix], params, *inputs, prefix=prefix)
 
     def _scores(self, params: Params, obs: Tree) -> Tensor:
-        """`[B, A]`: every observation beside every action."""
+        """`[B, A]`: every observation joined with every action."""
         a = self.action_size
         first = leaves(obs)[0]
         choices = torch.eye(a, device=first.device).repeat(len(first), 1)

@@ -1,7 +1,8 @@
-"""Networks with a memory of the episode so far, which is handed from step to step."""
+"""Networks with a memory of the episode so far, which is passed on from step to step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import torch
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
-from bellgrad.nets.layers import Params, Perceptron, initialize
+from bellgrad.nets.layers import Perceptron, initialize
 from bellgrad.nets.specs import ACTIVATIONS, GRU, LSTM, Recurrent
+from bellgrad.ops.grads import Params
 
 Memory = dict[str, Tensor]  # `[n, size]` each; "hidden" is what the rest of the network reads
 
@@ -52,8 +54,9 @@ def gru_step(x: Tensor, weight: Tensor, bias: Tensor, memory: Memory) -> Memory:
     return {"hidden": g + (x_z + h_z).sigmoid() * (hidden - g)}
 
 
-# PyTorch's cells hold the parameters, in its order of the gates; the arithmetic is the functions above.
-CELLS: dict[type[Recurrent], tuple[type[nn.RNNCellBase], Callable[..., Memory], tuple[str, ...]]] = {
+Cell = type[nn.LSTMCell] | type[nn.GRUCell]
+# PyTorch's cells hold the parameters, in PyTorch's order of the gates; the functions above compute with them.
+CELLS: dict[type[Recurrent], tuple[Cell, Callable[..., Memory], tuple[str, ...]]] = {
     LSTM: (nn.LSTMCell, lstm_step, ("hidden", "cell")),
     GRU: (nn.GRUCell, gru_step, ("hidden",)),
 }
@@ -69,7 +72,9 @@ class RecurrentNetwork(nn.Module):
         output_gain: scale of the last layer's orthogonal weights.
     """
 
-    def __init__(self, spec: Recurrent, observation_space: gymnasium.Space, outputs: int, output_gain: float):
+    def __init__(
+        self, spec: Recurrent, observation_space: gymnasium.Space[Any], outputs: int, output_gain: float
+    ):
         super().__init__()
         cell, self.step, self.names = CELLS[type(spec)]
         self.size, self.activation = spec.size, ACTIVATIONS[spec.activation]
@@ -86,7 +91,7 @@ class RecurrentNetwork(nn.Module):
 
     def _initialize_cell(self) -> None:
         for weight in (self.cell.weight_ih, self.cell.weight_hh):
-            for gate in weight.detach().split(self.size):
+            for gate in torch.split(weight.detach(), self.size):
                 nn.init.orthogonal_(gate)
         for bias in (self.cell.bias_ih, self.cell.bias_hh):
             nn.init.zeros_(bias)
@@ -94,7 +99,7 @@ class RecurrentNetwork(nn.Module):
             nn.init.ones_(self.cell.bias_ih.detach()[self.size : 2 * self.size])  # of the forget gate
 
     def first_memory(self, n: int) -> Memory:
-        """What is remembered where an episode begins: zeros `[n, size]`."""
+        """The memory when an episode begins: zeros `[n, size]`."""
         return {name: torch.zeros(n, self.size) for name in self.names}
 
     def unroll(
@@ -108,7 +113,7 @@ class RecurrentNetwork(nn.Module):
             prefix: of this network's names in it.
             obs: `[n * L, *O]`.
             memory: before the first step of each row, `[n, size]`.
-            ended: `[n * L]` bool, after which steps the memory begins anew; None for rows of one step.
+            ended: `[n * L]` bool, after which steps the memory starts again; None for rows of one step.
 
         Returns:
             The outputs `[n * L, outputs]`, and the memory after the last step of each row.
@@ -120,8 +125,10 @@ class RecurrentNetwork(nn.Module):
             name: params[f"{prefix}cell.{name}"] for name in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
         }
         rows = len(memory["hidden"])
-        steps = F.linear(x, w["weight_ih"], w["bias_ih"]).unflatten(0, (rows, -1)).unbind(1)
-        kept = [] if ended is None else (~ended).to(x.dtype).unflatten(0, (rows, -1)).unsqueeze(-1).unbind(1)
+        steps = torch.unflatten(F.linear(x, w["weight_ih"], w["bias_ih"]), 0, (rows, -1)).unbind(1)
+        kept: Sequence[Tensor] = ()
+        if ended is not None:
+            kept = torch.unflatten((~ended).to(x.dtype), 0, (rows, -1)).unsqueeze(-1).unbind(1)
         hidden = []
         for t, step in enumerate(steps):
             if t:

@@ -135,7 +135,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class LSTM(Recurrent):
-    """A network that remembers: long short-term memory after fully connected layers.
+    """A network with a memory: long short-term memory after fully connected layers.
 
     With orthogonal weights the forget gate's bias begins at 1, so that the memory lasts before anything is
     learned.
@@ -147,7 +147,7 @@ class LSTM(Recurrent):
 
 @dataclass(frozen=True)
 class GRU(Recurrent):
-    """A network that remembers: a gated recurrent unit after fully connected layers.
+    """A network with a memory: a gated recurrent unit after fully connected layers.
 
     Source: Cho et al. 2014, arXiv 1406.1078, in the form that cuDNN and PyTorch compute (the reset gate after
     the product).
@@ -178,7 +178,7 @@ def check_spec(spec: Any, memory: bool = False) -> None:
     """
     if isinstance(spec, Recurrent) and not memory:
         raise UsageError(
-            f"{type(spec).__name__} remembers, and this algorithm keeps no memory: take ppo or a2c, or"
-            " frame_stack"
+            f"{type(spec).__name__} has a memory, which this algorithm does not carry from step to step: use"
+            " ppo or a2c, or frame_stack"
         )
     NETWORKS.check(spec)

@@ -1,5 +1,5 @@
-"""Shape assertions. torch broadcasts `[B]` against `[B, 1]` to `[B, B]` without a word, so every op asks
-these first."""
+"""Shape checks. torch broadcasts `[B]` against `[B, 1]` to `[B, B]` without a warning, so every op checks
+shapes first."""
 
 from collections.abc import Mapping, Sequence
 

@@ -26,14 +26,14 @@ class Categorical(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """Actions `[B]` int64 by inverting the cumulative distribution at `noise [B]`, uniform on [0, 1].
 
-        A forbidden action is never drawn, whatever the noise; 0 and 1 included.
+        A forbidden action is never drawn, whatever the noise, even 0 or 1.
 
         Raises:
             ValueError: shapes do not match.
         """
         has_shape(self.logits.shape[:-1], noise=noise)
         cumulative = self.logits.softmax(-1).cumsum(-1)
-        total = cumulative[..., -1:]  # 1 but for rounding
+        total = cumulative[..., -1:]  # 1 up to rounding
         below_total = total * (1 - 2 * torch.finfo(total.dtype).eps)
         return (cumulative <= torch.minimum(noise[..., None] * total, below_total)).sum(-1)
 
@@ -67,7 +67,7 @@ class Categorical(NamedTuple):
 
 
 class MultiCategorical(NamedTuple):
-    """Independent choices, one per action dimension. Dimensions with fewer actions than `N` are filled up
+    """Independent choices, one per action dimension. Dimensions with fewer actions than `N` are padded
     with minus infinity."""
 
     logits: Tensor  # [B, D, N] unnormalized log-probabilities
@@ -123,7 +123,7 @@ class DiagonalGaussian(NamedTuple):
     """Independent normal distributions, one per action dimension."""
 
     mean: Tensor  # [B, D]
-    log_std: Tensor  # [B, D], or [D] where it does not depend on the state
+    log_std: Tensor  # [B, D], or [D] if it does not depend on the state
 
     def sample(self, noise: Tensor) -> Tensor:
         """`mean + std * noise`, `[B, D]`, from standard normal `noise [B, D]`; differentiable
@@ -182,8 +182,8 @@ class SquashedSample(NamedTuple):
 class SquashedGaussian(NamedTuple):
     """A diagonal Gaussian pushed through tanh, so that actions lie in [-1, 1].
 
-    Its log-density is worked out from the pre-tanh value `raw`, since tanh rounds to 1 near raw = 9 in
-    float32 and cannot be undone. Its entropy has no closed form.
+    Its log-density is computed from the value before tanh, `raw`, since in float32 tanh rounds to 1 near 9
+    and cannot be inverted. Its entropy has no closed form.
 
     Source: Haarnoja et al. 2018, arXiv 1812.05905, appendix C, in the softplus form of its authors' code.
     """
@@ -226,8 +226,8 @@ class SquashedGaussian(NamedTuple):
 
 
 def unsquash(action: Tensor) -> Tensor:
-    """The pre-tanh value of recorded actions, any shape; actions are first held 1e-6 inside (-1, 1), so it
-    stays finite."""
+    """The value before tanh of recorded actions, any shape; actions are first clipped to 1e-6 inside (-1, 1),
+    so that it is finite."""
     return action.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
 
 

@@ -28,7 +28,7 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, noise: Tensor) -> Tensor:
 
     Args:
         q: `[B, A]`.
-        epsilon: `[]`, or `[B]` where every environment has its own.
+        epsilon: `[]`, or `[B]` if every environment has its own.
         noise: `[B, 2]` uniform on [0, 1].
 
     Returns:

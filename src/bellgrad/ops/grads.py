@@ -12,16 +12,16 @@ Params = dict[str, Tensor]
 
 
 def tracing() -> bool:
-    """Whether `torch.compile` or a `torch.func` transform is running; then only pure torch operations will
-    do."""
+    """Whether `torch.compile` or a `torch.func` transform is running; then only pure torch operations
+    work."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """A function that gives a loss and its gradient with respect to its first argument.
 
-    Traced (compiled or inside `vmap`) it is `torch.func.grad_and_value`; run as it is, plain autograd, which
-    costs less. Both work under `torch.no_grad()`.
+    Traced (compiled or inside `vmap`) it is `torch.func.grad_and_value`; otherwise plain autograd, which is
+    faster. Both work under `torch.no_grad()`.
 
     Args:
         loss_fn: `loss_fn(params, *args)` gives a scalar `[]`, or `(scalar, aux)` with `has_aux`; `params` is
@@ -30,11 +30,11 @@ def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callab
 
     Returns:
         `fn(params, *args) -> (loss, grads)`, or `((loss, aux), grads)` with `has_aux`. `grads` has the
-        structure of `params`, zeros where the loss does not depend on a parameter. Nothing returned carries a
+        structure of `params`, zeros if the loss does not depend on a parameter. Nothing returned carries a
         graph.
 
     Raises:
-        ValueError: when called, if the loss is no scalar.
+        ValueError: when called, if the loss is not a scalar.
     """
 
     def checked(params: Tree, *args: Any) -> Any:
@@ -91,5 +91,5 @@ def clip_by_norm(grads: Params, max_norm: float) -> tuple[Params, Tensor]:
 
 
 def clip_by_value(grads: Params, limit: float) -> Params:
-    """Hold every entry of every gradient within `[-limit, limit]`."""
+    """Clip every entry of every gradient to `[-limit, limit]`."""
     return {name: grad.clamp(-limit, limit) for name, grad in grads.items()}

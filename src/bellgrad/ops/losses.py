@@ -28,7 +28,7 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def policy_gradient_loss(logprob: Tensor, advantage: Tensor) -> Tensor:
-    """Minus the mean of `A * log pi(a|s)`: minus its gradient estimates the policy gradient, a step.
+    """Minus the mean of `A * log pi(a|s)`: minus its gradient estimates the policy gradient, per step.
 
     Args:
         logprob: `[B]` of the taken actions, with gradient.
@@ -118,8 +118,8 @@ def ppo_kl_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, coef: f
     """Minus the surrogate, plus the coefficient times an estimate of KL(old || new) from the taken actions.
 
     The estimate is the mean of `ratio - 1 - log ratio`. For actions of the old policy its expectation is the
-    KL divergence, and its gradient's expectation is the KL divergence's gradient; so it is with `-log ratio`,
-    which varies more.
+    KL divergence, and the expectation of its gradient is the gradient of the KL divergence. The same is
+    true of `-log ratio`, which has a larger variance.
 
     Args:
         logprob: `[B]` of the taken actions under the policy that learns.
@@ -142,7 +142,7 @@ def ppo_kl_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, coef: f
 
 
 def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
-    """The penalty's next coefficient: doubled where the policy moved more than 1.5 targets, halved below a
+    """The penalty's next coefficient: doubled if the policy moved more than 1.5 targets, halved if less than
     target / 1.5.
 
     Args:
@@ -151,8 +151,8 @@ def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
         target: how far it should, nats, above 0.
 
     Returns:
-        `[]`, held in [1e-9, 1e9], so that a policy that rests does not drive it to a 0 that no doubling
-        leaves.
+        `[]`, clipped to [1e-9, 1e9], so that a policy that does not move does not drive it to 0, which no
+        doubling would leave.
 
     Source: Schulman et al. 2017, arXiv 1707.06347, section 4.
     """
@@ -161,8 +161,8 @@ def adapted_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, return_: Tensor, epsilon: float | Tensor) -> Tensor:
-    """Half the mean squared error of the value, or of the value held within epsilon of the old one, whichever
-    is worse.
+    """Half the mean squared error of the value, or of the value clipped to within epsilon of the old one,
+    whichever is larger.
 
     Args:
         value: `[B]` that learns.
@@ -193,7 +193,7 @@ def normalize_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor
             taken; None for all.
 
     Returns:
-        The same shape. A batch of one has no standard deviation, and centring it would erase it.
+        The same shape. A batch of one has no standard deviation, and centering would make it 0.
 
     Raises:
         ValueError: the mask's shape does not fit.
@@ -216,7 +216,7 @@ def sac_actor_loss(logprob: Tensor, q: Tensor, alpha: float | Tensor) -> Tensor:
     Args:
         logprob: `[B]` of reparameterized actions.
         q: `[E, B]` of the critics at those actions.
-        alpha: temperature, `[]`, no gradient wanted.
+        alpha: temperature, `[]`, without gradient.
 
     Returns:
         `[]`.
@@ -245,7 +245,7 @@ def sac_temperature_loss(log_alpha: Tensor, logprob: Tensor, target_entropy: flo
         `[]`.
 
     Raises:
-        ValueError: `log_alpha` is no scalar or `logprob` is not `[B]`.
+        ValueError: `log_alpha` is not a scalar or `logprob` is not `[B]`.
 
     Source: Haarnoja et al. 2018, arXiv 1812.05905, equation 18, on log alpha as the authors' code has it.
     """

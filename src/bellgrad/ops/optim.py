@@ -1,5 +1,5 @@
-"""Optimizers as pure functions: `step(params, grads, state) -> (params, state)`, equal to `torch.optim` step
-for step."""
+"""Optimizers as pure functions: `step(params, grads, state) -> (params, state)`, each step equal to that of
+`torch.optim`."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.ops.checks import same_params
 from bellgrad.ops.grads import Params, tracing
 
-Rate = float | Tensor | None
+LearningRate = float | Tensor | None
 
 
 class Optimizer(Protocol):
@@ -22,7 +22,7 @@ class Optimizer(Protocol):
         """The state before the first step."""
 
     def step(
-        self, params: Params, grads: Params, state: Any, learning_rate: Rate = None
+        self, params: Params, grads: Params, state: Any, learning_rate: LearningRate = None
     ) -> tuple[Params, Any]:
         """New parameters and state; nothing is changed in place."""
 
@@ -66,7 +66,7 @@ class Adam:
         )
 
     def step(
-        self, params: Params, grads: Params, state: AdamState, learning_rate: Rate = None
+        self, params: Params, grads: Params, state: AdamState, learning_rate: LearningRate = None
     ) -> tuple[Params, AdamState]:
         """One step.
 
@@ -85,7 +85,7 @@ class Adam:
         same_params(params=params, grads=grads)
         rate = self.learning_rate if learning_rate is None else learning_rate
         count = state.step + 1
-        if not tracing() and _uniform(params):
+        if not tracing() and _fused_kernel_takes(params):
             return self._fused(params, grads, state, count, rate)
         time = count.to(torch.float64)  # 1 - 0.999^t loses four digits in float32
         correct_mean, correct_square = 1 - _decayed(self.beta1, time), 1 - _decayed(self.beta2, time)
@@ -176,7 +176,7 @@ class SGD:
         return SGDState(_counter(params), _zeros(params) if self.momentum else {})
 
     def step(
-        self, params: Params, grads: Params, state: SGDState, learning_rate: Rate = None
+        self, params: Params, grads: Params, state: SGDState, learning_rate: LearningRate = None
     ) -> tuple[Params, SGDState]:
         """One step; arguments, result and errors as in `Adam.step`."""
         same_params(params=params, grads=grads)
@@ -204,7 +204,7 @@ class RMSpropState(NamedTuple):
 
 @dataclass(frozen=True)
 class RMSprop:
-    """RMSprop, with optional centring and momentum.
+    """RMSprop, with optional centering and momentum.
 
     Source: Tieleman and Hinton 2012, lecture 6.5; centered, Graves 2013, arXiv 1308.0850, equations 38 to 41,
     with epsilon outside the root as in torch, or inside it as there and in Mnih et al. 2016, arXiv
@@ -218,7 +218,7 @@ class RMSprop:
     momentum: float = 0.0  # decay of the running sum, [0, 1]
     centered: bool = False  # divide by the standard deviation in place of the root mean square
     epsilon_in_root: bool = False  # add epsilon to the mean square, before the root is taken
-    initial_square: float = 0.0  # where that mean begins, 0 or more; a larger one makes first steps smaller
+    initial_square: float = 0.0  # first running mean of the square, 0 or more; 1 makes the first steps small
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -232,7 +232,7 @@ class RMSprop:
         return RMSpropState(_counter(params), square, mean, _zeros(params) if self.momentum else {})
 
     def step(
-        self, params: Params, grads: Params, state: RMSpropState, learning_rate: Rate = None
+        self, params: Params, grads: Params, state: RMSpropState, learning_rate: LearningRate = None
     ) -> tuple[Params, RMSpropState]:
         """One step; arguments, result and errors as in `Adam.step`."""
         same_params(params=params, grads=grads)
@@ -284,7 +284,7 @@ def _like(number: float | Tensor, param: Tensor) -> float | Tensor:
     return number.to(param.dtype) if isinstance(number, Tensor) else number
 
 
-def _uniform(params: Params) -> bool:
+def _fused_kernel_takes(params: Params) -> bool:
     """Whether torch's fused kernel takes these parameters: one dtype, one device of a kind that has the
     kernel."""
     first = next(iter(params.values()))

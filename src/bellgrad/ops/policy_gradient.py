@@ -1,4 +1,4 @@
-"""Estimates of the policy gradient, as losses whose gradient they are. One episode a column of `[T, B]`,
+"""Estimates of the policy gradient, as losses whose gradient they are. Each column of `[T, B]` is an episode,
 padded at its end.
 
     dJ = E[sum_t gamma^t Phi_t dlog pi(a_t | s_t)]
@@ -6,13 +6,13 @@ padded at its end.
     Phi_t                                         made by
     R(tau) / gamma^t, the whole return            `total_return`, which takes the place of gamma^t Phi_t
     G_t, the reward to go                         `ops.returns.discounted_returns`
-    G_t - b(s_t)                                  the same, less a baseline
+    G_t - b(s_t)                                  the same, minus a baseline
     Q(s_t, a_t), A(s_t, a_t)                      a critic
     r_t + gamma V(s_{t+1}) - V(s_t)               `ops.returns.td_residual`
     GAE(lambda)                                   `ops.returns.gae`
 
-With the true V and Q each of them gives the gradient without bias. A baseline changes nothing of the mean,
-since what depends on the state alone has none: E[dlog pi(a | s) b(s)] = b(s) sum_a dpi(a | s) = 0, the
+With the true V and Q each of them gives the gradient without bias. A baseline does not change the mean, since
+what depends on the state alone has mean 0: E[dlog pi(a | s) b(s)] = b(s) sum_a dpi(a | s) = 0, the
 expected gradient of the log-probability (EGLP).
 
 Source: Schulman et al. 2016, arXiv 1506.02438, equation 1; gamma^t: Sutton and Barto 2018, section 13.3;
@@ -33,11 +33,11 @@ def total_return(reward: Tensor, gamma: float, mask: Tensor) -> Tensor:
     """R(tau), the return of the whole episode, at each of its steps: the weight of the simplest policy
     gradient.
 
-    It is discounted from the episode's start, so that it stands for `gamma^t Phi_t`: no weight gamma^t
-    belongs beside it.
+    It is discounted from the episode's start, so that it is `gamma^t Phi_t` already: it needs no weight
+    gamma^t.
 
     Args:
-        reward: `[T, B]`, one episode a column.
+        reward: `[T, B]`, one episode per column.
         gamma: discount per step, in [0, 1].
         mask: `[T, B]` bool, True where the step was taken.
 
@@ -53,7 +53,7 @@ def total_return(reward: Tensor, gamma: float, mask: Tensor) -> Tensor:
 
 
 def discount_weight(age: Tensor, gamma: float) -> Tensor:
-    """`gamma^t`, by which the gradient of a discounted return counts what is done at step t.
+    """`gamma^t`, the weight of step t in the gradient of a discounted return.
 
     Args:
         age: t, steps of the episode before this one, int64, any shape.
@@ -68,10 +68,10 @@ def discount_weight(age: Tensor, gamma: float) -> Tensor:
 
 
 def geometric_mask(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
-    """Whether to learn from a step: with probability `gamma^t`, so that the kept steps stand for the
+    """Whether to learn from a step: with probability `gamma^t`, so that the kept steps are a sample of the
     discounted visits.
 
-    The mean is that of `discount_weight`; late steps are left out instead of counted little.
+    The mean is `discount_weight`; late steps are left out instead of having a small weight.
 
     Args:
         age: t, steps of the episode before this one, int64, any shape.
@@ -91,19 +91,17 @@ def geometric_mask(age: Tensor, gamma: float, noise: Tensor) -> Tensor:
 def score_function_loss(
     logprob: Tensor, phi: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
 ) -> Tensor:
-    """Minus the sum over all steps of `weight * phi * log pi(a|s)`, an episode: minus its gradient estimates
+    """Minus the sum over all steps of `weight * phi * log pi(a|s)`, per episode: minus its gradient estimates
     dJ.
 
-    J is the return of an episode, so that the sum is divided by episodes. Their steps vary with what was done
-    in them; divided by the number of those, the estimate would be a ratio of two random numbers, which is
-    biased.
+    J is the return of an episode, so that the sum is divided by the number of episodes. The number of steps
+    depends on the actions; a sum divided by that would be a ratio of two random numbers, which is biased.
 
     Args:
         logprob: `[T, B]` of the actions taken, with gradient.
         phi: `[T, B]`; no gradient flows through it.
         weight: `[T, B]` as of `discount_weight`; None for 1 everywhere.
-        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for
-            all.
+        mask: `[T, B]` bool, True for the steps that count; the others may hold anything. None for all.
         episodes: how many there are, 1 or more.
 
     Returns:
@@ -122,16 +120,15 @@ def score_function_loss(
 def all_actions_loss(
     prob: Tensor, q: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
 ) -> Tensor:
-    """Minus the sum over all steps of `weight * sum_a pi(a|s) Q(s, a)`, an episode: nothing is left to the
-    drawn action.
+    """Minus the sum over all steps of `weight * sum_a pi(a|s) Q(s, a)`, per episode: it does not depend on
+    which action was drawn.
 
     Args:
         prob: `[T, B, A]` probabilities of all actions, with gradient.
-        q: `[T, B, A]` action values or advantages, anything where the probability is 0; no gradient flows
+        q: `[T, B, A]` action values or advantages, of any value if the probability is 0; no gradient flows
             through it.
         weight: `[T, B]` as of `discount_weight`; None for 1 everywhere.
-        mask: `[T, B]` bool, True for the steps that count; what stands elsewhere may be anything. None for
-            all.
+        mask: `[T, B]` bool, True for the steps that count; the others may hold anything. None for all.
         episodes: how many there are, 1 or more.
 
     Returns:
@@ -149,7 +146,7 @@ def all_actions_loss(
 def _per_episode(
     term: Tensor, factor: Tensor, weight: Tensor | None, mask: Tensor | None, episodes: int | Tensor
 ) -> Tensor:
-    """Minus the sum of `weight * factor * term [T, B, A]`, an episode."""
+    """Minus the sum of `weight * factor * term [T, B, A]`, per episode."""
     factor = factor.detach()
     if weight is not None:
         has_shape(term.shape[:-1], weight=weight)
@@ -192,13 +189,13 @@ def score_function(
     """`(f(x) - b) log p(x)` of drawn x: its gradient in the distribution's parameters estimates that of
     `E[f(x)]`.
 
-    Its value means nothing. f need not be differentiable: it is only looked at.
+    Only its gradient has a meaning, not its value. f need not be differentiable.
 
     Args:
         f: `[B, D]` to `[B]`.
         distribution: of x, `[B, D]`.
         noise: `[B, D]` standard normal.
-        baseline: b, `[]` or `[B]`, of anything but x.
+        baseline: b, `[]` or `[B]`, which must not depend on x.
 
     Returns:
         `[B]`.

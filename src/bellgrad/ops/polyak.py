@@ -1,4 +1,4 @@
-"""Target networks: parameters that follow others slowly or now and then."""
+"""Target networks: parameters that follow others, slowly or at intervals."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def polyak(params: Params, target: Params, tau: float) -> Params:
 
 
 def hard_copy_every(params: Params, target: Params, step: Tensor, period: int) -> Params:
-    """A copy of `params` where `step` is a multiple of `period`, else the target as it was.
+    """A copy of `params` if `step` is a multiple of `period`, else the target as it was.
 
     Args:
         params: that the target copies.
@@ -50,8 +50,7 @@ def hard_copy_every(params: Params, target: Params, step: Tensor, period: int) -
 
 
 def move_every(params: Params, target: Params, step: Tensor, period: int, tau: float) -> Params:
-    """Move the target by `tau` towards `params` where `step` is a multiple of `period`; `tau` 1 is a hard
-    copy.
+    """Move the target by `tau` towards `params` if `step` is a multiple of `period`; `tau` 1 is a copy.
 
     Args:
         params: that the target follows.

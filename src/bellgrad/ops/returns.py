@@ -46,7 +46,7 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
     Args:
         reward: `[T, B]`, one episode per column, padded at its end.
         gamma: discount per step, in [0, 1].
-        mask: `[T, B]` bool, True where the step was really taken; None where nothing is padded.
+        mask: `[T, B]` bool, True where the step was really taken; None if nothing is padded.
 
     Returns:
         `[T, B]`, 0 on padding.
@@ -74,12 +74,12 @@ def n_step_returns(
     """Returns over at most n rewards that bootstrap after the last step really taken.
 
     `G_t = r_t + ... + gamma^(m-1) r_{t+m-1} + gamma^m V(s_{t+m})`, with m the smallest of n, the steps to
-    the episode's end and the steps to the rollout's end. The bootstrap is 0 where step t+m-1 terminated.
+    the episode's end and the steps to the rollout's end. The bootstrap is 0 if step t+m-1 terminated.
 
     Args:
         reward: `[T, B]`.
         terminated: `[T, B]` bool.
-        truncated: `[T, B]` bool; where both are set, termination wins.
+        truncated: `[T, B]` bool; if both are set, termination wins.
         next_value: `[T, B]` value of the true successor of each step.
         gamma: discount per step, in [0, 1].
         n: steps, 1 or more.
@@ -110,13 +110,13 @@ def lambda_returns(
     """The geometric mixture of n-step returns: `G_t = r_t + gamma * ((1 - lambda) * V(s_{t+1}) + lambda *
     G_{t+1})`.
 
-    Where an episode or the rollout ended after step t, `G_t = r_t + gamma * V(s_{t+1})`, without the
+    If an episode or the rollout ended after step t, `G_t = r_t + gamma * V(s_{t+1})`, without the
     bootstrap if terminated.
 
     Args:
         reward: `[T, B]`.
         terminated: `[T, B]` bool.
-        truncated: `[T, B]` bool; where both are set, termination wins.
+        truncated: `[T, B]` bool; if both are set, termination wins.
         next_value: `[T, B]` value of the true successor of each step.
         gamma: discount per step, in [0, 1].
         lambda_: 0 gives one-step targets, 1 gives Monte Carlo returns.
@@ -143,7 +143,7 @@ def td_residual(
 
     Args:
         reward: any shape.
-        terminated: the same shape, bool: what follows is worth nothing.
+        terminated: the same shape, bool: the value of what follows is 0.
         value: of each step's state.
         next_value: of the true successor of each step, never of the reset observation.
         gamma: discount per step, in [0, 1].
@@ -175,7 +175,7 @@ def gae(
     Args:
         reward: `[T, B]`.
         terminated: `[T, B]` bool.
-        truncated: `[T, B]` bool; where both are set, termination wins.
+        truncated: `[T, B]` bool; if both are set, termination wins.
         value: `[T, B]` value of each step's state.
         next_value: `[T, B]` value of the true successor of each step, never of the reset observation.
         gamma: discount per step, in [0, 1].

@@ -37,7 +37,7 @@ class RunningMoments(NamedTuple):
             items = mask.sum()
             inside = mask.reshape(-1, *[1] * (batch.dim() - 1))
             mean = torch.where(inside, batch, 0.0).sum(0) / items.clamp(min=1)
-            batch = torch.where(inside, batch, mean)  # what stands at the mean moves nothing
+            batch = torch.where(inside, batch, mean)  # items at the mean change nothing
         batch_mean = batch.mean(0)
         batch_m2 = (batch - batch_mean).square().sum(0)
         count = self.count + items
@@ -46,19 +46,19 @@ class RunningMoments(NamedTuple):
         return RunningMoments(mean, self.m2 + batch_m2 + shift.square() * (self.count * items / total), count)
 
     def std(self) -> Tensor:
-        """Population standard deviation `[*O]` float64, floored by 1e-4; 1 before anything was seen."""
+        """Population standard deviation `[*O]` float64, at least 1e-4; 1 before anything was seen."""
         variance = self.m2 / self.count.clamp(min=1.0)
         return torch.where(self.count > 0, (variance + 1e-8).sqrt(), 1.0)
 
     def normalize(self, x: Tensor, clip: float = 10.0) -> Tensor:
-        """`(x - mean) / std` held within `[-clip, clip]`.
+        """`(x - mean) / std` clipped to `[-clip, clip]`.
 
         Args:
             x: `[..., *O]`.
             clip: in standard deviations.
 
         Returns:
-            Like `x`; float32 where `x` is of integers.
+            Like `x`; float32 if `x` is of integers.
 
         Raises:
             ValueError: the items' shape differs.
@@ -67,7 +67,7 @@ class RunningMoments(NamedTuple):
         return ((x - self.mean.to(dtype)) / self.std().to(dtype)).clamp(-clip, clip)
 
     def rescale(self, x: Tensor, clip: float = 10.0) -> Tensor:
-        """`x / std` held within `[-clip, clip]`: for rewards, whose mean must not move. Arguments as in
+        """`x / std` clipped to `[-clip, clip]`: for rewards, whose mean must not change. Arguments as in
         `normalize`."""
         dtype = self._check(x)
         return (x / self.std().to(dtype)).clamp(-clip, clip)

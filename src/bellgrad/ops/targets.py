@@ -1,5 +1,5 @@
-"""Temporal-difference targets. `discount` is gamma to the steps taken, 0 where terminated: it masks all that
-follows."""
+"""Temporal-difference targets. `discount` is gamma to the power of the steps taken, 0 if terminated: it masks
+all that follows."""
 
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def double_q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_tar
 
 
 def clipped_double_q_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
-    """`r + discount * min_e Q_e(s', a')`, the pessimist of an ensemble.
+    """`r + discount * min_e Q_e(s', a')`, with the lowest value of an ensemble.
 
     Args:
         reward: `[B]`.
@@ -98,8 +98,8 @@ def clipped_double_q_target(reward: Tensor, discount: Tensor, next_q: Tensor) ->
 def soft_q_target(
     reward: Tensor, discount: Tensor, next_q: Tensor, next_logprob: Tensor, alpha: float | Tensor
 ) -> Tensor:
-    """`r + discount * (min_e Q_e(s', a') - alpha * log pi(a'|s'))`; the entropy term too is masked at
-    terminals.
+    """`r + discount * (min_e Q_e(s', a') - alpha * log pi(a'|s'))`; the entropy term is masked too if the
+    episode terminated.
 
     Args:
         reward: `[B]`.

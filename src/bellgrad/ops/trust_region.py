@@ -1,5 +1,4 @@
-"""Steps within a trust region: natural gradients without a matrix, and a line search that may stay where it
-is.
+"""Steps within a trust region: natural gradients without a matrix, and a line search that may take no step.
 
 Parameters are one vector `[n]` here; `ravel` makes it and gives the way back.
 """
@@ -36,14 +35,14 @@ def fisher_product(
     """The function `v -> (F + damping * I) v`, with `F = J^T M J` the Fisher information of the old policy.
 
     J is how the distributions' parameters follow the policy's, M the Hessian of the KL divergence in the
-    former. Where the KL divergence is least, F is its Hessian in the policy's parameters too, but takes half
-    the work.
+    former. At the old policy, where the KL divergence is least, F is its Hessian in the policy's parameters
+    too, but takes half the work.
 
     Args:
         distribution: `[n]` to distributions, any tree of tensors.
         kl: such distributions to `[]`, the mean KL divergence to them from those of `params`.
         params: `[n]` of the old policy.
-        damping: 0 or more; it bounds the step where the KL divergence hardly depends on the parameters.
+        damping: 0 or more; it bounds the step if the KL divergence hardly depends on the parameters.
 
     Returns:
         A function of `[n]` to `[n]`.
@@ -62,16 +61,16 @@ def fisher_product(
 
 
 def conjugate_gradient(product: Product, b: Tensor, steps: int, tolerance: float = 1e-10) -> Tensor:
-    """Solve `A x = b` approximately, for a symmetric positive definite A that is known by its products alone.
+    """Solve `A x = b` approximately, for a symmetric positive definite A of which only products are needed.
 
     Args:
         product: `v [n]` to `A v [n]`.
         b: `[n]`.
-        steps: always as many products; each step once the residual is small enough leaves x as it is.
+        steps: how many products, always; once the residual is small enough, further steps leave x as it is.
         tolerance: of the squared residual, in units of that of x = 0.
 
     Returns:
-        `[n]` x, 0 where b is 0.
+        `[n]` x, 0 if b is 0.
 
     Source: Hestenes and Stiefel 1952, section 3; Nocedal and Wright 2006, algorithm 5.2.
     """
@@ -93,12 +92,12 @@ def natural_step(product: Product, gradient: Tensor, kl: float, steps: int) -> T
 
     Args:
         product: `v [n]` to `F v [n]`.
-        gradient: `[n]` g, of what should grow.
+        gradient: `[n]` g, of what should increase.
         kl: nats, above 0.
         steps: of the conjugate gradient method.
 
     Returns:
-        `[n]`, 0 where the gradient is 0.
+        `[n]`, 0 if the gradient is 0.
 
     Source: Schulman et al. 2015, arXiv 1502.05477, appendix C.
     """
@@ -108,29 +107,29 @@ def natural_step(product: Product, gradient: Tensor, kl: float, steps: int) -> T
 
 
 def line_search(
-    good: Callable[[Tensor], Tensor], params: Tensor, step: Tensor, fractions: Tensor
+    acceptable: Callable[[Tensor], Tensor], params: Tensor, step: Tensor, fractions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The first of `params + fraction * step` that is good; `params` themselves, bit for bit, where none is.
+    """The first of `params + fraction * step` that is acceptable; if none is, exactly `params`.
 
-    All candidates are judged at once.
+    All candidates are tried at once.
 
     Args:
-        good: `[n]` to `[]` bool.
+        acceptable: `[n]` to `[]` bool.
         params: `[n]`.
         step: `[n]`.
         fractions: `[K]` in the order in which they are preferred.
 
     Returns:
-        `[n]` the parameters chosen, and `[]` their fraction, 0 where none was good.
+        `[n]` the parameters chosen, and `[]` their fraction, 0 if none was acceptable.
 
     Raises:
         ValueError: shapes of `params` and `step` differ.
 
-    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C; the restoring is the authors' code.
+    Source: Schulman et al. 2015, arXiv 1502.05477, appendix C; the authors' code restores the parameters.
     """
     same_shape(params=params, step=step)
     candidates = params + fractions[:, None] * step
-    passed = vmap(good)(candidates)
+    passed = vmap(acceptable)(candidates)
     first = passed.to(torch.uint8).argmax()[None]  # of equals the first
     found = passed.any()
     chosen = torch.where(found, candidates.index_select(0, first)[0], params)
