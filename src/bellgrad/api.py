@@ -11,8 +11,8 @@ from gymnasium import Env
 
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.registry import ALGORITHMS, PARTS
-from bellgrad.envs.make import env_name
 from bellgrad.envs.mdp import to_gymnasium
+from bellgrad.envs.names import env_name
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.files import write_json_atomic
 from bellgrad.runs.folder import Which

@@ -143,3 +143,12 @@ def test_bytes_are_those_of_the_numbers():
 def test_moving_a_tree_moves_every_leaf():
     moved = to_device(TREE, "meta")
     assert {leaf.device.type for leaf in leaves(moved)} == {"meta"} and moved["b"].second is None
+
+
+def test_a_leaf_that_was_renamed_is_found_under_its_former_name():
+    template = {"visits": torch.zeros(2), "last_episode": torch.zeros(3)}
+    saved = {"loop/visits": torch.ones(2), "loop/seen": torch.full((3,), 7.0)}
+    restored = restore_tree(template, saved, "loop")
+    assert restored["last_episode"].tolist() == [7.0] * 3 and restored["visits"].tolist() == [1.0] * 2
+    with pytest.raises(CheckpointError, match="no tensor 'loop/chance'|no tensor 'loop/action_probability'"):
+        restore_tree({"action_probability": torch.zeros(1)}, saved, "loop")

@@ -15,8 +15,9 @@ from bellgrad.envs.classic import CartPole
 from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.host import HostEnv
-from bellgrad.envs.make import make_env, make_single
+from bellgrad.envs.make import make_env
 from bellgrad.envs.mdp import FiniteMDPEnv
+from bellgrad.envs.names import make_single
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.sampled import SampledMDP
 from bellgrad.envs.transforms import ActionRepeat, ClipReward, TransformedEnv

@@ -11,9 +11,9 @@ from misbehaving import Counter, Several, Strict
 import bellgrad as bg
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.envs.gym import GymEnv, gym_spec
-from bellgrad.envs.make import requires_import
 from bellgrad.envs.masks import WithActionMask
 from bellgrad.envs.mdp import to_gymnasium
+from bellgrad.envs.names import requires_import
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.nets.specs import MLP
 

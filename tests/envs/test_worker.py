@@ -14,7 +14,7 @@ from misbehaving import Counter, Frames, Several, Strict
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.tree import leaves
 from bellgrad.envs.gym import GymEnv
-from bellgrad.envs.make import make_single
+from bellgrad.envs.names import make_single
 from bellgrad.envs.worker import SubprocessEnv
 
 HERE = str(Path(__file__).parent)

@@ -9,11 +9,15 @@ from gymnasium.envs.toy_text.blackjack import BlackjackEnv, deck, is_natural
 from plain import optimal_q, outcomes, policy_value
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.blackjack import blackjack
+from bellgrad.mdp.blackjack import blackjack_rules
 from bellgrad.mdp.examples import cliff_walking
 from bellgrad.mdp.model import FiniteMDP
 
 STICK, HIT = 0, 1
+
+
+def _blackjack(**options):
+    return FiniteMDP.from_function(**blackjack_rules(**options))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ RULES = [{"natural": False, "sab": True}, {"natural": True, "sab": False}, {"nat
     "player", [[1, 10], [4, 10, 7], [1, 7], [7, 10]], ids=["natural", "21", "soft 18", "17"]
 )
 def test_blackjack_agrees_with_the_environment_for_every_sequence_of_cards(rules, player):
-    env, mdp = BlackjackEnv(**rules), blackjack(**rules)
+    env, mdp = BlackjackEnv(**rules), _blackjack(**rules)
     for dealer, action in itertools.product((1, 10), (STICK, HIT)):
 
         def play(cards, dealer=dealer, action=action):
@@ -187,7 +191,7 @@ def test_blackjack_agrees_with_the_environment_for_every_sequence_of_cards(rules
 
 @pytest.mark.parametrize("rules", RULES[1:], ids=["natural", "plain"])
 def test_blackjack_starts_like_the_environment(rules):
-    env, mdp = BlackjackEnv(**rules), blackjack(**rules)
+    env, mdp = BlackjackEnv(**rules), _blackjack(**rules)
 
     def play(cards):
         env.np_random = Script(cards)
@@ -200,13 +204,13 @@ def test_blackjack_starts_like_the_environment(rules):
 
 def test_blackjack_s_options_are_the_environments():
     for kwargs, rules in (({}, {"sab": True}), ({"sab": False, "natural": True}, {"natural": True})):
-        made, expected = FiniteMDP.from_gymnasium("Blackjack-v1", **kwargs), blackjack(**rules)
+        made, expected = FiniteMDP.from_gymnasium("Blackjack-v1", **kwargs), _blackjack(**rules)
         np.testing.assert_array_equal(made.reward, expected.reward)
         np.testing.assert_array_equal(made.probability, expected.probability)
 
 
 def test_states_that_no_hand_has_end_at_reward_0():
-    mdp = blackjack(sab=True)
+    mdp = _blackjack(sab=True)
     for obs in ((3, 5, 0), (11, 5, 1), (15, 0, 0), (22, 5, 0), (31, 10, 1)):
         for action in (STICK, HIT):
             assert outcomes(mdp, number(obs), action) == [(1.0, number(obs), 0.0, True)]
@@ -216,7 +220,7 @@ def test_the_value_of_sticking_on_20_is_that_of_the_book():
     # Sutton and Barto 2018, example 5.4: dealer's deuce, 13 with a usable ace, the policy that sticks on 20
     # and 21: -0.27726, the mean of 10^8 simulated returns, each -1, 0 or 1: its standard deviation is below
     # 0.0001.
-    mdp = blackjack(sab=True)
+    mdp = _blackjack(sab=True)
     action = np.full(704, HIT)
     action[
         [number((total, dealer, ace)) for total in (20, 21) for dealer in range(1, 11) for ace in (0, 1)]
@@ -228,7 +232,7 @@ def test_the_value_of_sticking_on_20_is_that_of_the_book():
 def test_the_best_policy_of_blackjack_is_the_books():
     # Sutton and Barto 2018, figure 5.2: the lowest sum to stick on, against an ace, 2, ..., 10, including the
     # exception at the ace.
-    best = optimal_q(blackjack(sab=True), 1.0, sweeps=20).argmax(axis=1)
+    best = optimal_q(_blackjack(sab=True), 1.0, sweeps=20).argmax(axis=1)
 
     def least_to_stick(dealer, ace):
         return next(total for total in range(12, 22) if best[number((total, dealer, ace))] == STICK)

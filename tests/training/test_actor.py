@@ -15,7 +15,7 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.tree import named_leaves, stack
-from bellgrad.envs.make import env_name
+from bellgrad.envs.names import env_name
 from bellgrad.nets.specs import MLP
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import Actor

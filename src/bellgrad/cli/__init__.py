@@ -181,7 +181,7 @@ def _list(args: argparse.Namespace) -> Any:
             if found
         }
     if args.what in (None, "envs"):
-        from bellgrad.envs.make import list_envs
+        from bellgrad.envs.names import list_envs
 
         there["envs"] = list_envs()
     if args.json:

@@ -73,7 +73,7 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
     """
     import gymnasium
 
-    from bellgrad.envs.make import make_single, resolve
+    from bellgrad.envs.names import make_single, resolve
     from bellgrad.mdp.model import FiniteMDP
 
     if name in NAMED:

@@ -72,14 +72,27 @@ def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
     return tree
 
 
+# Leaves that older checkpoints call by another name.
+FORMER_NAMES = {
+    "behavior": "behaviour",
+    "last_episode": "seen",
+    "action_probability": "chance",
+    "visited_states": "found",
+    "num_visited": "num_found",
+}
+
+
 def restore_tree(template: Tree, named: Mapping[str, Tensor], prefix: str = "") -> Tree:
-    """A tree with the structure of `template` and the tensors of `named`, on the template's devices.
+    """A tree with the structure of `template` and the tensors of `named`, on the template's devices. A name
+    that is missing is looked for as an older version wrote it.
 
     Raises:
         CheckpointError: a name is missing, or its shape or dtype differs from the template's.
     """
 
     def pick(path: str, like: Tensor) -> Tensor:
+        if path not in named:
+            path = "/".join(FORMER_NAMES.get(part, part) for part in path.split("/"))
         if path not in named:
             raise CheckpointError(f"the checkpoint has no tensor {path!r}")
         tensor = named[path]

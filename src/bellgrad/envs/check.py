@@ -16,7 +16,7 @@ from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.envs.arrays import check_action_space, describe, flatten_obs, obs_leaves, short
 from bellgrad.envs.gym import gym_spec
-from bellgrad.envs.make import EnvLike, env_name, make_single
+from bellgrad.envs.names import EnvLike, env_name, make_single
 
 MAX_STEPS = 1000  # of one episode
 MAX_SECONDS = 20.0  # of stepping in all

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices
-from bellgrad.envs.make import make_single
+from bellgrad.envs.names import make_single
 
 
 class WithActionMask(gymnasium.Wrapper):

@@ -19,7 +19,7 @@ import numpy as np
 
 from bellgrad.core.errors import BellgradError
 from bellgrad.envs.arrays import ContractBreach, SteppedEnvs, mapped_arrays
-from bellgrad.envs.make import make_single
+from bellgrad.envs.names import make_single
 
 STEP, REPLAY = b"s", b"r"
 

@@ -27,7 +27,7 @@ import torch
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.envs.arrays import ContractBreach, check_action_space, mapped_arrays
 from bellgrad.envs.gym import SeededEnvs, gym_spec
-from bellgrad.envs.make import env_name, importable_name, make_single
+from bellgrad.envs.names import env_name, importable_name, make_single
 from bellgrad.envs.serve import REPLAY, STEP
 
 START_SECONDS = 120.0  # a worker imports its environment's package first

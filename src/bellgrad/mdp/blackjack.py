@@ -1,11 +1,9 @@
 """Blackjack as a finite MDP, built from its rules: Gymnasium's environment has no table of its dynamics."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from bellgrad.mdp.model import FiniteMDP
 
 CARDS = range(1, 11)  # the ace is 1; jack, queen and king are 10
 ACE, TEN, TWENTY_ONE = 1, 10, 21
@@ -32,8 +30,11 @@ class Hand(NamedTuple):
         return f"{'natural' if self.natural else self.total}{' with ace' * self.usable} against {self.dealer}"
 
 
-def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: int | None = None) -> FiniteMDP:
-    """Blackjack as in Gymnasium: cards are drawn with replacement, and the dealer sticks on 17 or more.
+def blackjack_rules(
+    *, natural: bool = False, sab: bool = False, max_episode_steps: int | None = None
+) -> dict[str, Any]:
+    """Blackjack as in Gymnasium, as the arguments of `FiniteMDP.from_function`: cards are drawn with
+    replacement, and the dealer sticks on 17 or more.
 
     States are Gymnasium's observations, numbered as its `Tuple` of `Discrete` spaces is flattened:
     `(sum * 11 + dealer's card) * 2 + usable ace`. With `natural` or `sab` a natural does not pay the same
@@ -69,15 +70,15 @@ def blackjack(*, natural: bool = False, sab: bool = False, max_episode_steps: in
             return [(1.0, state, 0.0, True)]
         return _stick(hands[state], sab) if action == STICK else _hit(hands[state])
 
-    return FiniteMDP.from_function(
-        num_states,
-        2,
-        outcomes,
-        initial=initial,
-        state_names=tuple(str(hands.get(state, "unused")) for state in range(num_states)),
-        action_names=("stick", "hit"),
-        max_episode_steps=max_episode_steps,
-    )
+    return {
+        "num_states": num_states,
+        "num_actions": 2,
+        "outcomes": outcomes,
+        "initial": initial,
+        "state_names": tuple(str(hands.get(state, "unused")) for state in range(num_states)),
+        "action_names": ("stick", "hit"),
+        "max_episode_steps": max_episode_steps,
+    }
 
 
 def _hit(hand: Hand) -> list[Outcome]:

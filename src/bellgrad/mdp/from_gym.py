@@ -10,8 +10,7 @@ import gymnasium
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.blackjack import blackjack
-from bellgrad.mdp.model import FiniteMDP
+from bellgrad.mdp.blackjack import blackjack_rules
 
 ACTION_NAMES = {
     CliffWalkingEnv: ("up", "right", "down", "left"),
@@ -21,8 +20,11 @@ ACTION_NAMES = {
 CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 
 
-def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> FiniteMDP:
-    """The dynamics of an environment that has them in `P`, or of Blackjack.
+def gymnasium_rules(
+    env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any
+) -> dict[str, Any]:
+    """The dynamics of an environment that has them in `P`, or of Blackjack: the arguments of
+    `FiniteMDP.from_function`.
 
     Wrappers must not change observations, actions or rewards. How Blackjack's states are numbered is
     documented in `bellgrad.mdp.blackjack`.
@@ -32,8 +34,8 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
         env_kwargs: arguments of the environment, if it is made here.
 
     Returns:
-        An MDP with the time limit of the environment's specification; for Gymnasium's own environments, also
-        with names and grid.
+        Among the arguments is the time limit of the environment's specification; for Gymnasium's own
+        environments also names and grid.
 
     Raises:
         UsageError: the environment cannot be made, it has no `P`, or its steps do not follow `P`.
@@ -41,7 +43,7 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
     if isinstance(env, gymnasium.Env):
         if env_kwargs:
             raise UsageError(f"an environment object takes no arguments, got {', '.join(env_kwargs)}")
-        return _from_env(env)
+        return _rules_of(env)
     try:
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     except Exception as error:
@@ -49,12 +51,12 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
             f"the environment {env} could not be made: {' '.join(str(error).split())}"
         ) from error
     try:
-        return _from_env(made)
+        return _rules_of(made)
     finally:
         made.close()
 
 
-def _from_env(env: gymnasium.Env) -> FiniteMDP:
+def _rules_of(env: gymnasium.Env) -> dict[str, Any]:
     inner = env.unwrapped
     name = env.spec.id if env.spec else type(inner).__name__
     layer = env
@@ -69,7 +71,7 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
         layer = layer.env
     limit = env.spec.max_episode_steps if env.spec else None
     if type(inner) is BlackjackEnv:
-        return blackjack(natural=bool(inner.natural), sab=bool(inner.sab), max_episode_steps=limit)
+        return blackjack_rules(natural=bool(inner.natural), sab=bool(inner.sab), max_episode_steps=limit)
     if not hasattr(inner, "P") or not hasattr(inner, "initial_state_distrib"):
         raise UsageError(
             f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
@@ -96,9 +98,8 @@ def _from_env(env: gymnasium.Env) -> FiniteMDP:
         except (KeyError, IndexError) as error:
             raise UsageError(f"{name}: `P` has no entry for state {state}, action {action}") from error
 
-    return FiniteMDP.from_function(
-        num_states, num_actions, outcomes, initial=inner.initial_state_distrib, **other_fields
-    )
+    sizes = {"num_states": num_states, "num_actions": num_actions}
+    return sizes | {"outcomes": outcomes, "initial": inner.initial_state_distrib} | other_fields
 
 
 def _size(name: str, space: gymnasium.Space) -> int:

@@ -196,9 +196,9 @@ class FiniteMDP:
         Raises:
             UsageError: the environment has no `P`, or its steps do not follow it.
         """
-        from bellgrad.mdp.from_gym import from_gymnasium
+        from bellgrad.mdp.from_gym import gymnasium_rules  # not before it is needed: it imports Gymnasium
 
-        return from_gymnasium(env, **env_kwargs)
+        return cls.from_function(**gymnasium_rules(env, **env_kwargs))
 
     @classmethod
     def _from_outcomes(

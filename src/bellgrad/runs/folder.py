@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from bellgrad.core.codec import foreign
 from bellgrad.core.errors import CheckpointError, UsageError
-from bellgrad.envs.make import env_name, requires_import
+from bellgrad.envs.names import env_name, requires_import
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
 from bellgrad.runs.files import make_folder, reason, write_json_atomic
 from bellgrad.runs.reading import FORMAT, METRICS, RECORD, read_record

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bellgrad.core.errors import UsageError
-from bellgrad.envs.make import env_name
+from bellgrad.envs.names import env_name
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value, value_from_q
 from bellgrad.mdp.solution import Solution

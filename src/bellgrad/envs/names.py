@@ -1,0 +1,270 @@
+"""From what a user writes to one Gymnasium environment: a registered id, `module:Class`, `module:Id-v0`, a
+class, or a function.
+
+Importing this file imports no torch, since worker processes resolve names here too.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
+
+from bellgrad.core.errors import BellgradError, UsageError, missing_extra, unknown
+from bellgrad.envs.arrays import describe
+from bellgrad.envs.registration import NATIVE_IDS  # its import also registers `bellgrad/...`
+
+EnvLike = str | Callable[..., gymnasium.Env]
+
+BACKENDS = ("auto", "native", "gymnasium", "subprocess")
+# An id's beginning: the module that registers such ids, its package, the extra that installs it.
+REGISTERED_BY = {
+    "ALE/": ("ale_py", "ale-py", "atari"),
+    "MiniGrid-": ("minigrid", "minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid", "minigrid"),
+}
+# A registered entry point's module: the module that it imports, and the extra that installs it.
+IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.mujoco": ("mujoco", "mujoco")}
+# Registered entry points whose `reset` leaves something of the episode before it: their Box2D world outlives
+# it, with its warm starts and its order of contacts. Measured on BipedalWalker-v3: the same seed and actions
+# gave another step 1 after an earlier episode, and in other cases the same 105 steps and another one after
+# them, so that a check of a replay cannot see it.
+NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
+
+
+# Modules of Bellgrad's own with environments that a saved run may name.
+OWN_MODULES = ("bellgrad.envs.masks",)
+
+
+class NewEachEpisode(gymnasium.Wrapper):
+    """Makes the environment anew at each reset, so that an episode depends on its seed and actions alone.
+
+    Args:
+        make: makes one environment.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env]):
+        super().__init__(make())
+        self._make = make
+        self._used = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in an environment that has seen none."""
+        if self._used:
+            self.env.close()
+            self.env = self._make()
+        self._used = True
+        return self.env.reset(seed=seed, options=options)
+
+
+def make_single(
+    env: EnvLike, max_episode_steps: int | None = None, env_kwargs: dict[str, Any] | None = None
+) -> gymnasium.Env:
+    """Make one Gymnasium environment, without Gymnasium's passive checker: `rows` checks every step.
+
+    Raises:
+        UsageError: an unknown name, a missing extra, or an environment that cannot be made.
+    """
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise UsageError(f"max_episode_steps = {max_episode_steps} must be 1 or more")
+    kwargs = env_kwargs or {}
+    target = resolve(env)
+    try:
+        if isinstance(target, str):
+            spec = replace(
+                gymnasium.spec(target), order_enforce=False
+            )  # Bellgrad resets first, so that this need not be checked at every step
+            make = partial(
+                gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
+            )
+            leaves_traces = str(gymnasium.registry[target].entry_point).partition(":")[0] in NEW_EACH_EPISODE
+            with _quiet():
+                return NewEachEpisode(make) if leaves_traces else make()
+        made = target(**kwargs)
+    except BellgradError:
+        raise
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise _not_installed(target, error) from error
+    except Exception as error:
+        raise UsageError(f"the environment {env_name(env)} could not be made: {describe(error)}") from error
+    if not isinstance(made, gymnasium.Env):
+        raise UsageError(f"{env_name(env)} made a {type(made).__name__}, not a gymnasium.Env")
+    return made if max_episode_steps is None else gymnasium.wrappers.TimeLimit(made, max_episode_steps)
+
+
+def env_name(env: EnvLike) -> str:
+    """How an environment is called on screen and in `run.json`: its id, or `module:qualname`."""
+    if isinstance(env, str):
+        return env
+    if isinstance(env, partial):
+        return env_name(env.func)
+    named = env if hasattr(env, "__qualname__") else type(env)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def importable_name(env: EnvLike) -> str:
+    """The name by which another process can make the same environment.
+
+    Raises:
+        UsageError: a lambda, a closure, a partial, or something defined in a script.
+    """
+    if isinstance(env, str):
+        return env
+    name = env_name(env)
+    module, _, path = name.partition(":")
+    found = sys.modules.get(module)
+    with contextlib.suppress(AttributeError):
+        for part in path.split("."):
+            found = getattr(found, part)
+    if found is not env or module == "__main__":
+        raise UsageError(
+            f"a worker process cannot import {name}: define the class or function at the top of a module, "
+            "or use backend='gymnasium'"
+        )
+    return name
+
+
+def requires_import(env_id: str) -> bool:
+    """Whether making `env_id` runs code that a saved run names and this process has not already chosen to
+    trust.
+
+    False for plain ids, and for `module:Class` or `module:Id-v0` if the module has been imported and the
+    name is an environment class or a registered id. Any other callable counts as foreign even if imported:
+    `os:system` is one.
+    """
+    module, colon, path = env_id.partition(":")
+    if not colon:
+        return False
+    if module not in sys.modules and module not in OWN_MODULES:
+        return True
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        return path not in gymnasium.registry
+    return not (inspect.isclass(found) and issubclass(found, gymnasium.Env))
+
+
+def list_envs() -> dict[str, list[str]]:
+    """Every id that can be made: `native`, then Gymnasium's by namespace (`gymnasium` for ids without
+    one)."""
+    for prefix in REGISTERED_BY:
+        with contextlib.suppress(UsageError):
+            _import_registration(prefix)
+    groups: dict[str, list[str]] = {"native": sorted(NATIVE_IDS), "gymnasium": []}
+    for spec in gymnasium.registry.values():
+        if _can_be_made(spec):
+            groups.setdefault(spec.namespace or "gymnasium", []).append(spec.id)
+    return {group: sorted(ids) for group, ids in groups.items()}
+
+
+def _can_be_made(spec: Any) -> bool:
+    """Not the ids that Gymnasium keeps only to say that they have moved, and not its bridges to the old
+    API."""
+    moved = getattr(spec.entry_point, "__module__", None) == "gymnasium.envs"
+    return spec.entry_point is not None and not moved and not spec.id.startswith("GymV")
+
+
+def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
+    """A registered id, or something to call.
+
+    Raises:
+        UsageError: neither, or a module that cannot be imported.
+    """
+    if isinstance(env, gymnasium.Env):
+        raise UsageError(
+            "give the environment's class, or a function that makes one: a batch needs several environments"
+        )
+    if not isinstance(env, str):
+        if not callable(env):
+            raise UsageError(
+                f"{env!r} is not an environment: give an id, 'module:Class', a class, or a function that"
+                " makes one"
+            )
+        return env
+    module_name, colon, path = env.partition(":")
+    if not colon:
+        return registered_id(env)
+    if not module_name or not path:
+        raise UsageError(
+            f"{env!r} is not an environment: write module:Class, for example my_package.my_env:MyEnv"
+        )
+    module = _import(module_name)
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if callable(found):
+        return found
+    if path in gymnasium.registry:
+        return path
+    classes = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, gymnasium.Env)
+    ]
+    raise unknown(f"environment in module {module_name!r}", path, [name for name in classes if name != "Env"])
+
+
+def _import(name: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(
+            os.getcwd()
+        )  # a console script does not see the current folder, which holds a user's own modules
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise UsageError(
+            f"cannot import the module {name!r} of the environment: {describe(error)}"
+        ) from error
+
+
+def registered_id(name: str) -> str:
+    """The full id with its version; imports the package that registers it."""
+    prefix = next((prefix for prefix in REGISTERED_BY if name.startswith(prefix)), None)
+    if prefix is not None and name not in gymnasium.registry:
+        _import_registration(prefix)
+    if name in gymnasium.registry:
+        return name
+    with contextlib.suppress(gymnasium.error.Error):
+        namespace, bare, version = parse_env_id(name)
+        if version is None and (latest := find_highest_version(namespace, bare)) is not None:
+            return get_env_id(namespace, bare, latest)
+    known = [spec.id for spec in gymnasium.registry.values() if _can_be_made(spec)]
+    raise unknown("environment", name, known)
+
+
+def _import_registration(prefix: str) -> None:
+    module, package, extra = REGISTERED_BY[prefix]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise missing_extra(package, extra) from error
+
+
+def _not_installed(target: str | Callable[..., gymnasium.Env], error: Exception) -> UsageError:
+    if isinstance(target, str):
+        entry_point = str(gymnasium.registry[target].entry_point)
+        for module, (imports, extra) in IMPLEMENTED_WITH.items():
+            if entry_point.startswith(module) and importlib.util.find_spec(imports) is None:
+                return missing_extra(imports, extra)
+    return UsageError(f"the environment {env_name(target)} could not be made: {' '.join(str(error).split())}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Gymnasium's advice to use newer versions: results are compared by the version that was asked
+    for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*is out of date", category=DeprecationWarning)
+        yield
