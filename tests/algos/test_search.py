@@ -309,7 +309,7 @@ def test_every_field_is_documented(cls):
 
 
 def test_a_policy_with_a_memory_is_refused():
-    with pytest.raises(UsageError, match="GRU remembers"):
+    with pytest.raises(UsageError, match="GRU has a memory"):
         CEM(network=GRU())
 
 
