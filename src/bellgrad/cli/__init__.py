@@ -174,7 +174,10 @@ def _list(args: argparse.Namespace) -> Any:
     if args.what in (None, "presets"):
         from bellgrad.presets import presets
 
-        tuned = {name: presets(name) for name in ALGORITHMS.names()}
+        tuned = {}
+        for name in ALGORITHMS.names():
+            with contextlib.suppress(UsageError):  # of a package that cannot be imported; `algos` says so
+                tuned[name] = presets(name)
         there["presets"] = {
             name: {key: preset.source for key, preset in found.items()}
             for name, found in tuned.items()

@@ -65,7 +65,8 @@ class Registry:
     def about(self, name: str) -> str:
         """What the class of a name is, in a few words: the first line of its docstring.
 
-        It is read from the source, which imports nothing, unless an installed package registers the name.
+        It is read from the source, which imports nothing, unless an installed package registers the name; if
+        that package cannot be imported, it is said here.
         """
         if name in self.own:
             module, _, path = self.own[name].partition(":")
@@ -73,7 +74,10 @@ class Registry:
             classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
             doc = next(ast.get_docstring(node) for node in classes if node.name == path)
         else:
-            doc = inspect.getdoc(self.find(name))
+            try:
+                doc = inspect.getdoc(self.find(name))
+            except UsageError as error:
+                return str(error)
         first = " ".join((doc or "").partition("\n\n")[0].split())
         return first.removeprefix("Hyper-parameters of ").rstrip(".")
 
