@@ -226,7 +226,7 @@ def take_names(owner: object, **kinds: Registry) -> None:
 
 
 def is_module(value: Any) -> bool:
-    """Whether it is a `torch.nn.Module` class; until torch is imported, there are none."""
+    """Whether it is a `torch.nn.Module` class; there is none until torch is imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, type) and issubclass(value, torch.nn.Module)
 
@@ -287,7 +287,7 @@ OPTIMIZERS = Registry(
 REPLAYS = Registry(
     "replay",
     "bellgrad.replays",
-    {},
+    {"uniform": "bellgrad.data.uniform:UniformReplay"},
     ("allocate", "add", "noise", "sample", "feedback", "filled", "restore_into"),
 )
 TRANSFORMS = Registry(
@@ -303,6 +303,7 @@ TRANSFORMS = Registry(
         "action_repeat": "bellgrad.envs.transforms:ActionRepeat",
         "gray": "bellgrad.envs.transforms:Gray",
         "resize": "bellgrad.envs.transforms:Resize",
+        "channels_first": "bellgrad.envs.transforms:ChannelsFirst",
     },
     ("bind", "init", "action", "reset", "step", "observe"),
 )
@@ -318,5 +319,5 @@ DRIVERS = Registry(
     },
     ("workload", "advance", "snapshot", "restore"),
 )
-# What an algorithm's fields and a run's settings are made of, beside plain values.
+# What an algorithm's fields and a run's settings are made of, besides plain values.
 PARTS = (NETWORKS, OPTIMIZERS, REPLAYS, TRANSFORMS)
