@@ -344,7 +344,8 @@ def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "curve.png").exists()
 
 
-def test_every_command_in_the_documentation_is_understood():
+def test_every_command_in_the_documentation_is_understood(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
     lines = [line for page in PAGES for block in code_blocks(page, "bash") for line in block.splitlines()]
     commands = [
         shlex.split(line, comments=True)[1:] for line in lines if re.match(r"(\.venv/bin/)?bellgrad ", line)

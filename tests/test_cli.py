@@ -250,7 +250,7 @@ def test_seeds_are_ranges_and_lists():
     assert seeds("3") == [3]
     assert seeds("0,2,5-6,2") == [0, 2, 5, 6]
     for wrong in ("4-0", "a", "1-", "", "1..3"):
-        assert "no list of seeds" in bellgrad("train", "ppo", "--seeds", wrong).error
+        assert "not a list of seeds" in bellgrad("train", "ppo", "--seeds", wrong).error
 
 
 # ------------------------------------------------------------------------------------------ a user's mistakes

@@ -94,7 +94,7 @@ def train_or_resume(
     **options: Any,
 ) -> Run:
     """As `train`, but a folder that already holds a run of the same settings is gone on with, or left alone
-    where it is finished.
+    if it is finished.
 
     Raises:
         UsageError: the folder holds a run of other settings.
@@ -159,8 +159,8 @@ def resume(
         progress: as in `train`.
 
     Raises:
-        UsageError: the run has nothing left to do, or `steps` is behind it.
-        CheckpointError: none of its checkpoints is fit.
+        UsageError: the run has nothing left to do, or it has taken more steps than that.
+        CheckpointError: none of its checkpoints can be used.
     """
     return _open(run, trust_imports, env).resume(steps, progress)
 

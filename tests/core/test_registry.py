@@ -220,6 +220,7 @@ def test_an_installed_package_cannot_take_over_a_name(optimizers, capsys):
 def test_a_registered_name_that_leads_nowhere_is_told_when_it_is_used(optimizers):
     with pytest.raises(UsageError, match="unknown optimizer in module 'plugged' 'Missing'"):
         optimizers.find("broken")
+    assert "unknown optimizer in module 'plugged'" in optimizers.about("broken")
 
 
 # ------------------------------------------------------------------------------------- found through a name

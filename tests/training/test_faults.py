@@ -27,6 +27,7 @@ from bellgrad.runs.checkpoint import checkpoints, open_latest
 from bellgrad.runs.files import read_json
 from bellgrad.training import assembly, plan
 from bellgrad.training import session as session_module
+from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.run import Run
 from bellgrad.training.session import DivergedError, Session
 
@@ -557,7 +558,7 @@ def test_ctrl_c_that_ends_a_compiler_at_work_is_no_error(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("C++ compile error: g++ was interrupted")
 
-    monkeypatch.setattr(session_module.OffPolicy, "advance", killed)
+    monkeypatch.setattr(OffPolicy, "advance", killed)
     with pytest.raises(
         KeyboardInterrupt,
         match=f"stopped; the checkpoint of step 0 is whole; .* bellgrad resume {tmp_path}/run",
@@ -571,7 +572,7 @@ def test_an_error_after_ctrl_c_is_still_told(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         raise EnvironmentFault("environment 0 returned the reward inf")
 
-    monkeypatch.setattr(session_module.OffPolicy, "advance", breaks)
+    monkeypatch.setattr(OffPolicy, "advance", breaks)
     with pytest.raises(EnvironmentFault, match="reward inf"):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert Run.open(tmp_path / "run").status == "failed"
@@ -594,7 +595,7 @@ def test_the_terminal_is_left_as_it_was_however_a_run_ends(tmp_path, monkeypatch
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(session_module.TrainingProgress, "close", lambda self: closed.append(self))
-    monkeypatch.setattr(session_module.OffPolicy, "advance", breaks)
+    monkeypatch.setattr(OffPolicy, "advance", breaks)
     with pytest.raises(RuntimeError, match="a bug"):
         train(TINY_DQN, "CartPole-v1", 200, tmp_path / "run")
     assert len(closed) == 1

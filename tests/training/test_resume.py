@@ -35,6 +35,7 @@ from bellgrad.runs.files import read_json
 from bellgrad.runs.reading import read_metrics
 from bellgrad.training import session as session_module
 from bellgrad.training.evaluate import Evaluation
+from bellgrad.training.off_policy import OffPolicy
 from bellgrad.training.run import Run
 from bellgrad.training.session import Session
 
@@ -574,13 +575,13 @@ def test_a_run_json_that_says_nonsense_is_refused_in_one_line(change, tmp_path):
 # ---------------------------------------------------------------------------------------- status and the best
 def test_the_status_tells_where_a_run_is(tmp_path, monkeypatch):
     seen = []
-    advance = session_module.OffPolicy.advance
+    advance = OffPolicy.advance
 
     def watched(self):
         seen.append(read_json(tmp_path / "run" / "run.json"))
         return advance(self)
 
-    monkeypatch.setattr(session_module.OffPolicy, "advance", watched)
+    monkeypatch.setattr(OffPolicy, "advance", watched)
     run = Run.create(api._settings(TINY_DQN, "CartPole-v1", 200, 0, {"engine": "eager"}), tmp_path / "run")
     assert run.status == "started" and run.record["finished"] is None
     run.train(progress="off")
@@ -661,7 +662,7 @@ def test_the_time_of_a_run_leaves_evaluations_out_and_goes_on_after_a_resume(
         return call
 
     monkeypatch.setattr(session_module.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(session_module.OffPolicy, "advance", passes(1.0, session_module.OffPolicy.advance))
+    monkeypatch.setattr(OffPolicy, "advance", passes(1.0, OffPolicy.advance))
     monkeypatch.setattr(session_module, "evaluate_agent", passes(1_000.0, session_module.evaluate_agent))
     copies = killed_at(244)
     train(TINY_DQN, "CartPole-v1", 400, tmp_path / "whole", checkpoints=4)

@@ -75,9 +75,12 @@ def build_parser() -> Parser:
         choices=criteria,
         help="the reward to maximize (default: the method's own, or discounted)",
     )
-    p.add_argument("--horizon", type=count, help="plan for so many steps and not for ever")
+    p.add_argument("--horizon", type=count, help="plan for so many steps and not forever")
     p.add_argument(
-        "--tolerance", type=number, default=1e-6, help="how far from the truth a value may be (default 1e-6)"
+        "--tolerance",
+        type=number,
+        default=1e-6,
+        help="how far from the exact value a result may be (default 1e-6)",
     )
     p.add_argument("--max-iterations", type=count, help="give up after so many (default: the method's own)")
     p.add_argument(
@@ -90,7 +93,7 @@ def build_parser() -> Parser:
     p.add_argument("--animate", type=Path, help="a film of the sweeps: .gif or .mp4")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
     p.add_argument("--quiet", action="store_true", help="no progress")
-    p.epilog = "The exit code is 1 where the values are not within the tolerance."
+    p.epilog = "The exit code is 1 if the values are not within the tolerance."
 
     p = command("resume", "go on exactly where a run stopped", _resume)
     p.add_argument("run_folder", type=Path, metavar="RUN")
@@ -174,7 +177,10 @@ def _list(args: argparse.Namespace) -> Any:
     if args.what in (None, "presets"):
         from bellgrad.presets import presets
 
-        tuned = {name: presets(name) for name in ALGORITHMS.names()}
+        tuned = {}
+        for name in ALGORITHMS.names():
+            with contextlib.suppress(UsageError):  # of a package that cannot be imported; `algos` says so
+                tuned[name] = presets(name)
         there["presets"] = {
             name: {key: preset.source for key, preset in found.items()}
             for name, found in tuned.items()

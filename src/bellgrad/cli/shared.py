@@ -1,4 +1,4 @@
-"""What the commands share: from words to values, what is said where they are wrong, and what is said at the
+"""What the commands share: from words to values, what is said if they are wrong, and what is said at the
 end."""
 
 import argparse
@@ -25,7 +25,7 @@ def number(text: str) -> float:
     """
     match = re.fullmatch(r"([+-]?[\d_.]+(?:[eE][+-]?\d+)?)([kKmM]?)", text)
     if not match or not math.isfinite(value := float(match[1]) * _SUFFIX[match[2].lower()]):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return value
 
 
@@ -35,10 +35,10 @@ def count(text: str) -> int:
         value = number(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number (write 50000, 50_000, 50k or 5e4)"
+            f"{text!r} is not a whole number (write 50000, 50_000, 50k or 5e4)"
         ) from None
     if value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(value)
 
 
@@ -48,7 +48,7 @@ def seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds (write 0-4 or 0,2,5)")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds (write 0-4 or 0,2,5)")
         found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return list(dict.fromkeys(found))
 
@@ -61,10 +61,10 @@ def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[Any, ...]]:
             found = tuple(number(part) for part in text.split(","))
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{text!r} is no list of numbers (write them with commas: 1,2.5,-3)"
+                f"{text!r} is not a list of numbers (write them with commas: 1,2.5,-3)"
             ) from None
         if kind is int and any(value != int(value) for value in found):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers")
         return tuple(kind(value) for value in found)
 
     return read
@@ -85,9 +85,9 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
     return value
 
 
@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with the nearest right names.
 
     Attributes:
-        commands: the parser of each command by its name; empty where there are none.
+        commands: the parser of each command by its name; empty if there are none.
     """
 
     commands: dict[str, "Parser"]

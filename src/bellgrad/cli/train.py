@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw_table(args: argparse.Namespace, run: Any) -> None:
-    """The values and the policy of a tabular run, where there is a world to draw them in."""
+    """The values and the policy of a tabular run, if there is a world to draw them in."""
     from bellgrad import api
     from bellgrad.tabular.common import Tabular
 

@@ -65,7 +65,8 @@ class Registry:
     def about(self, name: str) -> str:
         """What the class of a name is, in a few words: the first line of its docstring.
 
-        It is read from the source, which imports nothing, unless an installed package registers the name.
+        It is read from the source, which imports nothing, unless an installed package registers the name; if
+        that package cannot be imported, it is said here.
         """
         if name in self.own:
             module, _, path = self.own[name].partition(":")
@@ -73,7 +74,10 @@ class Registry:
             classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
             doc = next(ast.get_docstring(node) for node in classes if node.name == path)
         else:
-            doc = inspect.getdoc(self.find(name))
+            try:
+                doc = inspect.getdoc(self.find(name))
+            except UsageError as error:
+                return str(error)
         first = " ".join((doc or "").partition("\n\n")[0].split())
         return first.removeprefix("Hyper-parameters of ").rstrip(".")
 
@@ -222,7 +226,7 @@ def take_names(owner: object, **kinds: Registry) -> None:
 
 
 def is_module(value: Any) -> bool:
-    """Whether it is a `torch.nn.Module` class; until torch is imported, there are none."""
+    """Whether it is a `torch.nn.Module` class; there is none until torch is imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, type) and issubclass(value, torch.nn.Module)
 
@@ -315,5 +319,5 @@ DRIVERS = Registry(
     },
     ("workload", "advance", "snapshot", "restore"),
 )
-# What an algorithm's fields and a run's settings are made of, beside plain values.
+# What an algorithm's fields and a run's settings are made of, besides plain values.
 PARTS = (NETWORKS, OPTIMIZERS, REPLAYS, TRANSFORMS)
