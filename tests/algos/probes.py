@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from bellgrad.core.registry import DRIVERS
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import RescaleAction, TransformedEnv
 from bellgrad.training.engine import Engine
-from bellgrad.training.session import DRIVERS
 
 OPTIMUM = 0.5  # of the continuous probes, in the learner's units; 3.0 in the environment's
 EAGER = Engine("eager", 1, 4, "")
@@ -153,7 +153,7 @@ def learn(algorithm, dynamics, updates):
     if dynamics.continuous:
         env = TransformedEnv(env, [RescaleAction()])
     learner = algorithm.build(env.spec)
-    driver = DRIVERS[learner.driver](learner, env, EAGER, 0, torch.device("cpu"))
+    driver = DRIVERS.find(learner.driver)(learner, env, EAGER, 0, torch.device("cpu"))
     while driver.updates < updates:
         driver.advance()
     return learner, driver.state

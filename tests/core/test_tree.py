@@ -150,5 +150,5 @@ def test_a_leaf_that_was_renamed_is_found_under_its_former_name():
     saved = {"loop/visits": torch.ones(2), "loop/seen": torch.full((3,), 7.0)}
     restored = restore_tree(template, saved, "loop")
     assert restored["last_episode"].tolist() == [7.0] * 3 and restored["visits"].tolist() == [1.0] * 2
-    with pytest.raises(CheckpointError, match="no tensor 'loop/chance'|no tensor 'loop/action_probability'"):
+    with pytest.raises(CheckpointError, match="no tensor 'loop/chance'"):
         restore_tree({"action_probability": torch.zeros(1)}, saved, "loop")

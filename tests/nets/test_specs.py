@@ -38,7 +38,7 @@ def test_what_builds_a_network_is_a_specification(spec):
 @pytest.mark.parametrize("spec", [LSTM(), GRU()])
 def test_a_network_that_remembers_needs_an_algorithm_that_keeps_its_memory(spec):
     check_spec(spec, memory=True)
-    with pytest.raises(UsageError, match="remembers, and this algorithm keeps no memory"):
+    with pytest.raises(UsageError, match="has a memory, which this algorithm does not carry"):
         check_spec(spec)
 
 

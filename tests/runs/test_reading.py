@@ -29,18 +29,6 @@ def test_a_record_and_an_evaluation_are_read(tmp_path):
     assert read_evaluation(tmp_path) == EVALUATION | {"seed": 3}
 
 
-def test_the_first_spelling_of_a_record_is_understood(tmp_path):
-    fields = {"normalise_advantages": True, "network": {"kind": "mlp", "initialisation": "torch"}}
-    old = RECORD | {"algorithm": {"name": "ppo", "fields": fields}, "normalise_obs": True}
-    write(tmp_path, "run.json", old | {"env_kwargs": {"behaviour": 1}})  # a name of the environment's own
-    read = read_record(tmp_path)
-    assert read["normalize_obs"] is True and read["env_kwargs"] == {"behaviour": 1}
-    assert read["algorithm"]["fields"] == {
-        "normalize_advantages": True,
-        "network": {"kind": "mlp", "initialization": "torch"},
-    }
-
-
 def test_what_is_not_there_is_told_apart_from_damage(tmp_path):
     assert read_metrics(tmp_path) == [] and read_evaluation(tmp_path) is None
     with pytest.raises(UsageError, match=r"is not a run folder \(no run.json in it\)$"):

@@ -1,7 +1,7 @@
 """Tuned settings for DQN."""
 
 from bellgrad.algos.dqn import DQN
-from bellgrad.envs.transforms import FrameStack
+from bellgrad.envs.transforms import ActionRepeat, ClipReward, FrameStack, Gray, MaxPool, Resize
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.ops.optim import AdamW, RMSprop
 from bellgrad.presets import Preset
@@ -103,6 +103,6 @@ PRESETS = {
         num_envs=1,
         steps=50_000_000,
         source="Mnih et al. 2015, extended data table 1 (steps are agent steps)",
-        transforms=(FrameStack(4),),
+        transforms=(MaxPool(2), ActionRepeat(4), Gray(), Resize(84), FrameStack(4), ClipReward()),
     ),
 }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, typeof
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
 from bellgrad.mdp.model import FiniteMDP
@@ -176,15 +176,19 @@ def as_python(function: Any) -> Callable[..., Any]:
 
 
 class _DigestCache(FunctionCache):
-    """Numba's cache of machine code, with the digest of the function's sources as the key.
+    """Numba's cache of machine code, with the digest of the function's sources as the key and in the files'
+    names.
 
     By default the key of a closure is a pickle of the functions in it, which differs between processes, and
-    Numba looks for changes in one file only.
+    Numba looks for changes in one file only. Its index holds pickles of types, and those of another version
+    may name classes that are no longer there: so each version has an index of its own.
     """
 
     def __init__(self, made: Callable[..., Any], digest: str):
         super().__init__(made)
         self._digest = digest
+        name = f"{self._impl.filename_base}-{digest[:16]}"
+        self._cache_file = IndexDataCacheFile(self._cache_path, name, source_stamp=digest)
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (sig, codegen.magic_tuple(), self._digest)
