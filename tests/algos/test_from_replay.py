@@ -22,10 +22,10 @@ from bellgrad.envs.native import NativeEnv
 from bellgrad.nets.build import build
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import MLP
-from bellgrad.ops.losses import huber
+from bellgrad.ops.grads import value_and_grad
 from bellgrad.ops.optim import Adam
 from bellgrad.ops.polyak import move_every
-from bellgrad.ops.targets import td_target
+from bellgrad.ops.targets import huber, td_target
 
 OBS = torch.tensor([[-1.0], [1.0]])
 
@@ -139,14 +139,16 @@ class DDPGLearner(OffPolicyActorCriticLearner):
         def actor_loss(actor):
             return -self.q(critic.params, batch.obs, self.policy(actor, batch.obs)).mean(), {}
 
-        actor, updates = self.gradient_step(actor_loss, s.actor, s.actor_optimizer), s.updates + 1
+        (actor_value, _), grads = value_and_grad(actor_loss, has_aux=True)(s.actor)
+        actor, actor_optimizer = self.descend(s.actor, grads, s.actor_optimizer)
+        updates = s.updates + 1
         targets = (
             move_every(new, old, updates, c.target_period, c.tau)
-            for new, old in ((actor.params, s.target_actor), (critic.params, s.target_critic))
+            for new, old in ((actor, s.target_actor), (critic.params, s.target_critic))
         )
-        optimizers = actor.optimizer, critic.optimizer
-        state = DDPGState(actor.params, critic.params, *targets, *optimizers, updates, s.steps)
-        return Updated(state, {"critic_loss": critic.loss, "actor_loss": actor.loss}, critic.td_error)
+        optimizers = actor_optimizer, critic.optimizer
+        state = DDPGState(actor, critic.params, *targets, *optimizers, updates, s.steps)
+        return Updated(state, {"critic_loss": critic.loss, "actor_loss": actor_value}, critic.td_error)
 
 
 def ddpg(**fields):
@@ -171,8 +173,13 @@ def test_a_deterministic_actor_critic_discounts_what_follows():
 @pytest.mark.parametrize("cls", [DQN, SAC])
 def test_a_replay_is_part_of_the_algorithm(cls):
     assert cls().replay == UniformReplay() and replace(cls(), replay=UniformReplay()) == cls()
-    for wrong in (None, "uniform", UniformReplay, Adam()):
-        with pytest.raises(UsageError, match="is not a replay: give one such as UniformReplay"):
+    assert cls(replay="uniform") == cls()
+    for wrong, said in (
+        (None, "is not a replay: give"),
+        (UniformReplay, "is a class"),
+        (Adam(), "is not a replay"),
+    ):
+        with pytest.raises(UsageError, match=said):
             cls(replay=wrong)
 
 

@@ -16,9 +16,10 @@ from bellgrad.core.tree import flat, map_tree
 from bellgrad.nets.specs import MLP
 from bellgrad.nets.value import Value
 from bellgrad.ops.grads import value_and_grad
-from bellgrad.ops.losses import policy_gradient_loss, squared_error
+from bellgrad.ops.losses import policy_gradient_loss
 from bellgrad.ops.optim import SGD
 from bellgrad.ops.returns import gae
+from bellgrad.ops.targets import squared_error
 
 SPEC = EnvSpec("two numbers", Box(-np.inf, np.inf, (2,), np.float32), Discrete(3))
 

@@ -45,7 +45,7 @@ OPS = [
     (lambda t, u: policy_gradient.geometric_mask(t, 0.9, u), (path.long(), path), (0, 1)),
     (lambda *x: policy_gradient.score_function_loss(*x, episodes=B), (path, path, path, flag), (0, 1, 2, 3)),
     (lambda *x: policy_gradient.all_actions_loss(*x, episodes=B), (paths_q, paths_q, path, flag), (2, 3)),
-    (exploration.value_of_action, (q, action), (1,)),
+    (targets.value_of_action, (q, action), (1,)),
     (exploration.epsilon_greedy, (q, item, torch.rand(B, 2)), (1, 2)),
     (distributions.Categorical(q).sample, (item,), (0,)),
     (distributions.Categorical(q).logprob, (action,), (0,)),

@@ -3,27 +3,28 @@ import torch
 from torch import tensor
 from torch.nn import functional as F
 
-from bellgrad.ops.exploration import epsilon_greedy, value_of_action
+from bellgrad.ops.exploration import epsilon_greedy
 from bellgrad.ops.losses import (
     adapted_kl_coef,
     clipped_value_loss,
-    huber,
     normalize_advantage,
     policy_gradient_loss,
     ppo_clip_loss,
     ppo_kl_loss,
     sac_actor_loss,
     sac_temperature_loss,
-    squared_error,
     surrogate,
 )
 from bellgrad.ops.targets import (
     clipped_double_q_target,
     double_q_target,
+    huber,
     q_learning_target,
     soft_q_target,
+    squared_error,
     td_error,
     td_target,
+    value_of_action,
 )
 
 REWARD, DISCOUNT = tensor([1.0, 1.0]), tensor([0.5, 0.0])  # the second item terminated

@@ -24,8 +24,8 @@ from bellgrad.algos.policy_gradient import PolicyGradient, PolicyGradientLearner
 from bellgrad.core.errors import check_range
 from bellgrad.core.records import EnvSpec, Metrics, Minibatch
 from bellgrad.ops.grads import Params, value_and_grad
-from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Optimizer, RMSprop
+from bellgrad.ops.targets import squared_error
 
 ALGORITHMS = {"a2c": "A2C"}
 

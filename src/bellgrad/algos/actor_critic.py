@@ -20,10 +20,10 @@ from bellgrad.nets.specs import Recurrent
 from bellgrad.nets.value import PREFIX as CRITIC
 from bellgrad.nets.value import Value
 from bellgrad.ops.grads import Params, clip_by_norm, value_and_grad
-from bellgrad.ops.losses import squared_error
 from bellgrad.ops.optim import Adam, Optimizer
 from bellgrad.ops.returns import gae
 from bellgrad.ops.schedules import Constant, Linear, Schedule
+from bellgrad.ops.targets import squared_error
 
 
 @dataclass(frozen=True)

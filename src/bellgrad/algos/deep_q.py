@@ -32,7 +32,7 @@ from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import MLP, Spec
 from bellgrad.ops.exploration import epsilon_greedy
-from bellgrad.ops.grads import Params, clip_by_value
+from bellgrad.ops.grads import Params, clip_by_value, value_and_grad
 from bellgrad.ops.polyak import move_every
 from bellgrad.ops.schedules import Exponential, Linear, Schedule
 
@@ -170,12 +170,12 @@ class DeepQLearner(FromReplayLearner):
             loss, td_error, metrics = self.losses(params, batch, target, noise)
             return (batch.weight * loss).mean(), (td_error, metrics)
 
-        new = self.gradient_step(mean_loss, state.params, state.optimizer)
+        (loss, (td_error, metrics)), grads = value_and_grad(mean_loss, has_aux=True)(state.params)
+        params, optimizer = self.descend(state.params, grads, state.optimizer)
         updates = state.updates + 1
-        moved = move_every(new.params, state.target, updates, c.target_period, c.tau)
-        td_error, metrics = new.aux
-        state = DeepQState(new.params, moved, new.optimizer, updates, state.steps)
-        return Updated(state, {"loss": new.loss} | metrics, td_error)
+        moved = move_every(params, state.target, updates, c.target_period, c.tau)
+        state = DeepQState(params, moved, optimizer, updates, state.steps)
+        return Updated(state, {"loss": loss} | metrics, td_error)
 
     def clip(self, grads: Params) -> Params:
         """First each entry of the gradient by its size, then all by their norm."""

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from bellgrad.algos.deep_q import DeepQ, DeepQLearner, DeepQState, Losses
 from bellgrad.core.records import Batch, EnvSpec
-from bellgrad.ops.exploration import value_of_action
 from bellgrad.ops.grads import Params
-from bellgrad.ops.losses import huber, squared_error
-from bellgrad.ops.targets import double_q_target, q_learning_target
+from bellgrad.ops.targets import double_q_target, huber, q_learning_target, squared_error, value_of_action
 
 ALGORITHMS = {"dqn": "DQN"}
 

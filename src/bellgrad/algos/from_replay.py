@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
-
-from torch import Tensor
+from typing import Any, ClassVar
 
 from bellgrad.core.errors import check_range, check_types
 from bellgrad.core.protocols import Replay
@@ -15,7 +12,7 @@ from bellgrad.core.registry import NETWORKS, OPTIMIZERS, REPLAYS, take_names
 from bellgrad.core.tree import Tree
 from bellgrad.data.uniform import UniformReplay
 from bellgrad.nets.specs import MLP, Spec, check_spec
-from bellgrad.ops.grads import Params, clip_by_norm, value_and_grad
+from bellgrad.ops.grads import Params, clip_by_norm
 from bellgrad.ops.optim import Adam, Optimizer
 
 
@@ -77,15 +74,6 @@ class WithTargetNetwork(FromReplay):
         check_range(self, target_period=(1, 1e12), tau=(1e-12, 1))
 
 
-class GradientStep(NamedTuple):
-    """What one step down a gradient gives."""
-
-    params: Params
-    optimizer: Tree  # its state
-    loss: Tensor  # [] before the step
-    aux: Tree  # what the loss function gave beside the loss
-
-
 class FromReplayLearner:
     """What the learners share that the driver `off_policy` feeds; the subclass adds the state, `act` and
     `update`."""
@@ -101,20 +89,12 @@ class FromReplayLearner:
         """An update is deterministic, given its batch."""
         return None
 
-    def gradient_step(
-        self, loss: Callable[[Params], tuple[Tensor, Tree]], params: Params, optimizer: Tree
-    ) -> GradientStep:
-        """One step of the optimizer down the gradient of a loss, the gradients clipped.
-
-        Args:
-            loss: parameters to the loss `[]` and a tree of tensors to hand back.
-            params: of one network, by name.
-            optimizer: its state for these parameters.
-        """
+    def descend(self, params: Params, grads: Params, optimizer: Tree) -> tuple[Params, Tree]:
+        """One step of the optimizer down the gradients of one network, clipped; its parameters and the
+        optimizer's state after it."""
         c = self.config
-        (value, aux), grads = value_and_grad(loss, has_aux=True)(params)
-        params, optimizer = c.optimizer.step(params, self.clip(grads), optimizer, c.learning_rate)
-        return GradientStep(params, optimizer, value, aux)
+        moved: tuple[Params, Tree] = c.optimizer.step(params, self.clip(grads), optimizer, c.learning_rate)
+        return moved
 
     def clip(self, grads: Params) -> Params:
         """The gradients of one network, scaled down to the largest norm allowed."""

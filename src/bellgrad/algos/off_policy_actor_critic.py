@@ -23,8 +23,8 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
-from bellgrad.ops.grads import Params
-from bellgrad.ops.losses import squared_error
+from bellgrad.ops.grads import Params, value_and_grad
+from bellgrad.ops.targets import squared_error
 
 
 class CriticStep(NamedTuple):
@@ -106,6 +106,6 @@ class OffPolicyActorCriticLearner(FromReplayLearner):
             q = self.q(critic, batch.obs, batch.action)
             return (batch.weight * squared_error(q - target)).mean(-1).sum(), q
 
-        new = self.gradient_step(loss, critic, optimizer)
-        td_error = (new.aux - target).abs().mean(0)
-        return CriticStep(new.params, new.optimizer, new.loss, new.aux.mean(), td_error)
+        (value, q), grads = value_and_grad(loss, has_aux=True)(critic)
+        critic, optimizer = self.descend(critic, grads, optimizer)
+        return CriticStep(critic, optimizer, value, q.mean(), (q - target).abs().mean(0))

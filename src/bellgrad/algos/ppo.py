@@ -34,8 +34,8 @@ from bellgrad.ops.losses import (
     normalize_advantage,
     ppo_clip_loss,
     ppo_kl_loss,
-    squared_error,
 )
+from bellgrad.ops.targets import squared_error
 
 ALGORITHMS = {"ppo": "PPO"}
 

@@ -40,9 +40,8 @@ from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, concat, flat
 from bellgrad.nets.value import Value
 from bellgrad.ops.distributions import Categorical
-from bellgrad.ops.exploration import value_of_action
 from bellgrad.ops.grads import Params, clip_by_norm, value_and_grad
-from bellgrad.ops.losses import normalize_advantage, squared_error
+from bellgrad.ops.losses import normalize_advantage
 from bellgrad.ops.policy_gradient import (
     all_actions_loss,
     discount_weight,
@@ -51,6 +50,7 @@ from bellgrad.ops.policy_gradient import (
     total_return,
 )
 from bellgrad.ops.returns import gae, lambda_returns, td_residual
+from bellgrad.ops.targets import squared_error, value_of_action
 
 ALGORITHMS = {"reinforce": "REINFORCE"}
 

@@ -129,8 +129,8 @@ class SACLearner(OffPolicyActorCriticLearner):
             action, logprob = self.policy(params, batch.obs).sample(noise["action"])
             return sac_actor_loss(logprob, self.q(critic.params, batch.obs, action), alpha), logprob
 
-        actor = self.gradient_step(actor_loss, state.actor, state.actor_optimizer)
-        logprob = actor.aux
+        (actor_value, logprob), grads = value_and_grad(actor_loss, has_aux=True)(state.actor)
+        actor, actor_optimizer = self.descend(state.actor, grads, state.actor_optimizer)
 
         def temperature_loss(log_alpha: Params) -> Tensor:
             return sac_temperature_loss(log_alpha["value"], logprob, self.target_entropy)
@@ -144,11 +144,11 @@ class SACLearner(OffPolicyActorCriticLearner):
         target = move_every(critic.params, state.target, updates, c.target_period, c.tau)
         metrics = {
             "critic_loss": critic.loss,
-            "actor_loss": actor.loss,
+            "actor_loss": actor_value,
             "q": critic.q,
             "temperature": alpha,
             "entropy": -logprob.mean(),
         }
-        networks = actor.params, critic.params, target, log_alpha
-        optimizers = actor.optimizer, critic.optimizer, alpha_optimizer
+        networks = actor, critic.params, target, log_alpha
+        optimizers = actor_optimizer, critic.optimizer, alpha_optimizer
         return Updated(SACState(*networks, *optimizers, updates, state.steps), metrics, critic.td_error)

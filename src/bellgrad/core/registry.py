@@ -169,7 +169,8 @@ class Registry:
 
     def _described(self) -> str:
         """What a user's own object of this kind is, in words."""
-        return f"a frozen dataclass with {' and '.join(self.methods)}"
+        *others, last = self.methods
+        return f"a frozen dataclass with {', '.join(others)}{' and ' if others else ''}{last}"
 
     def _load(self, name: str, target: str) -> Any:
         module_name, _, path = target.partition(":")

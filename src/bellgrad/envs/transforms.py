@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault, UsageError, check_range
-from bellgrad.core.protocols import BatchedEnv
+from bellgrad.core.protocols import BatchedEnv, PureEnv
 from bellgrad.core.records import EnvSpec, Step
 from bellgrad.core.tree import (
     Tree,
@@ -695,9 +695,9 @@ class TransformedEnv:
         """As `PureEnv.pure_step`, through the transforms."""
         return self._through(len(self.transforms), self._pure.pure_step, state, action, noise, active)
 
-    def as_pure(self) -> "TransformedEnv":
-        """This object."""
-        return self
+    def as_pure(self) -> PureEnv:
+        """This object; without transforms the inner environment, since nothing stands between."""
+        return self if self.transforms else self._pure
 
     def snapshot(self) -> dict[str, Any]:
         """The inner snapshot and the transforms' states, copied."""

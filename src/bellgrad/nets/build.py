@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import Tree
-from bellgrad.nets.encoder import Encoder
+from bellgrad.nets.encoder import Encoder, EnsembleNetwork, Network
 from bellgrad.nets.layers import (
-    EnsemblePerceptron,
     Perceptron,
-    PureModule,
     Stacked,
     replace_parameters,
 )
@@ -22,40 +20,6 @@ from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, check_spec
 from bellgrad.ops.grads import Params
 
 Space = gymnasium.Space[Any]
-
-
-class Network(PureModule):
-    """An encoder and a perceptron; an action, if there is one, joins the features."""
-
-    def __init__(self, encoder: Encoder, perceptron: Perceptron):
-        super().__init__()
-        self.encoder = encoder
-        self.perceptron = perceptron
-
-    def functional(self, params: Params, prefix: str, obs: Tree, action: Tensor | None = None) -> Tensor:
-        """`obs [..., *O]`, `action [..., D]` -> `[..., outputs]`."""
-        x = self.encoder.functional(params, f"{prefix}encoder.", obs)
-        if action is not None:
-            x = torch.cat([x, action], -1)
-        return self.perceptron.functional(params, f"{prefix}perceptron.", x)
-
-
-class EnsembleNetwork(PureModule):
-    """`E` networks of one shape as one; features without parameters are computed once for all."""
-
-    def __init__(self, members: list[Network]):
-        super().__init__()
-        encoders = [member.encoder for member in members]
-        self.own_features = bool(encoders[0].convolutions)
-        self.encoder = Stacked(encoders) if self.own_features else encoders[0]
-        self.perceptron = EnsemblePerceptron([member.perceptron for member in members])
-
-    def functional(self, params: Params, prefix: str, obs: Tree, action: Tensor | None = None) -> Tensor:
-        """`obs [B, *O]`, `action [B, D]` -> `[E, B, outputs]`."""
-        x = self.encoder.functional(params, f"{prefix}encoder.", obs)
-        if action is not None:
-            x = torch.cat([x, action.expand(*x.shape[:-1], -1)], -1)
-        return self.perceptron.functional(params, f"{prefix}perceptron.", x)
 
 
 def build(

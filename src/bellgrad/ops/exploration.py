@@ -1,26 +1,9 @@
-"""Choosing and looking up actions."""
+"""Choosing actions that explore."""
 
 import torch
 from torch import Tensor
 
 from bellgrad.ops.checks import has_shape
-
-
-def value_of_action(q: Tensor, action: Tensor) -> Tensor:
-    """The entry of each row at its action.
-
-    Args:
-        q: `[B, A]`.
-        action: `[B]` int64.
-
-    Returns:
-        `[B]`.
-
-    Raises:
-        ValueError: shapes do not match.
-    """
-    has_shape(q.shape[:-1], action=action)
-    return q.gather(-1, action[..., None]).squeeze(-1)
 
 
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, noise: Tensor) -> Tensor:

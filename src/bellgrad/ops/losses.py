@@ -9,24 +9,6 @@ from torch import Tensor
 from bellgrad.ops.checks import has_shape, same_shape
 
 
-def squared_error(error: Tensor) -> Tensor:
-    """`error^2` per item (no half), any shape; its mean is `torch.nn.MSELoss`."""
-    return error.square()
-
-
-def huber(error: Tensor, delta: float = 1.0) -> Tensor:
-    """Quadratic near 0, linear beyond: `e^2 / 2` where `|e| <= delta`, else `delta * (|e| - delta / 2)`; per
-    item, any shape.
-
-    With delta 1 its gradient is the error clipped to [-1, 1], as deep Q-learning does.
-
-    Source: Huber 1964, "Robust estimation of a location parameter"; Mnih et al. 2015, methods.
-    """
-    size = error.abs()
-    inner = size.clamp(max=delta)
-    return inner * (size - 0.5 * inner)
-
-
 def policy_gradient_loss(logprob: Tensor, advantage: Tensor) -> Tensor:
     """Minus the mean of `A * log pi(a|s)`: minus its gradient estimates the policy gradient, per step.
 

@@ -1,9 +1,44 @@
-"""Temporal-difference targets. `discount` is gamma to the power of the steps taken, 0 if terminated: it masks
-all that follows."""
+"""Temporal-difference learning: predictions, targets and how errors are measured. `discount` is gamma to the
+power of the steps taken, 0 if terminated: it masks all that follows."""
 
 from torch import Tensor
 
 from bellgrad.ops.checks import has_shape, same_shape
+
+
+def value_of_action(q: Tensor, action: Tensor) -> Tensor:
+    """The entry of each row at its action.
+
+    Args:
+        q: `[B, A]`.
+        action: `[B]` int64.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: shapes do not match.
+    """
+    has_shape(q.shape[:-1], action=action)
+    return q.gather(-1, action[..., None]).squeeze(-1)
+
+
+def squared_error(error: Tensor) -> Tensor:
+    """`error^2` per item (no half), any shape; its mean is `torch.nn.MSELoss`."""
+    return error.square()
+
+
+def huber(error: Tensor, delta: float = 1.0) -> Tensor:
+    """Quadratic near 0, linear beyond: `e^2 / 2` where `|e| <= delta`, else `delta * (|e| - delta / 2)`; per
+    item, any shape.
+
+    With delta 1 its gradient is the error clipped to [-1, 1], as deep Q-learning does.
+
+    Source: Huber 1964, "Robust estimation of a location parameter"; Mnih et al. 2015, methods.
+    """
+    size = error.abs()
+    inner = size.clamp(max=delta)
+    return inner * (size - 0.5 * inner)
 
 
 def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

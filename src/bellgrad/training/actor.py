@@ -28,6 +28,19 @@ class ActorState(NamedTuple):
     carry: Tree  # the policy's memory
 
 
+class Ended(NamedTuple):
+    """Which episodes ended, with their totals; `[B]` for a step, `[n, B]` for a call of n steps."""
+
+    ended: Tensor  # bool
+    return_: Tensor  # float32
+    length: Tensor  # int64
+
+    @classmethod
+    def of(cls, step: Step) -> "Ended":
+        """The episodes that a step ended."""
+        return cls(step.terminated | step.truncated, *step.episode)
+
+
 class Taken(NamedTuple):
     """A step of all environments `[B, ...]`; of several steps `[T, B, ...]`."""
 

@@ -7,23 +7,15 @@ from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault
 from bellgrad.core.protocols import BatchedEnv, Learner
-from bellgrad.core.records import Metrics, Step
+from bellgrad.core.records import Metrics
 from bellgrad.core.rng import Streams
 from bellgrad.core.tree import named_leaves, restore_tree
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
-from bellgrad.training.actor import Actor
+from bellgrad.training.actor import Actor, Ended
 from bellgrad.training.engine import Engine
 
 UNROLL = 8  # environment steps in one compiled call
-
-
-class Ended(NamedTuple):
-    """Which episodes ended, with their totals; `[B]` for a step, `[n, B]` for a call of n steps."""
-
-    ended: Tensor  # bool
-    return_: Tensor  # float32
-    length: Tensor  # int64
 
 
 class Advanced(NamedTuple):
@@ -152,11 +144,6 @@ class ActingDriver(Driver):
     def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """The actor."""
         return self.actor.restore(checkpoint, self.steps)
-
-
-def ended_of(step: Step) -> Ended:
-    """Which episodes a step ended, with their totals."""
-    return Ended(step.terminated | step.truncated, *step.episode)
 
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:

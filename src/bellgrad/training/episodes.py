@@ -11,8 +11,8 @@ from bellgrad.core.records import Episodes, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, concat, index_tree, map_tree, stack
 from bellgrad.runs.settings import Settings
-from bellgrad.training.actor import ActorState
-from bellgrad.training.driver import UNROLL, ActingDriver, Advanced, Workload, ended_of, largest_divisor
+from bellgrad.training.actor import ActorState, Ended
+from bellgrad.training.driver import UNROLL, ActingDriver, Advanced, Workload, largest_divisor
 from bellgrad.training.engine import Engine
 
 
@@ -81,7 +81,7 @@ class WholeEpisodes(ActingDriver):
         self.state, metrics = self.learner.update(self.state, episodes, noise)
         self.steps += int(taken.active.sum())
         self.updates += 1
-        return Advanced(ended_of(taken.step), metrics)
+        return Advanced(Ended.of(taken.step), metrics)
 
     def collect(
         self, state: Any, actor: ActorState, left: Tensor, noise: dict[str, Tree]

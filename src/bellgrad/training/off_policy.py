@@ -17,13 +17,11 @@ from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, index_tree, stack
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
-from bellgrad.training.actor import ActorState
+from bellgrad.training.actor import ActorState, Ended
 from bellgrad.training.driver import (
     ActingDriver,
     Advanced,
-    Ended,
     Workload,
-    ended_of,
     largest_divisor,
     mean_metrics,
 )
@@ -96,7 +94,7 @@ class OffPolicy(ActingDriver):
             acted = Acted(actor.uniform_action(), None, actor.state.carry)
             self.state, actor.state, taken = actor.follow(self.state, actor.state, acted, noise["env"])
             self.replay.add(self.kept, taken.transition())
-            ended.append(ended_of(taken.step))
+            ended.append(Ended.of(taken.step))
         return stack(ended)
 
     def _run_whole_call(self) -> Advanced:
@@ -117,7 +115,7 @@ class OffPolicy(ActingDriver):
         updates = self._draw_updates(self._cycle_updates // self._chunk, self._chunk)
         for t in range(self._iterations):
             self.state, actor.state, taken = actor.step(self.state, actor.state, index_tree(noise, t))
-            ended.append(ended_of(taken.step))
+            ended.append(Ended.of(taken.step))
             if t < self._iterations - 1:
                 self._store(self.kept, taken.transition())
         self.state, metric = self._store_and_learn(
@@ -140,7 +138,7 @@ class OffPolicy(ActingDriver):
             state, actor, block = self.actor.run(state, actor, numbers["actor"], self._iterations)
             for taken in block:
                 self.replay.add(kept, taken.transition())
-                ended.append(ended_of(taken.step))
+                ended.append(Ended.of(taken.step))
             state, mean = self.run_updates(state, kept, numbers["updates"])
             metrics.append(mean)
         return state, actor, stack(ended), mean_metrics(metrics)

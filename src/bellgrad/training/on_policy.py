@@ -11,14 +11,12 @@ from bellgrad.core.records import Metrics, Minibatch, Rollout
 from bellgrad.core.rng import Noise, draw
 from bellgrad.core.tree import Tree, concat, flat, index_tree, map_tree, stack
 from bellgrad.runs.settings import Settings
-from bellgrad.training.actor import ActorState, Taken
+from bellgrad.training.actor import ActorState, Ended, Taken
 from bellgrad.training.driver import (
     UNROLL,
     ActingDriver,
     Advanced,
-    Ended,
     Workload,
-    ended_of,
     largest_divisor,
     mean_metrics,
 )
@@ -153,7 +151,7 @@ class OnPolicy(ActingDriver):
         both = self._value(state, *concat([(rollout.obs, rollout.carry), successors]))
         value = map_tree(lambda v: v[: self._unroll], both)
         next_value = map_tree(lambda v: v[self._unroll :], both)
-        ended = stack([ended_of(taken.step) for taken in block])
+        ended = stack([Ended.of(taken.step) for taken in block])
         return state, actor, rollout._replace(value=value, next_value=next_value), ended
 
     def _row(self, taken: Taken) -> Rollout:

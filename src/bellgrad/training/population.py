@@ -12,7 +12,8 @@ from bellgrad.core.tree import Tree, index_tree, map_tree, named_leaves, restore
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
-from bellgrad.training.driver import Advanced, Driver, Ended, Workload
+from bellgrad.training.actor import Ended
+from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine
 
 UNROLL = 4  # environment steps in one compiled call: compiling takes more than in proportion to them

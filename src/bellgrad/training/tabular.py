@@ -17,7 +17,8 @@ from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import TABLE_FULL, TabularLearner, UniformNumbers
-from bellgrad.training.driver import Advanced, Driver, Ended, Workload
+from bellgrad.training.actor import Ended
+from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine
 from bellgrad.training.sampling import (
     LOOP_DRAWS,
