@@ -66,7 +66,8 @@ def runs() -> dict[str, tuple[Any, str, int, dict[str, Any]]]:
 def as_spelled(cls: type, named: dict[str, Any]) -> dict[str, Any]:
     """Arguments by the names that the dataclass `cls` of this tree has for them."""
     fields = {field.name for field in dataclasses.fields(cls)}
-    return {name if name in fields else OLD_NAMES.get(name, name): value for name, value in named.items()}
+    old = {name: OLD_NAMES[name] for name in named if OLD_NAMES.get(name) in fields}
+    return {old.get(name, name): value for name, value in named.items()}
 
 
 def digests(tree: Path) -> dict[str, dict[str, str]]:

@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import reading  # noqa: E402 (benchmarks/reading.py)
 import tables  # noqa: E402 (benchmarks/tables.py)
 from estimator_pictures import PICTURES  # noqa: E402
 
@@ -128,9 +129,7 @@ def parts_of(kinds: Registry) -> str:
     parts = []
     for name in kinds.own:
         cls = kinds.find(name)
-        parts.append(
-            f"**`bg.{cls.__name__}`** (`{name}`): {inspect.getdoc(cls).splitlines()[0]}\n\n{fields_of(cls)}"
-        )
+        parts.append(f"**`bg.{cls.__name__}`** (`{name}`): {_summary(cls)}\n\n{fields_of(cls)}")
     return "\n".join(parts)
 
 
@@ -193,7 +192,7 @@ def examples() -> str:
     rows = []
     for script in sorted((ROOT / "examples").glob("*.py")):
         about = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
-        rows.append({"script": f"`examples/{script.name}`", "shows": about.splitlines()[0]})
+        rows.append({"script": f"`examples/{script.name}`", "shows": _first_paragraph(about)})
     return markdown_table(rows, ["script", "shows"])
 
 
@@ -226,10 +225,7 @@ def rules() -> str:
 
 def public_names() -> str:
     """Everything that `import bellgrad as bg` gives."""
-    rows = [
-        {"name": f"`bg.{name}`", "is": inspect.getdoc(getattr(bg, name)).splitlines()[0]}
-        for name in bg.__all__
-    ]
+    rows = [{"name": f"`bg.{name}`", "is": _summary(getattr(bg, name))} for name in bg.__all__]
     return markdown_table(rows, ["name", "is"])
 
 
@@ -261,7 +257,7 @@ def named_mdps() -> str:
     """The MDPs that the command line knows by a name of their own."""
     rows = []
     for name, module in NAMED.items():
-        about = inspect.getdoc(getattr(import_module(f"bellgrad.mdp.{module}"), name)).splitlines()[0]
+        about = _summary(getattr(import_module(f"bellgrad.mdp.{module}"), name))
         rows.append({"name": f"`{name}`", "made by": f"`bellgrad.mdp.{module}.{name}`", "is": about})
     return markdown_table(rows, ["name", "made by", "is"])
 
@@ -302,7 +298,7 @@ def tabular_learners() -> str:
     rows = []
     for name, cls in CLASSES.items():
         if issubclass(cls, Tabular):
-            what = inspect.getdoc(cls).splitlines()[0].removeprefix("Hyper-parameters of ").removesuffix(".")
+            what = _summary(cls).removeprefix("Hyper-parameters of ").removesuffix(".")
             rows.append({"name": f"`{name}`", "class": f"`bg.{cls.__name__}`", "is": what,
                          "file": f"`{cls.__module__.rpartition('.')[2]}.py`"})  # fmt: skip
     return markdown_table(rows, {"name": "name", "class": "in Python", "is": "is", "file": "in `tabular/`"})
@@ -333,13 +329,38 @@ def _parameters(call: Callable[..., Any]) -> Iterator[str]:
         yield f"{prefix}{p.name}" + ("" if p.default is p.empty else f"={p.default!r}")
 
 
+def _summary(thing: Any) -> str:
+    """The first paragraph of a docstring, in one line."""
+    return _first_paragraph(inspect.getdoc(thing))
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
+
+
 def rooms() -> str:
     """Every package and what it holds, by its own docstring."""
     rows = []
     for init in sorted((ROOT / "src" / "bellgrad").glob("*/__init__.py")):
         module = __import__(f"bellgrad.{init.parent.name}", fromlist=["__doc__"])
-        rows.append({"room": f"`{init.parent.name}/`", "holds": module.__doc__.strip().splitlines()[0]})
+        rows.append({"room": f"`{init.parent.name}/`", "holds": _summary(module)})
     return markdown_table(rows, ["room", "holds"])
+
+
+def transition_way() -> str:
+    """Where a transition of DQN goes."""
+    parts = reading.way()
+    rows = [
+        {
+            "file": f"`{part.file}`",
+            "functions": ", ".join(f"`{name}`" for name in part.functions),
+            "lines": str(part.lines),
+        }
+        for part in parts
+    ]
+    total = sum(part.lines for part in parts)
+    table = markdown_table(rows, ["file", "functions", "lines"])
+    return f"{table}\n{len(parts)} files, {total} lines of functions.\n"
 
 
 # ------------------------------------------------------------------------------------ from the stored results
@@ -442,6 +463,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "public-names": public_names,
     "rooms": rooms,
+    "way": transition_way,
 }
 BLOCKS |= {f"fields-{name}": partial(fields_of, cls) for name, cls in CLASSES.items()}
 NETWORKED = [name for name, cls in CLASSES.items() if not issubclass(cls, Tabular)]

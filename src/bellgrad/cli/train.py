@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import inspect
 import re
 import shlex
 import sys
@@ -205,7 +206,7 @@ def _with_notes(cls: type) -> str:
     """A docstring in which every field is explained, inherited ones too."""
     from bellgrad.core.docs import field_notes
 
-    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
     return "\n    ".join(
         [summary, "", "Attributes:", *(f"    {name}: {text}" for name, text in field_notes(cls).items())]
     )
