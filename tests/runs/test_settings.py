@@ -565,3 +565,10 @@ def test_optional_numbers_have_ranges_too(cls, change):
 
 def test_whole_numbers_do_for_floats():
     assert DQN(learning_rate=1, gamma=0, max_grad_norm=5).gamma == 0
+
+
+def test_a_run_that_was_extended_is_an_experiment_of_its_own():
+    record = Settings(DQN(), "CartPole-v1", 200).to_json("CartPole-v1")
+    whole = settings_that_matter(record | {"horizon": 200})
+    assert whole == settings_that_matter(record)
+    assert settings_that_matter(record | {"horizon": 100}) == whole | {"horizon": 100}

@@ -355,7 +355,10 @@ def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
         default.
     """
     new = rewritten_record(record)
-    return {f.name: new.get(f.name, _default(f)) for f in fields(Settings) if f.metadata["matters"]}
+    matters = {f.name: new.get(f.name, _default(f)) for f in fields(Settings) if f.metadata["matters"]}
+    # A run that was extended keeps the schedules of its first plan.
+    extended = new.get("horizon", new.get("steps")) != new.get("steps")
+    return matters | ({"horizon": new["horizon"]} if extended else {})
 
 
 def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
