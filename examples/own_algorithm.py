@@ -48,7 +48,7 @@ class MellowDQN(bg.DQN):
 class MellowLearner(DQNLearner):
     """DQN's learner with another target."""
 
-    def target_q(self, state, batch):
+    def target(self, state, batch, noise=None):
         """`[B]`: the reward, and the discounted mellowmax of the next state's values `[B, A]`."""
         omega, q = self.config.omega, self.q(state.target, batch.next_obs)
         mellow = (torch.logsumexp(omega * q, -1) - math.log(self.actions)) / omega
