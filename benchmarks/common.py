@@ -67,7 +67,7 @@ def machine() -> dict[str, Any]:
 
 
 def warn_if_busy() -> None:
-    """Say so on standard error where other processes keep the machine busy."""
+    """Say so on standard error if other processes keep the machine busy."""
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         print(

@@ -3,8 +3,8 @@
     mm(q) = log( mean_a exp(omega * q_a) ) / omega
 
 takes the place of the maximum. A frozen dataclass of hyper-parameters whose `build` gives a learner is all
-that it needs. Its runs name it as `own_algorithm:MellowDQN`, so that they can be opened wherever this file
-can be imported:
+that it needs. Its runs name it as `own_algorithm:MellowDQN`, so that they can be opened if this file can be
+imported:
 
     bellgrad evaluate runs/own/mellow/seed-0 --trust-imports
     bellgrad train own_algorithm:MellowDQN --env CartPole-v1 --steps 50k --algo.omega 10

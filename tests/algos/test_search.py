@@ -151,8 +151,8 @@ def test_centered_ranks_lie_between_minus_and_plus_one_half_and_equals_share_the
 
 def test_openai_es_estimates_the_gradient_without_bias():
     # Smoothing a quadratic with a Gaussian adds a constant, so that the gradient of its mean is its own.
-    # 4,000 estimates; each of the 5 components lies beyond 5 standard errors with a chance of 6e-7, so a
-    # right estimator fails with a chance of 3e-6.
+    # 4,000 estimates; each of the 5 components lies beyond 5 standard errors with probability 6e-7, so a
+    # right estimator fails with probability 3e-6.
     learner, g = OpenAIES(population=8, sigma=0.7, network=LINEAR).build(spec(5)), generator(3)
     state = learner.init(g)
     estimates = []

@@ -26,7 +26,7 @@ from bellgrad.envs.registration import TWINS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
-NO_NOISE = torch.empty(0)  # classic control leaves nothing to chance
+NO_NOISE = torch.empty(0)  # classic control draws no random number
 # Ranges from which physics are drawn: at least what the environment can reach, ends and terminal regions
 # included.
 RANGE = {

@@ -30,9 +30,9 @@ def rollouts(draw):
     lambda."""
     steps, batch = draw(st.integers(1, 17)), draw(st.integers(1, 3))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    chance = draw(st.sampled_from([0.0, 0.2, 0.7]))
+    probability = draw(st.sampled_from([0.0, 0.2, 0.7]))
     reward, value, next_value = torch.randn(3, steps, batch, generator=rng, dtype=torch.float64)
-    terminated, truncated = torch.rand(2, steps, batch, generator=rng) < chance
+    terminated, truncated = torch.rand(2, steps, batch, generator=rng) < probability
     gamma, lambda_ = (
         draw(st.sampled_from([0.0, 0.5, 0.99, 1.0])),
         draw(st.sampled_from([0.0, 0.3, 0.95, 1.0])),

@@ -253,7 +253,7 @@ def check_rows(rows: Sequence[int], num_envs: int, distinct: bool = False) -> No
     """
     for row in rows:
         if not 0 <= row < num_envs:
-            raise UsageError(f"there is no row {row} in a batch of {num_envs} environments")
+            raise UsageError(f"row {row} is not in a batch of {num_envs} environments")
     if distinct and len(set(rows)) < len(rows):
         raise UsageError(f"rows {list(rows)}: each may be named once")
 

@@ -46,7 +46,7 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
     Args:
         reward: `[T, B]`, one episode per column, padded at its end.
         gamma: discount per step, in [0, 1].
-        mask: `[T, B]` bool, True where the step was really taken; None if nothing is padded.
+        mask: `[T, B]` bool, True if the step was really taken; None if nothing is padded.
 
     Returns:
         `[T, B]`, 0 on padding.
@@ -169,7 +169,7 @@ def gae(
     gamma: float,
     lambda_: float,
 ) -> Tensor:
-    """Generalized advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut where an episode
+    """Generalized advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut when an episode
     ended.
 
     Args:
