@@ -330,9 +330,8 @@ def main() -> None:
     warn_if_busy()
     made, results = provenance(), read_results(out)
     with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as cache:
-        for group in dict.fromkeys(
-            _group(row) for row in rows.values()
-        ):  # sides that are compared run close together
+        # sides that are compared run close together
+        for group in dict.fromkeys(_group(row) for row in rows.values()):
             chosen = {name: row for name, row in rows.items() if _group(row) == group}
             sides = list(
                 dict.fromkeys(side for row in chosen.values() for side in (row.peer, row.ours) if side)

@@ -57,9 +57,8 @@ def test_the_first_scene_is_made_of_its_noise():
 
 def test_the_observation_is_the_originals():
     physics = scene(y=20.0, velocity=0.3, block_x=30.0, block_y=15.0)
-    assert EXACT.observe(physics)[0].tolist() == pytest.approx(
-        [20, 0.3, 8, 16, 14, 15, 24]
-    )  # top and bottom: 15 and 15 + 9
+    # top and bottom: 15 and 15 + 9
+    assert EXACT.observe(physics)[0].tolist() == pytest.approx([20, 0.3, 8, 16, 14, 15, 24])
 
 
 def test_a_block_that_falls_behind_earns_one_and_the_next_comes():

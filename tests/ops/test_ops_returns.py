@@ -122,9 +122,8 @@ def test_gae_equals_a_sum_of_discounted_errors_within_the_episode(rollout):
 def test_gae_plus_the_value_is_the_lambda_return_where_values_agree(rollout):
     reward, terminated, truncated, value, next_value, gamma, lambda_ = rollout
     going_on = ~(terminated | truncated)[:-1]
-    next_value[:-1] = torch.where(
-        going_on, value[1:], next_value[:-1]
-    )  # inside an episode the successor is the next state
+    # inside an episode the successor is the next state
+    next_value[:-1] = torch.where(going_on, value[1:], next_value[:-1])
     advantage = gae(reward, terminated, truncated, value, next_value, gamma, lambda_)
     return_ = lambda_returns(reward, terminated, truncated, next_value, gamma, lambda_)
     torch.testing.assert_close(advantage + value, return_, rtol=1e-10, atol=1e-10)
@@ -203,9 +202,8 @@ def test_float32_stays_accurate_over_a_long_rollout():
     reward = torch.randn(2048, 2, generator=rng)
     gamma = 1 - 2**-10  # exact in float32
     got, exact = discounted_returns(reward, gamma), discounted_returns(reward.double(), gamma)
-    torch.testing.assert_close(
-        got.double(), exact, rtol=0, atol=1e-4
-    )  # returns reach about 60, where float32 steps are 4e-6
+    # returns reach about 60, where float32 steps are 4e-6
+    torch.testing.assert_close(got.double(), exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.compiled

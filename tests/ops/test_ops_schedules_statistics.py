@@ -99,9 +99,8 @@ def test_items_outside_the_mask_count_for_nothing():
         moments = moments.update(batch[inside]) if inside.any() else moments
         masked = masked.update(torch.where(inside[:, None], batch, 1e6), inside)
     torch.testing.assert_close(masked, moments)
-    assert (
-        RunningMoments.init(()).update(torch.ones(2), torch.zeros(2, dtype=torch.bool)).std() == 1
-    )  # nothing seen yet
+    # nothing seen yet
+    assert RunningMoments.init(()).update(torch.ones(2), torch.zeros(2, dtype=torch.bool)).std() == 1
 
 
 def test_update_is_pure_and_float32_data_are_summed_in_float64():

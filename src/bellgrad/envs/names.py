@@ -82,9 +82,8 @@ def make_single(
     target = resolve(env)
     try:
         if isinstance(target, str):
-            spec = replace(
-                gymnasium.spec(target), order_enforce=False
-            )  # Bellgrad resets first, so that this need not be checked at every step
+            # Bellgrad resets first, so that this need not be checked at every step
+            spec = replace(gymnasium.spec(target), order_enforce=False)
             make = partial(
                 gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
             )
@@ -218,9 +217,8 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
 
 def _import(name: str) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(
-            os.getcwd()
-        )  # a console script does not see the current folder, which holds a user's own modules
+        # a console script does not see the current folder, which holds a user's own modules
+        sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
     except Exception as error:

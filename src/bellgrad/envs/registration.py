@@ -122,9 +122,8 @@ class NativeGymnasiumEnv(Env):
         self._renderer.close()
 
     def _obs(self) -> np.ndarray | np.int64:
-        return self._dynamics.observe(self._physics)[0].numpy()[
-            ()
-        ]  # in a Discrete space a number, not an array without axes
+        # in a Discrete space a number, not an array without axes
+        return self._dynamics.observe(self._physics)[0].numpy()[()]
 
 
 register()

@@ -163,9 +163,8 @@ class SubprocessEnv(SeededEnvs):
         self._wait(self.timeout, asked)
 
     def _send(self, worker: _Worker, *messages: bytes) -> None:
-        with contextlib.suppress(
-            ConnectionError
-        ):  # a dead worker is reported by `_wait`, which reads its end of file
+        # a dead worker is reported by `_wait`, which reads its end of file
+        with contextlib.suppress(ConnectionError):
             for message in messages:
                 worker.connection.send_bytes(message)
 
