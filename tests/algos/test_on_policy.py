@@ -244,10 +244,8 @@ def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix(
 @both
 def test_trap_trpo_restores_the_parameters_where_no_step_is_good(kind):
     learner, state, rollout = begun(TRPO(**FIELDS), kind)
-    # no advantage
-    unmoved = rollout._replace(
-        reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B)
-    )
+    zero = torch.zeros(T, B)
+    unmoved = rollout._replace(reward=zero, value=zero, next_value=zero)  # no advantage
     after, _, metrics = learner.prepare(state, unmoved)
     assert metrics["step_fraction"] == metrics["kl"] == 0
     assert all(torch.equal(after.params[name], p) for name, p in state.params.items())

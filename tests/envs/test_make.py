@@ -132,12 +132,12 @@ def test_a_missing_extra_is_named_with_its_install_command(monkeypatch, name, mi
 def test_what_cannot_be_made_is_a_users_mistake_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("import nothing_of_the_kind\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    # wants mujoco < 3, once there is one
     for env, kwargs, words in [
         ("no_such_module:Env", {}, "cannot import the module 'no_such_module'"),
         ("broken_module:Env", {}, "nothing_of_the_kind"),
         ("misbehaving:Counter", {"lenght": 3}, "misbehaving:Counter could not be made: TypeError: .*lenght"),
         ("HalfCheetah-v3", {}, "HalfCheetah-v3 could not be made: .*gymnasium-robotics"),
+        # Pusher-v4 needs mujoco < 3.
         ("Pusher-v4", {}, r"Pusher-v4 could not be made: .*mujoco|bellgrad\[mujoco\]"),
         (not_an_env, {}, "misbehaving:not_an_env made a int, not a gymnasium.Env"),
         (Counter(), {}, "give the environment's class"),

@@ -39,8 +39,6 @@ IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.
 # gave another step 1 after an earlier episode, and in other cases the same 105 steps and another one after
 # them, so that a check of a replay cannot see it.
 NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
-
-
 # Modules of Bellgrad's own with environments that a saved run may name.
 OWN_MODULES = ("bellgrad.envs.masks",)
 
@@ -71,7 +69,7 @@ class NewEachEpisode(gymnasium.Wrapper):
 def make_single(
     env: EnvLike, max_episode_steps: int | None = None, env_kwargs: dict[str, Any] | None = None
 ) -> gymnasium.Env:
-    """Make one Gymnasium environment, without Gymnasium's passive checker: `rows` checks every step.
+    """Make one Gymnasium environment, without Gymnasium's passive checker: `SteppedEnvs` checks every step.
 
     Raises:
         UsageError: an unknown name, a missing extra, or an environment that cannot be made.

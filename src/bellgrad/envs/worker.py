@@ -181,9 +181,8 @@ class SubprocessEnv(SeededEnvs):
                 answer = self._answer(k, seconds)
                 if answer:
                     faults.append(json.loads(answer))
-        except (
-            BaseException
-        ):  # the other answers are still under way: nothing can be asked of these workers any more
+        except BaseException:
+            # The other answers are still under way: nothing can be asked of these workers any more.
             self.close(seconds=0.0)
             raise
         if faults:
