@@ -15,9 +15,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-BUSY_LOAD = (
-    0.5  # processes waiting to run, averaged over a minute, above which a measurement is not to be trusted
-)
+# Processes waiting to run, averaged over a minute, above which a measurement is not to be trusted.
+BUSY_LOAD = 0.5
 
 
 class ChildError(Exception):

@@ -83,9 +83,8 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     # The same float32 numbers on both sides, so that only the step itself rounds.
     physics = rng.uniform(*RANGE[name], (count, len(RANGE[name][0]))).astype(np.float32)
     if name == "Acrobot-v1" and dtype == torch.float32:
-        physics[:, 2:] /= (
-            2  # at full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured)
-        )
+        # At full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured).
+        physics[:, 2:] /= 2
     dynamics = type(NATIVE[name]())(dtype=dtype)
     actions = random_actions(dynamics, count, rng)
     if dtype == torch.float64 and actions.dtype == np.float32:

@@ -126,10 +126,8 @@ class PixelCopter:
         crashed = struck | scraped.any(-1, keepdim=True) | (y < HIGHEST) | (y > LOWEST)
 
         passing = block_x <= COPTER_X
-        passed_x, passed_y = (
-            torch.where(passing, block_x, passed_x),
-            torch.where(passing, game.block_y, game.passed_y),
-        )
+        passed_x = torch.where(passing, block_x, passed_x)
+        passed_y = torch.where(passing, game.block_y, game.passed_y)
         next_x, next_y = _block(noise[:, :2])
         block_x, block_y = torch.where(passing, next_x, block_x), torch.where(passing, next_y, game.block_y)
 
