@@ -9,7 +9,6 @@ from bellgrad.ops.returns import (
     lambda_returns,
     linear_recurrence,
     n_step_returns,
-    reward_to_go,
 )
 
 YES, NO = torch.tensor([[True]]), torch.tensor([[False]])
@@ -132,13 +131,13 @@ def test_gae_plus_the_value_is_the_lambda_return_where_values_agree(rollout):
 def test_discounted_returns_by_hand():
     # G_2 = 4, G_1 = 2 + 4/2 = 4, G_0 = 1 + 4/2 = 3
     assert discounted_returns(row(1, 2, 4), 0.5).flatten().tolist() == [3, 4, 4]
-    assert reward_to_go(row(1, 2, 4)).flatten().tolist() == [7, 6, 4]
+    assert discounted_returns(row(1, 2, 4), 1.0).flatten().tolist() == [7, 6, 4]
 
 
 def test_padding_counts_for_nothing_even_if_it_holds_rubbish():
     reward, mask = row(1, 2, 4, float("nan")), flags(1, 1, 1, 0)
     assert discounted_returns(reward, 0.5, mask).flatten().tolist() == [3, 4, 4, 0]
-    assert reward_to_go(reward, mask).flatten().tolist() == [7, 6, 4, 0]
+    assert discounted_returns(reward, 1.0, mask).flatten().tolist() == [7, 6, 4, 0]
 
 
 def test_n_step_returns_by_hand():

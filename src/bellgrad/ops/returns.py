@@ -62,12 +62,6 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
     return linear_recurrence(reward, torch.full_like(reward, gamma))
 
 
-def reward_to_go(reward: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The undiscounted sum of rewards from every step to the episode's end; `discounted_returns` with gamma
-    1."""
-    return discounted_returns(reward, 1.0, mask)
-
-
 def n_step_returns(
     reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, gamma: float, n: int
 ) -> Tensor:

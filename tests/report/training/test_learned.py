@@ -65,7 +65,7 @@ def test_a_table_of_an_unknown_environment_cannot_be_drawn(tmp_path, capsys):
 
 
 def test_lists_of_numbers_are_read_or_refused_in_words(capsys):
-    for given, said in (("3,x", "not a list of numbers"), ("3,1.5", "no list of whole numbers")):
+    for given, said in (("3,x", "not a list of numbers"), ("3,1.5", "not a list of whole numbers")):
         assert (
             main(["train", "q_learning", "--env", "MountainCar-v0", "--steps", "100", "--bins", given]) == 2
         )
