@@ -1,4 +1,4 @@
-"""One measurement of Bellgrad: environment steps a second of learning, as one line of JSON.
+"""One measurement of Bellgrad: environment steps per second of learning, as one line of JSON.
 
 Everything that a run does between two checkpoints is on the clock: environment, acting, replay or rollout,
 updates, and the tracker that reads episodes and metrics for the log. The engine is the one that its own rules

@@ -15,9 +15,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-BUSY_LOAD = (
-    0.5  # processes waiting to run, averaged over a minute, above which a measurement is not to be trusted
-)
+# Processes waiting to run, averaged over a minute, above which a measurement is not to be trusted.
+BUSY_LOAD = 0.5
 
 
 class ChildError(Exception):
@@ -67,7 +66,7 @@ def machine() -> dict[str, Any]:
 
 
 def warn_if_busy() -> None:
-    """Say so on standard error where other processes keep the machine busy."""
+    """Say so on standard error if other processes keep the machine busy."""
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         print(

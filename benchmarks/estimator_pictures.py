@@ -16,7 +16,7 @@ RIGHT = 1
 
 
 def means(results: Mapping[str, Any], out: Path) -> None:
-    """Every estimator's mean with two standard errors, the exact gradient, and the exact mean where it is
+    """Every estimator's mean with two standard errors, the exact gradient, and the exact mean if it is
     another."""
     stored = results["corridor"]
     names = list(stored["estimators"])
@@ -104,7 +104,7 @@ def trade_off(results: Mapping[str, Any], out: Path) -> None:
 
 
 def quadratic(results: Mapping[str, Any], out: Path) -> None:
-    """Pathwise beside score function on a quadratic: lines from the formulas, points measured."""
+    """Pathwise and score function on a quadratic: lines from the formulas, points measured."""
     panels = {
         "sigmas": "standard deviation of x, in 1 dimension",
         "dimensions": "dimensions of x, at standard deviation 0.5",

@@ -1,9 +1,9 @@
-"""Estimators of the policy gradient beside the exact gradient: their means, their variances, their bias.
+"""Estimators of the policy gradient and the exact gradient: means, variances, bias.
 
     python benchmarks/estimators.py
 
 The corridor's five states, under a softmax policy that goes right three times in four. An estimator's mean
-over many episodes, with its standard error, stands beside the mean that the known probabilities give; then
+over many episodes, with its standard error, stands next to the mean that the known probabilities give; then
 GAE with a critic that errs, lambda by lambda; then two ways to differentiate the mean of a quadratic. A
 minute; prints the table of the estimators.
 """
@@ -106,7 +106,7 @@ def main() -> None:
         }
 
     def bias(lambda_: float) -> dict:
-        """Measured against lambda 1 in the same episodes, which has none, so that most of chance cancels."""
+        """Measured against lambda 1 in the same episodes, which has none; most of the noise cancels."""
         episodes = sample(seed=0)
         estimator, unbiased = (Estimator("gae", GAMMA, "discount", wrong, lambda_=x) for x in (lambda_, 1.0))
         gradients = episode_gradients(mdp, theta, episodes, estimator)

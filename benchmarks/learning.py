@@ -4,8 +4,8 @@ seen.
     python benchmarks/learning.py [--rows PATTERN ...] [--seeds 0 1 ...] [--jobs 2] [--again]
 
 Each seed is one run of Bellgrad with the row's settings. Its figure is the mean undiscounted return of the
-greedy policy (the policy as it is, where the row says so) of the *last* checkpoint, over fresh episodes;
-never the best over training. A row's figure is the interquartile mean over its seeds (the mean where there
+greedy policy (the policy as it is, if the row says so) of the *last* checkpoint, over fresh episodes;
+never the best over training. A row's figure is the interquartile mean over its seeds (the mean if there
 are three), with a 95% bootstrap interval. A finished seed is written to benchmarks/results/learning.json at
 once, and is not run again while its settings stay the same (`--again` does); a seed that was interrupted goes
 on from its last checkpoint, if the commit is the same.
@@ -45,7 +45,7 @@ class Row:
         preset: a preset's name, or None for the defaults.
         seeds: how many, from 0.
         episodes: of the evaluation.
-        deterministic: evaluate the greedy policy, or the policy as it is where its randomness is the point.
+        deterministic: evaluate the greedy policy, or the policy as it is if its randomness is the point.
         at_most: the bar is a ceiling: what must not be reached, since something is missing on purpose.
     """
 

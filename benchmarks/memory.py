@@ -154,9 +154,8 @@ def run_imports() -> dict:
     import importlib
 
     for module in json.load(sys.stdin):
-        with contextlib.suppress(
-            Exception
-        ):  # some modules are made by others while those run, and cannot be imported by name
+        # some modules are made by others while those run, and cannot be imported by name
+        with contextlib.suppress(Exception):
             importlib.import_module(module)
     return {"imports_bytes": peak_bytes()}
 
@@ -170,9 +169,8 @@ def run_to_first_step(started: float, words: list[str]) -> None:
     def timed(self, *args):
         follow(self, *args)
         seconds = time.time() - started
-        print(
-            json.dumps({"seconds": seconds}), file=sys.__stdout__, flush=True
-        )  # the command may have redirected its output
+        # the command may have redirected its output
+        print(json.dumps({"seconds": seconds}), file=sys.__stdout__, flush=True)
         os._exit(0)
 
     Driver.follow = timed
@@ -185,9 +183,8 @@ def run_to_first_step(started: float, words: list[str]) -> None:
 def weigh(name: str, quick: bool) -> dict:
     """A row of the memory results."""
     script, case = str(HERE / "memory.py"), CASES[name]
-    with (
-        tempfile.TemporaryDirectory() as cache
-    ):  # an empty one: compiling from the beginning takes the most memory
+    # an empty one: compiling from the beginning takes the most memory
+    with tempfile.TemporaryDirectory() as cache:
         words = ["--child", "case", name, *(["--quick"] if quick else [])]
         answer = ask([sys.executable, script, *words], {"TORCHINDUCTOR_CACHE_DIR": cache})
     imports = subprocess.run(

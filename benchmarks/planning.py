@@ -1,5 +1,5 @@
-"""Exact planning beside other libraries: seconds to the same value, each side in its own process, all in one
-run.
+"""Exact planning compared with other libraries: seconds to the same value, each side in its own process,
+all in one run.
 
     python benchmarks/planning.py [--rows PATTERN ...] [--repeats 3] [--limit 300] [--quick]
 
@@ -10,8 +10,8 @@ library's methods whose values are right the fastest counts; one that takes long
 after its first try. Bellgrad's side is `solve(mdp, gamma=...)`, which picks its method.
 
 Beside the time, Bellgrad's side tells the memory of the transition matrix and what solving adds, over that of
-the matrix; and what share of the machine's memory bandwidth a sweep over all actions reaches, where a copy
-between arrays that fit no cache is 1.
+the matrix; and what share of the machine's memory bandwidth a sweep over all actions reaches: a copy
+between arrays too large for the caches reaches 1.
 """
 
 import argparse
@@ -173,7 +173,7 @@ def solve_one(file: Path, value: Path, tolerance: float) -> dict:
 
 
 def bandwidth(mdp, gamma: float) -> dict:
-    """Bytes a second of a sweep over all actions and of a parallel copy, the best of five each."""
+    """Bytes per second of a sweep over all actions and of a parallel copy, the best of five each."""
     import numba
 
     from bellgrad.mdp import kernels
@@ -274,7 +274,7 @@ def measure(
 
 def best(methods: dict[str, dict]) -> tuple[str, float] | None:
     """The fastest, by its median, of a library's methods whose values are right; of all if none is; None
-    where all failed."""
+    if all failed."""
     ran = {name: entry["repeats"] for name, entry in methods.items() if "error" not in entry}
     right = {name: runs for name, runs in ran.items() if max(run["value_error"] for run in runs) <= RIGHT}
     medians = {

@@ -1,5 +1,5 @@
-"""Seconds of training until a task is solved, beside another library, each side and seed in its own process,
-in turn.
+"""Seconds of training until a task is solved, compared with another library, each side and seed in its
+own process, in turn.
 
     python benchmarks/solve_time.py [--rows PATTERN ...] [--seeds 10] [--quick]
 
@@ -29,7 +29,7 @@ PEER_EVERY, PEER_STEPS = 2_048, 100_000  # environment steps between evaluations
 
 @dataclass(frozen=True)
 class Row:
-    """Who solves it, with a preset where there is one.
+    """Who solves it, with a preset if there is one.
 
     Attributes:
         algorithm: Bellgrad's name.
@@ -112,7 +112,7 @@ def commands(name: str, peers_python: str, seed: int) -> dict[str, list[str]]:
 
 
 def median(found: list[dict]) -> float | None:
-    """Of the seconds; None where most seeds have not solved it."""
+    """Of the seconds; None if most seeds have not solved it."""
     middle = statistics.median(float("inf") if one["seconds"] is None else one["seconds"] for one in found)
     return None if middle == float("inf") else middle
 

@@ -1,5 +1,5 @@
-"""Speed beside other libraries: environment steps a second of learning, each side in its own process, both in
-one run.
+"""Speed compared with other libraries: environment steps per second of learning, each side in its own
+process, both in one run.
 
     python benchmarks/speed.py [--rows PATTERN ...] [--repeats 3] [--quick]
 
@@ -253,7 +253,7 @@ def measure(
 
 
 def best(side: dict) -> tuple[str, float] | None:
-    """The faster of a side's commands, by its median; None where all failed."""
+    """The faster of a side's commands, by its median; None if all failed."""
     medians = {
         name: statistics.median(r["steps_per_second"] for r in entry["repeats"])
         for name, entry in side.items()
@@ -293,7 +293,7 @@ def judge(row: Row, found: dict[tuple[str, str], dict]) -> dict:
 
 
 def _group(row: Row) -> str:
-    """The work that its peer does, or its own where there is no peer."""
+    """The work that its peer does, or its own without a peer."""
     return (row.peer or row.ours)[0]
 
 
@@ -330,9 +330,8 @@ def main() -> None:
     warn_if_busy()
     made, results = provenance(), read_results(out)
     with tempfile.TemporaryDirectory(prefix="bellgrad-bench-") as cache:
-        for group in dict.fromkeys(
-            _group(row) for row in rows.values()
-        ):  # sides that are compared run close together
+        # sides that are compared run close together
+        for group in dict.fromkeys(_group(row) for row in rows.values()):
             chosen = {name: row for name, row in rows.items() if _group(row) == group}
             sides = list(
                 dict.fromkeys(side for row in chosen.values() for side in (row.peer, row.ours) if side)

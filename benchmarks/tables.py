@@ -17,7 +17,7 @@ from bellgrad.report.tables import format_duration, format_number, markdown_tabl
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
-    """One line a ratio: both medians in environment steps a second, the ratio, its bar."""
+    """One line per ratio: both medians in environment steps per second, the ratio, its bar."""
     return markdown_table(
         (
             {
@@ -255,7 +255,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
 
 
 def table(name: str) -> str | None:
-    """A table of the stored results by its name, or None where they have not been made."""
+    """A table of the stored results by its name, or None if they have not been made."""
     file, write = TABLES[name]
     results = read_results(RESULTS / file)
     return write(results) if results else None

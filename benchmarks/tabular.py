@@ -1,10 +1,10 @@
-"""Tabular learners beside a plain Python loop over Gymnasium: environment steps a second, each side in its
-own process.
+"""Tabular learners compared with a plain Python loop over Gymnasium: environment steps per
+second, each side in its own process.
 
     python benchmarks/tabular.py [--rows PATTERN ...] [--repeats 3] [--quick]
 
 The sides of a row alternate (A B A B ...), and the figures are medians over the repeats. Known dynamics are
-sampled by compiled code; with `-stepped` Bellgrad steps the Gymnasium environment as it does where they are
+sampled by compiled code; with `-stepped` Bellgrad steps the Gymnasium environment as it does if they are
 not known. Imports, construction and compiling are outside the clock; what compiling took is reported apart,
 into an empty cache in the first repeat and from the cache in the others. Every action is uniform (epsilon 1),
 so that both sides have the same episodes, and every episode is seeded.

@@ -35,8 +35,8 @@ for method in (
 in_time = bg.solve(mdp, horizon=100)
 stationary = finite_horizon_evaluation(mdp, solution.policy, 100)[0, 0]
 print(
-    f"\nThe goal is reached within 100 steps with a chance of {in_time.value[0, 0]:.4f}, if the policy looks"
-    f" at the clock, and of {stationary:.4f} if it does not."
+    f"\nThe goal is reached within 100 steps with probability {in_time.value[0, 0]:.4f}, if the policy looks"
+    f" at the clock, and {stationary:.4f} if it does not."
 )
 
 sweeps = Sweeps()

@@ -3,8 +3,8 @@
     mm(q) = log( mean_a exp(omega * q_a) ) / omega
 
 takes the place of the maximum. A frozen dataclass of hyper-parameters whose `build` gives a learner is all
-that it needs. Its runs name it as `own_algorithm:MellowDQN`, so that they can be opened wherever this file
-can be imported:
+that it needs. Its runs name it as `own_algorithm:MellowDQN`, so that they can be opened if this file can be
+imported:
 
     bellgrad evaluate runs/own/mellow/seed-0 --trust-imports
     bellgrad train own_algorithm:MellowDQN --env CartPole-v1 --steps 50k --algo.omega 10
@@ -48,7 +48,7 @@ class MellowDQN(bg.DQN):
 class MellowLearner(DQNLearner):
     """DQN's learner with another target."""
 
-    def target_q(self, state, batch):
+    def target(self, state, batch, noise=None):
         """`[B]`: the reward, and the discounted mellowmax of the next state's values `[B, A]`."""
         omega, q = self.config.omega, self.q(state.target, batch.next_obs)
         mellow = (torch.logsumexp(omega * q, -1) - math.log(self.actions)) / omega

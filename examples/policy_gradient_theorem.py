@@ -46,7 +46,7 @@ for name, estimator in estimators.items():
     error = estimates.std() / np.sqrt(len(estimates))
     print(f"  {name:26} {estimates.mean():8.4f}    {error:.4f}    {should_be:8.4f}   {estimates.var():9.3f}")
 
-print("\nClimbing J by ten episodes a step, with the same step size for all:")
+print("\nClimbing J by ten episodes per step, with the same step size for all:")
 with figure_in_style((6.5, 3.6), "light") as figure:
     axes = figure.subplots()
     for color, phi in zip(

@@ -38,7 +38,7 @@ with figure_in_style((6.5, 3.4), "light") as figure:
     axes = figure.subplots()
     for color, (name, (estimate, _)) in zip(INK["light"].lines, ways.items(), strict=False):
         rng, mean, walked = torch.Generator().manual_seed(0), torch.tensor([2.0]), []
-        for _ in range(150):  # down the parabola, by ten draws a step
+        for _ in range(150):  # down the parabola, by ten draws per step
             walked.append(mean.item())
             mean.requires_grad_()
             x = DiagonalGaussian(mean.expand(10, 1), torch.tensor([0.2]).log())

@@ -1,4 +1,4 @@
-"""Where chance beats every plan, and memory beats chance: a robot that cannot tell two cells apart."""
+"""A robot that cannot tell two cells apart: acting at random beats every plan, and memory beats both."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from bellgrad.mdp.observed import (
 from bellgrad.presets import find_preset
 from bellgrad.report.figures import INK, figure_in_style, save
 
-HORIZON, ALIKE, EAST, WEST = 20, 1, 1, 3  # steps; what both cells beside the dust look like; actions
+HORIZON, ALIKE, EAST, WEST = 20, 1, 1, 3  # steps; what both cells next to the dust look like; actions
 EPSILON = 0.1  # how often Q-learning acts at random
 quiet = {"engine": "eager", "eval_episodes": 0}
 folder = Path("runs/examples/vacuum_world")
 folder.mkdir(parents=True, exist_ok=True)
-mdp = vacuum_world(hamster=0.0)  # a return is 1 or 0, and its mean the chance of success
+mdp = vacuum_world(hamster=0.0)  # a return is 1 or 0, and its mean the probability of success
 
 plan, planned = best_deterministic_memoryless(mdp, VACUUM_OBSERVATIONS, HORIZON)
-mixed, chance = best_memoryless_with_one_mixture(mdp, VACUUM_OBSERVATIONS, HORIZON, ALIKE)
+mixed, random = best_memoryless_with_one_mixture(mdp, VACUUM_OBSERVATIONS, HORIZON, ALIKE)
 print(f"the best of all policies with one action for each look succeeds with probability {planned:.3f}")
-print(f"the best that goes east with probability {mixed[ALIKE, EAST]:.3f} where it cannot know: {chance:.5f}")
+print(f"the best that goes east with probability {mixed[ALIKE, EAST]:.3f} if it cannot know: {random:.5f}")
 
 world = "bellgrad/VacuumWorld-v0"
 preset = find_preset("reinforce", world)
@@ -91,7 +91,7 @@ with figure_in_style((10, 3.6), "light") as figure:
         east, memoryless_return(mdp, VACUUM_OBSERVATIONS, policies, HORIZON), color=lines[0], label="computed"
     )
     left.plot(learned[ALIKE, EAST], success, "o", color=lines[1], label="learned by REINFORCE")
-    left.set_xlabel("probability of going east where both cells look alike")
+    left.set_xlabel("probability of going east if both cells look alike")
     left.set_ylabel(f"success within {HORIZON} steps")
     left.legend()
     for (name, shares), color in zip(within.items(), lines, strict=False):
@@ -100,5 +100,5 @@ with figure_in_style((10, 3.6), "light") as figure:
     right.set_xlabel("steps")
     right.set_ylabel("success within so many steps")
     right.legend(loc="lower right")
-    save(figure, folder / "chance.png")
-print(f"\nLook at {folder / 'chance.png'}")
+    save(figure, folder / "success.png")
+print(f"\nLook at {folder / 'success.png'}")

@@ -724,9 +724,8 @@ def test_solve_as_json_is_the_solution():
     found = json.loads(
         bellgrad("solve", "FrozenLake-v1", "--gamma", "0.95", "--tolerance", "1e-8", "--json", "--quiet").out
     )
-    assert found["value_at_start"] == pytest.approx(
-        0.180472, abs=1e-6
-    )  # the exact value on the slippery 4x4 map
+    # the exact value on the slippery 4x4 map
+    assert found["value_at_start"] == pytest.approx(0.180472, abs=1e-6)
     assert found["value"][0] == found["value_at_start"] and found["policy"][0] == [1, 0, 0, 0]
     assert (found["env"], found["states"], found["actions"], found["gamma"]) == ("FrozenLake-v1", 16, 4, 0.95)
     assert found["converged"] and found["error_bound"] <= 1e-8 and found["seconds"] > 0

@@ -49,9 +49,8 @@ def quantecon(problem: dict, tolerance: float, method: str) -> tuple[np.ndarray,
         state, action = np.divmod(np.arange(states * actions), actions)
         model = DiscreteDP(reward.ravel(), matrix, problem["gamma"], state, action)
         began = time.perf_counter()
-        found = model.solve(
-            method, epsilon=2 * tolerance, max_iter=1_000_000
-        )  # its value is within half of epsilon
+        # its value is within half of epsilon
+        found = model.solve(method, epsilon=2 * tolerance, max_iter=1_000_000)
         return found.v, time.perf_counter() - began
 
     _, compiling = solve(np.arange(5), np.ones(4), np.array([0, 1, 1, 0]), np.ones((2, 2)))

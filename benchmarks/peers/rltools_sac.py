@@ -16,9 +16,8 @@ from pathlib import Path
 
 from rltools import SAC
 
-STEP_LIMIT = (
-    100_000_000  # compiled in; far beyond any measurement, so that the number of steps needs no other build
-)
+# Compiled in; far beyond any measurement, so that the number of steps needs no other build.
+STEP_LIMIT = 100_000_000
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def main() -> None:
         "--steps", type=int, required=True, help="environment steps over which the schedules fall"
     )
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
+    parser.add_argument("--threads", type=int, help="of torch; torch's default if not given")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

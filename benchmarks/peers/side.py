@@ -8,12 +8,12 @@ import torch
 
 
 def arguments(about: str | None) -> argparse.Namespace:
-    """Read the command line, and set torch's threads where it says how many."""
+    """Read the command line, and set torch's threads if it says how many."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--settings", type=json.loads, required=True, help="a row's settings (JSON)")
     parser.add_argument("--warm", type=int, required=True, help="environment steps before the clock starts")
     parser.add_argument("--steps", type=int, required=True, help="environment steps on the clock")
-    parser.add_argument("--threads", type=int, help="of torch; torch's default where not given")
+    parser.add_argument("--threads", type=int, help="of torch; torch's default if not given")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -252,9 +252,8 @@ def test_sacs_updates_equal_plain_torch():
         action, logprob = sample(b.obs, noise["action"])
         actor_loss = (alpha * logprob - q(critics, b.obs, action).min(0).values).mean()
         step(optimizers[1], actor_loss)
-        step(
-            optimizers[2], -(log_alpha * (logprob.detach() - 3)).mean()
-        )  # the target entropy is minus three dimensions
+        # the target entropy is minus three dimensions
+        step(optimizers[2], -(log_alpha * (logprob.detach() - 3)).mean())
         with torch.no_grad():
             for target, critic in zip(targets, critics, strict=True):
                 for old, new in zip(target.parameters(), critic.parameters(), strict=True):
@@ -279,9 +278,8 @@ def test_a_hard_target_copies_exactly_when_due_and_stays_as_it_is_between(name, 
         expected = getattr(state, online) if update % 3 == 0 else before
         assert all(torch.equal(state.target[key], expected[key]) for key in expected)
         assert int(state.updates) == update
-    assert not any(
-        torch.equal(state.target[key], getattr(state, online)[key]) for key in before
-    )  # 7 is not due
+    # 7 is not due
+    assert not any(torch.equal(state.target[key], getattr(state, online)[key]) for key in before)
 
 
 @pytest.mark.parametrize(("name", "online"), [("dqn", "params"), ("sac", "critic")])
@@ -319,9 +317,8 @@ def test_dqn_explores_with_the_probability_of_its_schedule(decay, steps, epsilon
     noise = torch.stack([(torch.arange(1000) + 0.5) / 1000, torch.full((1000,), (other + 0.5) / 4)], -1)
     action = learner.act(state, None, obs, noise).action
     assert set(action.tolist()) <= {greedy[0].item(), other}
-    assert (action == other).float().mean().item() == pytest.approx(
-        epsilon, abs=1e-3
-    )  # one of 1000 grid points
+    # one of 1000 grid points
+    assert (action == other).float().mean().item() == pytest.approx(epsilon, abs=1e-3)
 
 
 @pytest.mark.parametrize(("name", "dimensions"), [("sac", 3)])
@@ -510,9 +507,8 @@ def test_initial_parameters_follow_from_the_seed(name):
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
     storages = [leaf.data_ptr() for leaf in first.values() if leaf.numel()]
-    assert len(set(storages)) == len(
-        storages
-    )  # nothing shares memory, so a compiled call takes each for itself
+    # nothing shares memory, so a compiled call takes each for itself
+    assert len(set(storages)) == len(storages)
 
 
 @pytest.mark.parametrize(

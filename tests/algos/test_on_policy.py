@@ -212,9 +212,8 @@ def test_a_step_of_trpo_improves_its_surrogate_within_the_bound(kind, log_std):
         assert metrics["kl"].item() == pytest.approx(kl, rel=1e-3)
         assert metrics["surrogate_gain"].item() == pytest.approx(gain, rel=1e-3, abs=1e-5)
         assert 0.8**9 - 1e-6 < metrics["step_fraction"].item() <= 1
-        assert all(
-            torch.equal(after.params[name], p) for name, p in split(state.params)[1].items()
-        )  # the critic
+        # the critic
+        assert all(torch.equal(after.params[name], p) for name, p in split(state.params)[1].items())
 
 
 def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix():
@@ -245,16 +244,14 @@ def test_trpos_step_is_along_the_natural_gradient_of_the_explicit_fisher_matrix(
 @both
 def test_trap_trpo_restores_the_parameters_where_no_step_is_good(kind):
     learner, state, rollout = begun(TRPO(**FIELDS), kind)
-    unmoved = rollout._replace(
-        reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B)
-    )  # no advantage
+    zero = torch.zeros(T, B)
+    unmoved = rollout._replace(reward=zero, value=zero, next_value=zero)  # no advantage
     after, _, metrics = learner.prepare(state, unmoved)
     assert metrics["step_fraction"] == metrics["kl"] == 0
     assert all(torch.equal(after.params[name], p) for name, p in state.params.items())
     refused = 0
-    for seed in range(
-        10
-    ):  # a single candidate, at the bound to second order: for some the KL divergence itself is above it
+    # a single candidate, at the bound to second order: for some the KL divergence itself is above it
+    for seed in range(10):
         learner, state, rollout = begun(
             TRPO(line_search_steps=1, damping=0.0, target_kl=0.1, **FIELDS), kind, seed
         )

@@ -146,9 +146,8 @@ def test_sac_knows_values(probe):
 )
 def test_reinforce_knows_values(phi, probe):
     observed, values, gamma = VALUES[probe]
-    far = (
-        {"critic_lambda": 0.0} if probe is Endless else {}
-    )  # what lies beyond the cut is all that is left to learn by then
+    # what lies beyond the cut is all that is left to learn by then
+    far = {"critic_lambda": 0.0} if probe is Endless else {}
     learner, state = learn(reinforce(gamma, phi=phi, **far), probe(), 120 if probe is Endless else 70)
     value = learner.critic.predict(state.critic, torch.tensor(observed)[:, None])
     close(value, values if phi == "baseline" else [[v, v] for v in values], 0.01 * max(values))

@@ -80,9 +80,8 @@ FUNCTIONS = {  # each has the minimum 0
 def test_cma_es_goes_where_the_cmaes_package_goes(name, n, population):
     start = torch.full((n,), 2.0, dtype=torch.float64)
     theirs = cmaes.CMA(mean=start.numpy(), sigma=0.7, population_size=population)
-    theirs._g = (
-        -1
-    )  # it counts from 1 where the tutorial counts from 0; that matters to h_sigma in the first generations
+    # it counts from 1 where the tutorial counts from 0; that matters to h_sigma in the first generations
+    theirs._g = -1
     ours = search(
         CMAES(population=population, sigma=0.7, network=LINEAR),
         n,
@@ -151,8 +150,8 @@ def test_centered_ranks_lie_between_minus_and_plus_one_half_and_equals_share_the
 
 def test_openai_es_estimates_the_gradient_without_bias():
     # Smoothing a quadratic with a Gaussian adds a constant, so that the gradient of its mean is its own.
-    # 4,000 estimates; each of the 5 components lies beyond 5 standard errors with a chance of 6e-7, so a
-    # right estimator fails with a chance of 3e-6.
+    # 4,000 estimates; each of the 5 components lies beyond 5 standard errors with probability 6e-7, so a
+    # right estimator fails with probability 3e-6.
     learner, g = OpenAIES(population=8, sigma=0.7, network=LINEAR).build(spec(5)), generator(3)
     state = learner.init(g)
     estimates = []
@@ -200,10 +199,8 @@ def test_cem_fits_its_gaussian_to_the_elite():
     state, metrics = learner.tell(
         learner.init(generator()), candidates, torch.tensor([8.0, -1.0, 6.0, 0.0, -5.0])
     )
-    assert state.params.tolist() == [2.0, 2.0] and state.std.tolist() == [
-        1.0,
-        2.0,
-    ]  # the variance divides by 2, not by 1
+    # the variance divides by 2, not by 1
+    assert state.params.tolist() == [2.0, 2.0] and state.std.tolist() == [1.0, 2.0]
     assert metrics["fitness_elite"] == 7.0
 
 
@@ -249,9 +246,8 @@ def test_each_chain_of_simulated_annealing_accepts_or_stays_and_the_fittest_is_t
     state, first = learner.init(generator()), torch.tensor([50.0, 70.0, 60.0])
     candidates = [learner.ask(state, draw(learner.ask_noise(), generator(seed))) for seed in (1, 2)]
     state, metrics = learner.tell(state, candidates[0], first, torch.full((3,), 0.999))
-    assert (
-        torch.equal(state.chains, candidates[0]) and metrics["accepted"] == 1
-    )  # nothing had been tried before
+    # nothing had been tried before
+    assert torch.equal(state.chains, candidates[0]) and metrics["accepted"] == 1
     assert torch.equal(state.params, candidates[0][1])
     # losses of 10, 10 and -1: exp(-1) = 0.37
     after, _ = learner.tell(

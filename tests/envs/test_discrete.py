@@ -52,7 +52,7 @@ def test_every_tuple_of_categories_has_a_number_of_its_own(space):
     whole = bound(space)
     space.seed(0)
     seen = {}
-    for _ in range(600):  # of 24 tuples; the chance to miss one is below 24 * (23/24)^600 < 1e-9
+    for _ in range(600):  # of 24 tuples; the probability of missing one is below 24 * (23/24)^600 < 1e-9
         obs = space.sample()
         state = int(whole.observe({}, obs_to_tensor(space, [obs]))[0])
         assert seen.setdefault(state, str(obs)) == str(obs)

@@ -30,9 +30,8 @@ def test_trap_autoreset_every_transition_is_real_and_next_obs_is_the_true_succes
         step = env.step(torch.tensor([0, 1]))
         count = k % 3 + 1
         assert step.next_obs[:, 0].tolist() == [count, count]
-        torch.testing.assert_close(
-            step.next_obs[:, 1] - obs[:, 1], torch.tensor([1.0, 2.0])
-        )  # action 0 means the env's 1
+        # action 0 means the env's 1
+        torch.testing.assert_close(step.next_obs[:, 1] - obs[:, 1], torch.tensor([1.0, 2.0]))
         assert step.terminated.tolist() == [count == 3] * 2
         assert step.obs[:, 0].tolist() == [count % 3] * 2
         assert torch.equal(step.obs, step.next_obs) == (count != 3)
@@ -277,10 +276,8 @@ def test_snapshots_hold_only_tensors_and_are_not_changed_by_later_steps():
     before = {key: leaf.clone() for key, leaf in named_leaves(saved).items()}
     env.step(torch.zeros(2, dtype=torch.int64))
     assert all(torch.equal(leaf, before[key]) for key, leaf in named_leaves(saved).items())
-    assert saved["action"].tolist() and saved["length"].tolist() == [
-        2,
-        2,
-    ]  # actions of the episode under way only
+    # actions of the episode under way only
+    assert saved["action"].tolist() and saved["length"].tolist() == [2, 2]
 
 
 def test_an_environment_that_ignores_its_seed_cannot_be_resumed_exactly_but_can_go_on():

@@ -127,9 +127,8 @@ def test_ppo_learns_where_a_forbidden_action_raises(env, tmp_path):
     run = bg.train(SHORT, env, 1_536, out=tmp_path / "run", **OPTIONS)
     for deterministic in (True, False):
         result = bg.evaluate(run, episodes=20, env=env, deterministic=deterministic)
-        assert (
-            result.return_mean > -0.5
-        )  # 0 is the best; allowed actions at random miss 4.8 and 4.2 in an episode
+        # 0 is the best; allowed actions at random miss 4.8 and 4.2 in an episode
+        assert result.return_mean > -0.5
 
 
 @pytest.mark.parametrize("env", [Strict, Several])

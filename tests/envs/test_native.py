@@ -26,7 +26,7 @@ from bellgrad.envs.registration import TWINS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
-NO_NOISE = torch.empty(0)  # classic control leaves nothing to chance
+NO_NOISE = torch.empty(0)  # classic control draws no random number
 # Ranges from which physics are drawn: at least what the environment can reach, ends and terminal regions
 # included.
 RANGE = {
@@ -83,9 +83,8 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
     # The same float32 numbers on both sides, so that only the step itself rounds.
     physics = rng.uniform(*RANGE[name], (count, len(RANGE[name][0]))).astype(np.float32)
     if name == "Acrobot-v1" and dtype == torch.float32:
-        physics[:, 2:] /= (
-            2  # at full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured)
-        )
+        # At full spin the last bit of the *state* alone moves the result by up to 1e-3 (measured).
+        physics[:, 2:] /= 2
     dynamics = type(NATIVE[name]())(dtype=dtype)
     actions = random_actions(dynamics, count, rng)
     if dtype == torch.float64 and actions.dtype == np.float32:
@@ -135,9 +134,8 @@ def test_one_step_from_the_same_state_equals_gymnasium(name, dtype):
 
 @pytest.mark.parametrize("name", TWINS)
 def test_whole_episodes_in_float64_equal_gymnasium(name, monkeypatch):
-    if (
-        name == "MountainCarContinuous-v0"
-    ):  # Gymnasium rounds this state to float32 each step: lift that, compare the rest
+    # Gymnasium rounds this state to float32 each step: lift that, compare the rest
+    if name == "MountainCarContinuous-v0":
         unrounded = types.SimpleNamespace(array=np.array, float32=np.float64)
         monkeypatch.setattr(continuous_mountain_car, "np", unrounded)
     dynamics = type(NATIVE[name]())(
@@ -239,9 +237,8 @@ def test_without_velocities_the_same_happens_and_less_is_seen(blind, seeing, see
 def test_autoreset_keeps_the_true_successor_and_restarts_only_the_ended():
     env = NativeEnv(CartPole(), 2)
     env.reset(seed=0)
-    fallen = torch.tensor(
-        [0.0, 0.0, 0.2094, 1.0]
-    )  # 12 degrees are 0.20944 rad: one Euler step of 0.02 s goes beyond
+    # 12 degrees are 0.20944 rad: one Euler step of 0.02 s goes beyond
+    fallen = torch.tensor([0.0, 0.0, 0.2094, 1.0])
     env.state = NativeState(
         torch.stack([torch.zeros(4), fallen]), torch.tensor([3, 7]), torch.tensor([3.0, 7.0])
     )

@@ -57,9 +57,8 @@ def test_the_first_scene_is_made_of_its_noise():
 
 def test_the_observation_is_the_originals():
     physics = scene(y=20.0, velocity=0.3, block_x=30.0, block_y=15.0)
-    assert EXACT.observe(physics)[0].tolist() == pytest.approx(
-        [20, 0.3, 8, 16, 14, 15, 24]
-    )  # top and bottom: 15 and 15 + 9
+    # top and bottom: 15 and 15 + 9
+    assert EXACT.observe(physics)[0].tolist() == pytest.approx([20, 0.3, 8, 16, 14, 15, 24])
 
 
 def test_a_block_that_falls_behind_earns_one_and_the_next_comes():
@@ -188,7 +187,7 @@ def test_flying_with_care_beats_chance_and_all_that_is_seen_lies_in_the_space():
     generator = torch.Generator().manual_seed(0)
     for name, act in {
         "care": fly,
-        "chance": lambda obs: torch.randint(2, (64,), generator=generator),
+        "random": lambda obs: torch.randint(2, (64,), generator=generator),
     }.items():
         obs, ended = env.reset(seed=0), []
         low, high = torch.from_numpy(env.observation_space.low), torch.from_numpy(env.observation_space.high)
@@ -199,7 +198,7 @@ def test_flying_with_care_beats_chance_and_all_that_is_seen_lies_in_the_space():
             obs = step.obs
         returns[name] = np.mean(ended)
     # Over 512 whole episodes: 21.7 and -4.8. Those that end within 300 steps are the shorter ones.
-    assert returns["care"] > 5 and returns["chance"] < -4.5
+    assert returns["care"] > 5 and returns["random"] < -4.5
 
 
 def test_an_ended_episode_begins_anew_and_a_snapshot_goes_on_bit_for_bit():

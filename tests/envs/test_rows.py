@@ -156,9 +156,9 @@ def test_no_rows_give_the_present_observation(env):
 
 def test_rows_that_are_not_there_are_refused(env):
     (saved,) = env.snapshot_rows([0])
-    with pytest.raises(UsageError, match="no row 4 in a batch of 4"):
+    with pytest.raises(UsageError, match="row 4 is not in a batch of 4"):
         env.snapshot_rows([B])
-    with pytest.raises(UsageError, match="no row -1"):
+    with pytest.raises(UsageError, match="row -1 is not"):
         env.restore_rows([-1], [saved])
     with pytest.raises(UsageError, match="each may be named once"):
         env.restore_rows([1, 1], [saved, saved])

@@ -67,9 +67,8 @@ def test_episodes_end_where_the_mdps_do():
 def test_the_vacuum_worlds_successes_are_as_many_as_its_mdp_says(east):
     dynamics, episodes = vacuum_dynamics(), 20_000
     env = NativeEnv(dynamics, episodes)
-    policy = np.array(
-        [[0, 1, 0, 0], [0, east, 0, 1 - east], [0, 0, 1, 0], [0.1, 0, 0.1, 0.8]]
-    )  # at the right end it may blunder
+    # at the right end it may blunder
+    policy = np.array([[0, 1, 0, 0], [0, east, 0, 1 - east], [0, 0, 1, 0], [0.1, 0, 0.1, 0.8]])
     expected = memoryless_return(vacuum_world(hamster=0.0), VACUUM_OBSERVATIONS, policy, 20)
 
     generator, obs = torch.Generator().manual_seed(0), env.reset(seed=0)

@@ -14,7 +14,7 @@ KINDS = ("dense", "sparse", "absorbing", "periodic")
 def random_mdp(kind: str, states: int, actions: int, seed: int, *, illegal: bool = False) -> FiniteMDP:
     """Random probabilities and rewards per outcome.
 
-    Dense and sparse ones go on for ever; absorbing ones end with some outcomes of every pair, and stay in
+    Dense and sparse ones go on forever; absorbing ones end with some outcomes of every pair, and stay in
     their last state for nothing; periodic ones go round, whatever is done.
     """
     rng = np.random.default_rng(seed)

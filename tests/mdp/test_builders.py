@@ -91,9 +91,8 @@ def test_costs_change_their_sign_once():
 
 
 def test_a_missing_sparse_reward_is_zero_and_one_without_a_transition_is_ignored():
-    reward = sparse.csr_array(
-        ([5.0, 9.0], ([0, 0], [1, 2])), shape=(6, 3)
-    )  # the pair of row 0 never leads to state 2
+    # the pair of row 0 never leads to state 2
+    reward = sparse.csr_array(([5.0, 9.0], ([0, 0], [1, 2])), shape=(6, 3))
     made = FiniteMDP.from_arrays(sparse.csr_array(TRANSITION.reshape(6, 3)), reward)
     assert made.reward.tolist() == [0, 5, 0, 0, 0, 0, 0, 0]
 

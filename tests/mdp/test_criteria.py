@@ -126,9 +126,8 @@ def test_the_value_of_frozen_lake_is_its_probability_of_success():
     assert expected_return(lake, solution.policy, 1.0) == pytest.approx(14 / 17, abs=1e-12)
     assert solution.value[0] == pytest.approx(backward_induction(lake, 5000).value[0, 0], abs=1e-6)
     too_much = np.where(solution.value > 0, 1.0, 0.0)
-    np.testing.assert_allclose(
-        bellman(lake, too_much, 1.0)[:4], too_much[:4]
-    )  # in the upper row any value solves the equation, even 1
+    # in the upper row any value solves the equation, even 1
+    np.testing.assert_allclose(bellman(lake, too_much, 1.0)[:4], too_much[:4])
 
 
 @pytest.mark.parametrize("num_states", [1, 5, 19])
@@ -161,9 +160,8 @@ def test_waiting_forever_at_no_cost_is_not_the_answer_and_is_noted():
     end."""
     solution = stochastic_shortest_path(waiting_room(0.0))
     assert solution.value.tolist() == [-3, -2]
-    assert expected_return(waiting_room(0.0), solution.policy, 1.0) == pytest.approx(
-        -2.5
-    )  # it starts in either state
+    # it starts in either state
+    assert expected_return(waiting_room(0.0), solution.policy, 1.0) == pytest.approx(-2.5)
     assert solution.note.endswith("the smallest solution, the best of the policies that surely end")
 
 
@@ -446,9 +444,8 @@ def test_the_duality_gap_is_closed(mdp, gamma):
     scale = 1 / (1 - gamma)
     assert (program.occupancy >= -1e-9).all()
     assert (program.occupancy[~mdp.legal] == 0).all()
-    assert (program.occupancy * reward).sum() == pytest.approx(
-        program.value.mean(), abs=1e-7 * scale
-    )  # the duality gap
+    # the duality gap
+    assert (program.occupancy * reward).sum() == pytest.approx(program.value.mean(), abs=1e-7 * scale)
     flow = program.occupancy.sum(axis=1) - gamma * np.einsum("sa,sat->t", program.occupancy, transition)
     np.testing.assert_allclose(flow, 1 / mdp.num_states, atol=1e-7)
 
@@ -474,9 +471,8 @@ def test_a_linear_program_needs_a_discount():
 @given(mdps(kinds=["absorbing"]), st.integers(0, 10**6))
 def test_a_long_horizon_reaches_the_total(mdp, seed):
     solution = stochastic_shortest_path(mdp)
-    np.testing.assert_allclose(
-        backward_induction(mdp, 300).value[0], solution.value, atol=2e-6
-    )  # few episodes last so long
+    # few episodes last so long
+    np.testing.assert_allclose(backward_induction(mdp, 300).value[0], solution.value, atol=2e-6)
     assert (
         value_of(mdp, random_policy(mdp, seed), 1 - 1e-15) <= solution.value + solution.error_bound + 1e-12
     ).all()

@@ -162,9 +162,8 @@ def test_with_wrong_values_truncation_or_no_weights_every_mean_is_the_expected_g
     mean, _ = mean_and_variance("looping", seen, 3, estimator)
     np.testing.assert_allclose(mean, it.expected(estimator, 3), atol=1e-12)
     if phi in ("q", "advantage", "td_residual", "gae", "all_actions"):
-        assert (
-            np.abs(mean - it.expected(it.true(phi, weight=weight, lambda_=0.7), 3)).max() > 0.01
-        )  # the wrong values make a difference
+        # the wrong values make a difference
+        assert np.abs(mean - it.expected(it.true(phi, weight=weight, lambda_=0.7), 3)).max() > 0.01
 
 
 def test_a_baseline_changes_the_variance_and_not_the_mean():

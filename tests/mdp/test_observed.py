@@ -53,9 +53,8 @@ def test_in_the_vacuum_world_deterministic_policies_succeed_half_the_time_and_a_
     assert success == pytest.approx(1 - (2**-10 + 2**-9) / 2, abs=1e-14)
     np.testing.assert_allclose(policy, seeking(0.5), atol=1e-6)
 
-    assert (
-        mdp.initial @ backward_induction(mdp, HORIZON).value[0] == 1
-    )  # a policy that sees the cell needs at most three steps
+    # a policy that sees the cell needs at most three steps
+    assert mdp.initial @ backward_induction(mdp, HORIZON).value[0] == 1
 
 
 def test_the_probability_of_success_is_the_polynomial_that_counting_gives():

@@ -334,9 +334,8 @@ def test_equal_outcomes_are_joined_and_a_wrong_reward_is_impossible():
     left = np.zeros(16, int)
     assert probability(lake, left, Trajectory((0, 0), (0,), (0.0,), False)) == pytest.approx(2 / 3)
     assert log_probability(lake, left, Trajectory((0, 0), (0,), (1.0,), False)) == -math.inf
-    assert (
-        log_probability(lake, left, Trajectory((1,), (), (), False)) == -math.inf
-    )  # the lake begins in state 0
+    # the lake begins in state 0
+    assert log_probability(lake, left, Trajectory((1,), (), (), False)) == -math.inf
 
 
 def test_lengths_that_are_not_a_trajectory_are_refused():

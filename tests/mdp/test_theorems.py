@@ -169,6 +169,5 @@ def test_a_small_step_up_the_gradient_improves_by_its_squared_length(mdp, seed, 
         mdp, softmax_policy(mdp, theta), gamma
     )
     assert rise / step == pytest.approx((gradient**2).sum(), rel=1e-2, abs=1e-5)
-    np.testing.assert_allclose(
-        gradient.sum(axis=1), 0, atol=1e-9
-    )  # adding a constant to a row changes nothing
+    # adding a constant to a row changes nothing
+    np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-9)

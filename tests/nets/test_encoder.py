@@ -29,9 +29,8 @@ SMALL_CNN = CNN(channels=(3,), kernels=(3,), strides=(1,))
                 {"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(1)])}
             ),
             {"b": torch.tensor([1]), "a": (torch.tensor([[3.0, 4.0]]), torch.tensor([[1]]))},
-            [
-                [3, 4, 1, 0, 1]
-            ],  # gymnasium sorts the keys of a Dict space; the observation's own order does not matter
+            # Gymnasium sorts the keys of a Dict space; the observation's own order does not matter.
+            [[3, 4, 1, 0, 1]],
         ),
     ],
 )

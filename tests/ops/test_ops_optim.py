@@ -95,9 +95,8 @@ def test_nothing_is_changed_in_place(optimizer):
         assert torch.equal(leaf, before[name]), name
     old_memory = {leaf.data_ptr() for leaf in named_leaves(inputs).values()}
     assert not old_memory & {leaf.data_ptr() for leaf in named_leaves((new_params, new_state)).values()}
-    assert list(named_leaves(new_state)) == list(
-        named_leaves(state)
-    )  # the same structure: it can be saved and restored
+    # the same structure: it can be saved and restored
+    assert list(named_leaves(new_state)) == list(named_leaves(state))
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), Adam(amsgrad=True), AdamW(), SGD(momentum=0.9), RMSprop()])
@@ -114,9 +113,8 @@ def test_a_learning_rate_argument_replaces_the_field(optimizer):
 def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign():
     params, grads = {"w": torch.zeros(3)}, {"w": torch.tensor([1e-3, -5.0, 0.0])}
     params, _ = Adam(learning_rate=0.1).step(params, grads, Adam().init(params))
-    torch.testing.assert_close(
-        params["w"], torch.tensor([-0.1, 0.1, 0.0]), rtol=2e-5, atol=0
-    )  # epsilon / 1e-3 = 1e-5
+    # epsilon / 1e-3 = 1e-5
+    torch.testing.assert_close(params["w"], torch.tensor([-0.1, 0.1, 0.0]), rtol=2e-5, atol=0)
 
 
 def test_adam_takes_gradients_and_parameters_in_any_memory_layout():

@@ -9,7 +9,6 @@ from bellgrad.ops.returns import (
     lambda_returns,
     linear_recurrence,
     n_step_returns,
-    reward_to_go,
 )
 
 YES, NO = torch.tensor([[True]]), torch.tensor([[False]])
@@ -30,9 +29,9 @@ def rollouts(draw):
     lambda."""
     steps, batch = draw(st.integers(1, 17)), draw(st.integers(1, 3))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    chance = draw(st.sampled_from([0.0, 0.2, 0.7]))
+    probability = draw(st.sampled_from([0.0, 0.2, 0.7]))
     reward, value, next_value = torch.randn(3, steps, batch, generator=rng, dtype=torch.float64)
-    terminated, truncated = torch.rand(2, steps, batch, generator=rng) < chance
+    terminated, truncated = torch.rand(2, steps, batch, generator=rng) < probability
     gamma, lambda_ = (
         draw(st.sampled_from([0.0, 0.5, 0.99, 1.0])),
         draw(st.sampled_from([0.0, 0.3, 0.95, 1.0])),
@@ -122,9 +121,8 @@ def test_gae_equals_a_sum_of_discounted_errors_within_the_episode(rollout):
 def test_gae_plus_the_value_is_the_lambda_return_where_values_agree(rollout):
     reward, terminated, truncated, value, next_value, gamma, lambda_ = rollout
     going_on = ~(terminated | truncated)[:-1]
-    next_value[:-1] = torch.where(
-        going_on, value[1:], next_value[:-1]
-    )  # inside an episode the successor is the next state
+    # inside an episode the successor is the next state
+    next_value[:-1] = torch.where(going_on, value[1:], next_value[:-1])
     advantage = gae(reward, terminated, truncated, value, next_value, gamma, lambda_)
     return_ = lambda_returns(reward, terminated, truncated, next_value, gamma, lambda_)
     torch.testing.assert_close(advantage + value, return_, rtol=1e-10, atol=1e-10)
@@ -133,13 +131,13 @@ def test_gae_plus_the_value_is_the_lambda_return_where_values_agree(rollout):
 def test_discounted_returns_by_hand():
     # G_2 = 4, G_1 = 2 + 4/2 = 4, G_0 = 1 + 4/2 = 3
     assert discounted_returns(row(1, 2, 4), 0.5).flatten().tolist() == [3, 4, 4]
-    assert reward_to_go(row(1, 2, 4)).flatten().tolist() == [7, 6, 4]
+    assert discounted_returns(row(1, 2, 4), 1.0).flatten().tolist() == [7, 6, 4]
 
 
 def test_padding_counts_for_nothing_even_if_it_holds_rubbish():
     reward, mask = row(1, 2, 4, float("nan")), flags(1, 1, 1, 0)
     assert discounted_returns(reward, 0.5, mask).flatten().tolist() == [3, 4, 4, 0]
-    assert reward_to_go(reward, mask).flatten().tolist() == [7, 6, 4, 0]
+    assert discounted_returns(reward, 1.0, mask).flatten().tolist() == [7, 6, 4, 0]
 
 
 def test_n_step_returns_by_hand():
@@ -203,9 +201,8 @@ def test_float32_stays_accurate_over_a_long_rollout():
     reward = torch.randn(2048, 2, generator=rng)
     gamma = 1 - 2**-10  # exact in float32
     got, exact = discounted_returns(reward, gamma), discounted_returns(reward.double(), gamma)
-    torch.testing.assert_close(
-        got.double(), exact, rtol=0, atol=1e-4
-    )  # returns reach about 60, where float32 steps are 4e-6
+    # returns reach about 60, where float32 steps are 4e-6
+    torch.testing.assert_close(got.double(), exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.compiled

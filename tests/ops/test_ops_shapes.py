@@ -25,7 +25,6 @@ zero = torch.zeros(())
 OPS = [
     (returns.linear_recurrence, (path, path, item), (0, 1, 2)),
     (lambda r, m: returns.discounted_returns(r, 0.9, m), (path, flag), (0, 1)),
-    (returns.reward_to_go, (path, flag), (0, 1)),
     (lambda *x: returns.n_step_returns(*x, gamma=0.9, n=3), (path, flag, flag, path), (0, 1, 2, 3)),
     (lambda *x: returns.lambda_returns(*x, gamma=0.9, lambda_=0.9), (path, flag, flag, path), (0, 1, 2, 3)),
     (lambda *x: returns.td_residual(*x, gamma=0.9), (path, flag, path, path), (0, 1, 2, 3)),

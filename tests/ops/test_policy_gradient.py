@@ -103,17 +103,17 @@ def test_the_all_actions_gradient_is_the_mean_of_the_score_function_gradient():
 # exact to the 15th power, takes the place of draws.
 def gradient_moments(estimator, m, sigma, dimensions):
     """Mean and variance of the estimates in the first mean and in the first log sigma."""
-    node, chance = np.polynomial.hermite_e.hermegauss(8)
+    node, weight = np.polynomial.hermite_e.hermegauss(8)
     noise = torch.cartesian_prod(*[tensor(node)] * dimensions).reshape(-1, dimensions)
-    chance = (
-        torch.cartesian_prod(*[tensor(chance / chance.sum())] * dimensions).reshape(-1, dimensions).prod(-1)
+    weight = (
+        torch.cartesian_prod(*[tensor(weight / weight.sum())] * dimensions).reshape(-1, dimensions).prod(-1)
     )
     mean = torch.full_like(noise, m, requires_grad=True)
     log_std = torch.full_like(noise, sigma).log_().requires_grad_()
     surrogate = estimator(lambda x: x.square().sum(-1), DiagonalGaussian(mean, log_std), noise)
     for gradient in torch.autograd.grad(surrogate.sum(), (mean, log_std)):
-        expected = chance @ gradient[:, 0]
-        yield expected.item(), (chance @ (gradient[:, 0] - expected).square()).item()
+        expected = weight @ gradient[:, 0]
+        yield expected.item(), (weight @ (gradient[:, 0] - expected).square()).item()
 
 
 @pytest.mark.parametrize("dimensions", [1, 3])

@@ -53,9 +53,8 @@ def test_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says():
     for _ in range(300):
         low, high = bootstrap_interval(rng.normal(size=30), np.mean, confidence=0.9, resamples=300)
         hits += bool(low <= 0 <= high)
-    assert (
-        0.84 <= hits / 300 <= 0.95
-    )  # 90% less the percentile interval's known shortfall, within three standard errors
+    # 90% less the percentile interval's known shortfall, within three standard errors
+    assert 0.84 <= hits / 300 <= 0.95
 
 
 def test_bootstrap_treats_every_column_as_it_would_treat_it_alone():
@@ -105,10 +104,8 @@ def test_probability_of_improvement_interval_has_its_closed_form():
     )
     found = probability_of_improvement(x, y, confidence=0.5, resamples=20_000)
     assert found.value == 0.25
-    assert (found.low, found.high) == (
-        means[3],
-        means[12],
-    )  # a quarter and three quarters of sixteen, inside their plateaus
+    # a quarter and three quarters of sixteen, inside their plateaus
+    assert (found.low, found.high) == (means[3], means[12])
 
 
 def test_certain_improvement_is_certain():

@@ -29,9 +29,8 @@ def test_a_video_holds_its_frames_at_its_rate(tmp_path):
     assert meta["codec"] == "h264" and meta["pix_fmt"].startswith("yuv420p")
     assert meta["fps"] == 25 and meta["size"] == (96, 64) and len(back) == 10
     for wrote, got in zip(frames(), back, strict=True):
-        assert (
-            np.abs(wrote.astype(int) - got)[:, 4:44].max() < 16
-        )  # lossy; chroma is halved at the color edge
+        # lossy; chroma is halved at the color edge
+        assert np.abs(wrote.astype(int) - got)[:, 4:44].max() < 16
         assert np.abs(wrote.astype(int) - got)[:, 52:92].max() < 16
     data = out.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # the index comes first

@@ -19,6 +19,7 @@ MAZE = [  # Sutton and Barto, figure 8.2; the shortest path takes 14 steps
     ".....#...",
     ".........",
 ]
+# figure 8.5: the path around the wall takes 16 steps
 BLOCKED = [
     "........G",
     ".........",
@@ -26,7 +27,8 @@ BLOCKED = [
     ".########",
     ".........",
     "...S.....",
-]  # figure 8.5: the path around the wall takes 16 steps
+]
+# the new path takes 10
 OPENED = [
     "........G",
     ".........",
@@ -34,7 +36,7 @@ OPENED = [
     ".#######.",
     ".........",
     "...S.....",
-]  # the new path takes 10
+]
 GAMMA = 0.95
 
 
@@ -142,9 +144,8 @@ def test_certainty_equivalence_converges_to_the_optimal_values(tmp_path):
         tmp_path / "run", bg.CertaintyEquivalence(gamma=GAMMA, epsilon_final=0.5), "FrozenLake-v1", 200_000
     )
     assert table.counts.visits.sum() == 200_000
-    np.testing.assert_allclose(
-        table.q, best, atol=0.05
-    )  # the rarest pairs have 900 visits: a standard error of 0.016
+    # the rarest pairs have 900 visits: a standard error of 0.016
+    np.testing.assert_allclose(table.q, best, atol=0.05)
 
 
 def test_r_max_of_a_grid_stays_within_the_bound(maze, tmp_path):

@@ -65,9 +65,8 @@ def test_a_truncated_episode_is_bootstrapped_or_excluded(algorithm, tmp_path):
     excluded = learned(
         tmp_path / "out", algorithm(gamma=0.5, truncated_episodes="exclude"), ThreeSteps, 3, **options
     )
-    first = (
-        5.0 if algorithm is bg.OffPolicyMonteCarloControl else 4.0
-    )  # it counts every visit: the mean of 6 and 4
+    # it counts every visit: the mean of 6 and 4
+    first = 5.0 if algorithm is bg.OffPolicyMonteCarloControl else 4.0
     assert (kept.v if hasattr(kept, "v") else kept.q[:, 0]).tolist() == [first, 8.0, 8.0]
     assert excluded.visits.sum() == 0
 

@@ -50,9 +50,8 @@ def test_near_points_share_tiles_and_far_ones_do_not():
 @pytest.mark.parametrize("tilings", [1, 8])
 def test_one_observation_and_a_batch_are_coded_alike(tilings):
     coded = DiscreteStates((5, 7), tilings=tilings).bind(UNIT_SQUARE)
-    points = np.random.default_rng(0).uniform(
-        -0.2, 1.2, (500, 2)
-    )  # also outside, which counts as the outermost tile
+    # also outside, which counts as the outermost tile
+    points = np.random.default_rng(0).uniform(-0.2, 1.2, (500, 2))
     batch = coded.observe((), torch.from_numpy(points)).numpy()
     single = np.array([coded.observe_one((point[None],)) for point in points])
     assert np.array_equal(batch, single) and batch.min() >= 0

@@ -436,7 +436,7 @@ def test_trap_action_scaling_warm_up_actions_are_stored_in_the_learners_units():
     assert driver.updates == 0
     _, action, _, _, _, given = kept(driver)
     assert action.shape == (800, 2) and action.min() >= -1 and action.max() <= 1
-    # Uniform on [-1, 1): of 800 draws the extremes lie within 0.02 of the ends (a miss has the chance e^-8),
+    # Uniform on [-1, 1): of 800 draws the extremes lie within 0.02 of the ends (a miss has probability e^-8),
     # the mean within four standard errors.
     assert (action.amin(0) < -0.98).all() and (action.amax(0) > 0.98).all()
     assert (action.mean(0).abs() < 4 / (3 * 800) ** 0.5).all()

@@ -122,9 +122,8 @@ class CMAESLearner(SearchLearner):
         lengths = ((y @ s.basis) / s.scale).square().sum(-1)  # |C^(-1/2) y_i|^2
         active = torch.where(weights >= 0, weights, weights * n / lengths.clamp(min=1e-12))  # 46
         kept = 1 + r.c_1 * (1 - steady) * r.c_c * (2 - r.c_c) - r.c_1 - r.c_mu * weights.sum()
-        covariance = (
-            kept * s.covariance + r.c_1 * torch.outer(path_c, path_c) + r.c_mu * (y.T * active) @ y
-        )  # 47
+        # 47
+        covariance = kept * s.covariance + r.c_1 * torch.outer(path_c, path_c) + r.c_mu * (y.T * active) @ y
 
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
         # As a checkpoint gives it back: the rounding of a product depends on its factors' layout in memory.
@@ -157,9 +156,8 @@ class Rates(NamedTuple):
         mu_eff, mu_eff_minus = (sum(w) ** 2 / sum(x * x for x in w) for w in (better, worse))
         c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)  # 57
         c_mu = min(1 - c_1 - 1e-8, 2 * (mu_eff - 2 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff))  # 58
-        alpha = min(
-            1 + c_1 / c_mu, 1 + 2 * mu_eff_minus / (mu_eff + 2), (1 - c_1 - c_mu) / (n * c_mu)
-        )  # 50 to 52
+        # 50 to 52
+        alpha = min(1 + c_1 / c_mu, 1 + 2 * mu_eff_minus / (mu_eff + 2), (1 - c_1 - c_mu) / (n * c_mu))
         total, total_minus = sum(x for x in raw if x > 0), -sum(x for x in raw if x < 0)
         weights = [x / total if x >= 0 else alpha * x / total_minus for x in raw]  # 53
         c_sigma = (mu_eff + 2) / (n + mu_eff + 5)  # 55

@@ -9,8 +9,8 @@ The discount is zero if the episode terminated, so the entropy bonus of the succ
 
 Source: Haarnoja et al. 2018, arXiv 1812.05905, equations 5, 7, 9 and 18. As in the authors' code the
 temperature's loss is taken in log(alpha). Deviates from the paper's table 1 in two defaults: a learning rate
-of 1e-3, not 3e-4, and a first temperature of 0.2, not 1, from which Adam takes some 15,000 updates to come
-down to where rewards near 1 per step begin to count.
+of 1e-3, not 3e-4, and a first temperature of 0.2, not 1, from which Adam takes some 15,000 updates to fall
+until rewards near 1 per step begin to count.
 """
 
 from __future__ import annotations

@@ -43,12 +43,11 @@ def _control_group_bytes(root: Path) -> list[int]:
         if controllers not in ("", "memory"):
             continue
         if controllers:
-            top, names = (
-                root / "sys/fs/cgroup/memory",
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            )
+            top = root / "sys/fs/cgroup/memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
         else:
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            top = root / "sys/fs/cgroup"
+            names = "memory.max", "memory.current", "inactive_file"
         own = top / path.strip("/")
         # Inside a container the path may be the host's, which is not visible; the top is then the group of
         # the container itself.

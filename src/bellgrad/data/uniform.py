@@ -32,7 +32,7 @@ class UniformReplay:
         """Transitions with weight 1 and the discount `gamma`, or 0 if terminated; `steps` is not used.
 
         Args:
-            kept: where from; at least one transition.
+            kept: the storage; holds at least one transition.
             noise: `[N]` float32 in [0, 1), one number for each transition to sample.
             gamma: discount per environment step.
             steps: `[]` int64, environment steps so far.

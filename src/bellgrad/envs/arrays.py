@@ -253,7 +253,7 @@ def check_rows(rows: Sequence[int], num_envs: int, distinct: bool = False) -> No
     """
     for row in rows:
         if not 0 <= row < num_envs:
-            raise UsageError(f"there is no row {row} in a batch of {num_envs} environments")
+            raise UsageError(f"row {row} is not in a batch of {num_envs} environments")
     if distinct and len(set(rows)) < len(rows):
         raise UsageError(f"rows {list(rows)}: each may be named once")
 
@@ -282,9 +282,8 @@ class SteppedEnvs:
             ContractBreach: an environment raised, or returned what its spaces forbid.
         """
         rows = self.rows
-        actions = (
-            rows.action.copy()
-        )  # an environment may keep its action; the row is overwritten at the next step
+        # an environment may keep its action; the row is overwritten at the next step
+        actions = rows.action.copy()
         for row, active in enumerate(
             rows.active[self.first : self.first + len(self.envs)].tolist(), self.first
         ):
@@ -293,10 +292,8 @@ class SteppedEnvs:
                 continue
             obs, rows.reward[row], terminated, truncated = self.step(row, actions[row])
             self.write(rows.next_obs, row, obs)
-            rows.terminated[row], rows.truncated[row] = (
-                terminated,
-                truncated and not terminated,
-            )  # termination wins
+            # termination wins
+            rows.terminated[row], rows.truncated[row] = terminated, truncated and not terminated
             if terminated or truncated:
                 self.write(rows.obs, row, self.reset(row, int(rows.seed[row])))
             yield

@@ -42,7 +42,7 @@ class EnvReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
+        """Whether no error was found."""
         return not self.of("error")
 
     def of(self, level: str) -> tuple[Finding, ...]:
@@ -378,7 +378,7 @@ def _check_limit(env: gymnasium.Env, past: list[list[_Step]], found: _Findings) 
             f"{len(ended)} of {len(past)} episodes ended, after {lengths} steps; time limit {limit or 'none'}"
         )
     elif limit is None and any(past):
-        what = f"there is no time limit, and no episode ended within {max(map(len, past))} random steps"
+        what = f"it has no time limit, and no episode ended within {max(map(len, past))} random steps"
         found.warn("limit", what, "train with max_episode_steps, or register the environment with it")
 
 

@@ -20,10 +20,8 @@ from bellgrad.core.tree import Tree, leaves
 from bellgrad.envs.transforms import ObsTransform
 from bellgrad.mdp.model import FiniteMDP
 
-PLAIN_WRAPPERS = (
-    TimeLimit,
-    OrderEnforcing,
-)  # around an environment whose dynamics are still what its `P` says
+# around an environment whose dynamics are still what its `P` says
+PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing)
 
 
 @dataclass(frozen=True)

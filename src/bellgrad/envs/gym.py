@@ -211,9 +211,8 @@ class SeededEnvs:
         self._return += rows.reward
         self._length += rows.active
         self._remember()
-        for obs, next_obs in zip(
-            rows.obs, rows.next_obs, strict=True
-        ):  # from here on rows.obs is to be acted on
+        # from here on rows.obs is to be acted on
+        for obs, next_obs in zip(rows.obs, rows.next_obs, strict=True):
             if any_ended:
                 obs[~ended] = next_obs[~ended]
             else:
@@ -422,9 +421,8 @@ class SeededEnvs:
                     f"the learner chose an action that is not finite: {array.tolist()}; it has diverged"
                 )
             self._rows.action[...] = array.reshape(self._rows.action.shape)
-            if (
-                self._rows.action.dtype != np.float32
-            ):  # a float32 bound may lie beyond the space's by a rounding
+            # a float32 bound may lie beyond the space's by a rounding
+            if self._rows.action.dtype != np.float32:
                 np.clip(
                     self._rows.action, self.action_space.low, self.action_space.high, out=self._rows.action
                 )

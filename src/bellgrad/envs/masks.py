@@ -30,9 +30,8 @@ class WithActionMask(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env | str, **env_kwargs: Any):
-        if (
-            isinstance(env, str) and ":" in env
-        ):  # a saved run names this class without being trusted to import anything
+        # a saved run names this class without being trusted to import anything
+        if isinstance(env, str) and ":" in env:
             raise UsageError(f"give the id of a registered environment or an environment itself, not {env!r}")
         super().__init__(make_single(env, env_kwargs=env_kwargs) if isinstance(env, str) else env)
         sizes = choices(self.action_space)

@@ -39,8 +39,6 @@ IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.
 # gave another step 1 after an earlier episode, and in other cases the same 105 steps and another one after
 # them, so that a check of a replay cannot see it.
 NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
-
-
 # Modules of Bellgrad's own with environments that a saved run may name.
 OWN_MODULES = ("bellgrad.envs.masks",)
 
@@ -71,7 +69,7 @@ class NewEachEpisode(gymnasium.Wrapper):
 def make_single(
     env: EnvLike, max_episode_steps: int | None = None, env_kwargs: dict[str, Any] | None = None
 ) -> gymnasium.Env:
-    """Make one Gymnasium environment, without Gymnasium's passive checker: `rows` checks every step.
+    """Make one Gymnasium environment, without Gymnasium's passive checker: `SteppedEnvs` checks every step.
 
     Raises:
         UsageError: an unknown name, a missing extra, or an environment that cannot be made.
@@ -82,9 +80,8 @@ def make_single(
     target = resolve(env)
     try:
         if isinstance(target, str):
-            spec = replace(
-                gymnasium.spec(target), order_enforce=False
-            )  # Bellgrad resets first, so that this need not be checked at every step
+            # Bellgrad resets first, so that this need not be checked at every step
+            spec = replace(gymnasium.spec(target), order_enforce=False)
             make = partial(
                 gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
             )
@@ -218,9 +215,8 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
 
 def _import(name: str) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(
-            os.getcwd()
-        )  # a console script does not see the current folder, which holds a user's own modules
+        # a console script does not see the current folder, which holds a user's own modules
+        sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
     except Exception as error:

@@ -96,11 +96,8 @@ def step_state(
         truncated = (age >= dynamics.max_episode_steps) & ~terminated
     if active is not None:
         physics, age, return_ = where(active, (physics, age, return_), tuple(state))
-        reward, terminated, truncated = (
-            torch.where(active, reward, 0.0),
-            terminated & active,
-            truncated & active,
-        )
+        reward = torch.where(active, reward, 0.0)
+        terminated, truncated = terminated & active, truncated & active
     ended = terminated | truncated
     after = NativeState(
         torch.where(ended.unsqueeze(-1), dynamics.initial(first), physics),

@@ -126,17 +126,14 @@ class PixelCopter:
         crashed = struck | scraped.any(-1, keepdim=True) | (y < HIGHEST) | (y > LOWEST)
 
         passing = block_x <= COPTER_X
-        passed_x, passed_y = (
-            torch.where(passing, block_x, passed_x),
-            torch.where(passing, game.block_y, game.passed_y),
-        )
+        passed_x = torch.where(passing, block_x, passed_x)
+        passed_y = torch.where(passing, game.block_y, game.passed_y)
         next_x, next_y = _block(noise[:, :2])
         block_x, block_y = torch.where(passing, next_x, block_x), torch.where(passing, next_y, game.block_y)
 
         leaving = column_x[:, :1] <= -WIDTH
-        anew = leaving & (
-            game.newest >= game.last
-        )  # a new stretch begins at the edge of the screen, whatever the end of the old one
+        # a new stretch begins at the edge of the screen, whatever the end of the old one
+        anew = leaving & (game.newest >= game.last)
         first = SIZE + WIDTH / 2
         frequency = torch.where(anew, _frequency(noise[:, 2:3]), game.frequency)
         newest = torch.where(anew, first, game.newest + WIDTH * leaving)

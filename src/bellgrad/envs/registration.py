@@ -6,12 +6,15 @@ process: `gymnasium.make("bellgrad.envs.registration:bellgrad/CartPole-v1")`, si
 plugins by itself.
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import Env
 from gymnasium.envs.registration import register as register_id
 from gymnasium.envs.registration import registry
+
+from bellgrad.core.errors import unknown
 
 TWINS = (
     "CartPole-v0",
@@ -67,11 +70,8 @@ class NativeGymnasiumEnv(Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(self, native: str, render_mode: str | None = None):
-        import dataclasses
-
         import torch
 
-        from bellgrad.core.errors import unknown
         from bellgrad.envs.catalog import NATIVE
         from bellgrad.envs.render import FRAMES_PER_SECOND, Renderer
 
@@ -79,7 +79,7 @@ class NativeGymnasiumEnv(Env):
             raise unknown("native environment", native, NATIVE)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
-        self._dynamics = dataclasses.replace(NATIVE[native](), dtype=torch.float64)
+        self._dynamics = replace(NATIVE[native](), dtype=torch.float64)
         self._renderer = Renderer(native)
         self.metadata = self.metadata | {
             "render_fps": FRAMES_PER_SECOND.get(native, self.metadata["render_fps"])
@@ -122,9 +122,8 @@ class NativeGymnasiumEnv(Env):
         self._renderer.close()
 
     def _obs(self) -> np.ndarray | np.int64:
-        return self._dynamics.observe(self._physics)[0].numpy()[
-            ()
-        ]  # in a Discrete space a number, not an array without axes
+        # in a Discrete space a number, not an array without axes
+        return self._dynamics.observe(self._physics)[0].numpy()[()]
 
 
 register()

@@ -673,7 +673,7 @@ class TransformedEnv:
         return self._begin(self.env.reset(seed))
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
-        """Act in every environment, or where `active [B]` bool is True."""
+        """Act in every environment, or only in those for which `active [B]` bool is True."""
         state = TransformedState(None, self.transform_state)
         (_, self.transform_state), step = self._through(
             len(self.transforms), self._own_steps, state, action, None, active

@@ -163,9 +163,8 @@ class SubprocessEnv(SeededEnvs):
         self._wait(self.timeout, asked)
 
     def _send(self, worker: _Worker, *messages: bytes) -> None:
-        with contextlib.suppress(
-            ConnectionError
-        ):  # a dead worker is reported by `_wait`, which reads its end of file
+        # a dead worker is reported by `_wait`, which reads its end of file
+        with contextlib.suppress(ConnectionError):
             for message in messages:
                 worker.connection.send_bytes(message)
 
@@ -182,9 +181,8 @@ class SubprocessEnv(SeededEnvs):
                 answer = self._answer(k, seconds)
                 if answer:
                     faults.append(json.loads(answer))
-        except (
-            BaseException
-        ):  # the other answers are still under way: nothing can be asked of these workers any more
+        except BaseException:
+            # The other answers are still under way: nothing can be asked of these workers any more.
             self.close(seconds=0.0)
             raise
         if faults:

@@ -64,12 +64,8 @@ def relative_value_iteration(
     """
     _check(mdp)
     arrays = (mdp.offset, mdp.continuing, mdp.next_state, mdp.expected_reward, 1.0)
-    bias, after, action, iteration = (
-        np.zeros(mdp.num_states),
-        np.empty(mdp.num_states),
-        np.zeros(mdp.num_states, np.int32),
-        0,
-    )
+    bias, after = np.zeros(mdp.num_states), np.empty(mdp.num_states)
+    action, iteration = np.zeros(mdp.num_states, np.int32), 0
     with limited_threads(mdp):
         while True:
             low, high, _ = kernels.sweep(*arrays, bias, action, True, after)

@@ -107,13 +107,8 @@ def from_function(
     outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]],
 ) -> Outcomes:
     """The outcomes that a function returns for each pair; see `FiniteMDP.from_function`."""
-    counts, probability, next_state, reward, terminated = (
-        array("q"),
-        array("d"),
-        array("i"),
-        array("d"),
-        array("b"),
-    )
+    counts, next_state, terminated = array("q"), array("i"), array("b")
+    probability, reward = array("d"), array("d")
     for state in range(num_states):
         for action in range(num_actions):
             before = len(probability)

@@ -32,10 +32,8 @@ def next_towards(goal: Mask, source: Ints, target: Ints) -> Ints:
     """
     states = len(goal)
     goals = np.flatnonzero(goal)
-    start, end = (
-        np.append(target, np.full(len(goals), states)),
-        np.append(source, goals),
-    )  # the extra node S leads to every goal
+    # the extra node S leads to every goal
+    start, end = np.append(target, np.full(len(goals), states)), np.append(source, goals)
     graph = sparse.csr_array((np.ones(len(start), dtype=bool), (start, end)), shape=(states + 1, states + 1))
     following = csgraph.breadth_first_order(graph, states)[1][:states]
     return np.where(following < 0, -1, following)

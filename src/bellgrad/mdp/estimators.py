@@ -103,18 +103,16 @@ def episode_gradients(
     state, action = torch.from_numpy(episodes.state), torch.from_numpy(episodes.action)
     mask = torch.from_numpy(episodes.mask)
     steps, columns = mask.shape
-    parameters = (
-        torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()
-    )  # one copy per episode
+    # one copy per episode
+    parameters = torch.tensor(theta, dtype=torch.float64).repeat(columns, 1, 1).requires_grad_()
     logits = parameters if observation is None else parameters[:, torch.from_numpy(observation)]
     logprobs = logits.masked_fill(~torch.from_numpy(mdp.legal), -torch.inf).log_softmax(-1)  # [B, S, A]
 
     age = torch.arange(steps, dtype=torch.float64)[:, None].expand(steps, columns)
     weight = None
     if estimator.state_weight == "geometric":
-        (rng,) = np.random.default_rng(seed).spawn(
-            1
-        )  # not the stream of `sample_trajectories` with the same seed
+        # not the stream of `sample_trajectories` with the same seed
+        (rng,) = np.random.default_rng(seed).spawn(1)
         noise = torch.from_numpy(rng.random(mask.shape))
         mask = mask & geometric_mask(age, estimator.gamma, noise)
     elif estimator.state_weight == "discount":

@@ -24,9 +24,8 @@ WINDY = [
     "..........",
     "..........",
 ]
-VACUUM_OBSERVATIONS = np.array(
-    [0, 1, 2, 1, 3]
-)  # the walls around each cell of `vacuum_world`: north and west; north and south; north; ...
+# the walls around each cell of `vacuum_world`: north and west; north and south; north; ...
+VACUUM_OBSERVATIONS = np.array([0, 1, 2, 1, 3])
 
 
 def cliff_walking(**options: Any) -> FiniteMDP:

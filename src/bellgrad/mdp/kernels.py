@@ -144,9 +144,8 @@ def prioritized_backups(
     backups = 0
     while queue and backups < states:
         priority, state = heapq.heappop(queue)
-        if (
-            -priority != error[state]
-        ):  # it changed after it was queued; if it is still large, it was queued again
+        # it changed after it was queued; if it is still large, it was queued again
+        if -priority != error[state]:
             continue
         value[state] = _backup(offset, continuing, next_state, reward, gamma, value, state)
         error[state] = 0.0

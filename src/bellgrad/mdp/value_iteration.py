@@ -28,9 +28,8 @@ from bellgrad.mdp.solution import Solution
 
 EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: of Jacobi sweeps, and in place
 JACOBI_LIMIT = 30  # iterations; if Jacobi sweeps would need more, sweeps in place are used
-EVALUATION_STOP = (
-    0.1  # an evaluation sweep is the last if it changes at most this fraction of the improvement's change
-)
+# An evaluation sweep is the last if it changes at most this fraction of the improvement's change.
+EVALUATION_STOP = 0.1
 
 
 def value_iteration(

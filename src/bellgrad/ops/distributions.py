@@ -225,12 +225,6 @@ class SquashedGaussian(NamedTuple):
         return DiagonalGaussian(self.mean, self.log_std)
 
 
-def unsquash(action: Tensor) -> Tensor:
-    """The value before tanh of recorded actions, any shape; actions are first clipped to 1e-6 inside (-1, 1),
-    so that it is finite."""
-    return action.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
-
-
 def _normal_logprob(standard: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * standard.square() - (log_std + HALF_LOG_2PI)).sum(-1)
 

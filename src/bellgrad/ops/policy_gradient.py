@@ -39,7 +39,7 @@ def total_return(reward: Tensor, gamma: float, mask: Tensor) -> Tensor:
     Args:
         reward: `[T, B]`, one episode per column.
         gamma: discount per step, in [0, 1].
-        mask: `[T, B]` bool, True where the step was taken.
+        mask: `[T, B]` bool, True if the step was taken.
 
     Returns:
         `[T, B]`, 0 on padding.

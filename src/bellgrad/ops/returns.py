@@ -46,7 +46,7 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
     Args:
         reward: `[T, B]`, one episode per column, padded at its end.
         gamma: discount per step, in [0, 1].
-        mask: `[T, B]` bool, True where the step was really taken; None if nothing is padded.
+        mask: `[T, B]` bool, True if the step was really taken; None if nothing is padded.
 
     Returns:
         `[T, B]`, 0 on padding.
@@ -60,12 +60,6 @@ def discounted_returns(reward: Tensor, gamma: float, mask: Tensor | None = None)
         same_shape(reward=reward, mask=mask)
         reward = torch.where(mask, reward, 0.0)
     return linear_recurrence(reward, torch.full_like(reward, gamma))
-
-
-def reward_to_go(reward: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The undiscounted sum of rewards from every step to the episode's end; `discounted_returns` with gamma
-    1."""
-    return discounted_returns(reward, 1.0, mask)
 
 
 def n_step_returns(
@@ -169,7 +163,7 @@ def gae(
     gamma: float,
     lambda_: float,
 ) -> Tensor:
-    """Generalized advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut where an episode
+    """Generalized advantage estimation: `A_t = delta_t + gamma * lambda * A_{t+1}`, cut when an episode
     ended.
 
     Args:

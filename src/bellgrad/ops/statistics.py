@@ -22,7 +22,7 @@ class RunningMoments(NamedTuple):
         return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in (shape, shape, ())))
 
     def update(self, batch: Tensor, mask: Tensor | None = None) -> "RunningMoments":
-        """Take in `batch [B, *O]`; of it only the items where `mask [B]` bool is True, if given.
+        """Take in `batch [B, *O]`; only the items whose `mask [B]` bool is True, if given.
 
         Raises:
             ValueError: the items' shape differs.

@@ -36,7 +36,7 @@ def presets(algorithm: str) -> dict[str, Preset]:
     `PRESETS` in its module.
 
     Raises:
-        UsageError: there is no such algorithm.
+        UsageError: no algorithm has that name.
     """
     if algorithm not in ALGORITHMS.own:
         return getattr(sys.modules[ALGORITHMS.find(algorithm).__module__], "PRESETS", {})

@@ -6,7 +6,7 @@ from bellgrad.nets.specs import CNN, MLP
 from bellgrad.ops.optim import AdamW, RMSprop
 from bellgrad.presets import Preset
 
-# Its target period counts environment steps, and is looked at where updates are made: here it is in updates.
+# Its target period counts environment steps, and is checked when updates are made: here it is in updates.
 _ZOO = "RL Baselines3 Zoo, hyperparams/dqn.yml"
 _256 = MLP((256, 256), activation="relu", initialization="torch")
 _LANDER = DQN(

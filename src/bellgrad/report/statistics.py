@@ -106,9 +106,8 @@ def probability_of_improvement(
         )
     wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)  # [n, m]
     rng = np.random.default_rng(seed)
-    times_x = rng.multinomial(
-        len(x), np.full(len(x), 1 / len(x)), size=resamples
-    )  # [resamples, n] how often each was drawn
+    # [resamples, n] how often each was drawn
+    times_x = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples)
     times_y = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=resamples)  # [resamples, m]
     drawn = ((times_x @ wins) * times_y).sum(axis=1) / wins.size
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])

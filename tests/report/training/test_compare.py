@@ -31,17 +31,13 @@ def test_two_experiments_are_compared_by_their_evaluations(make_run, evaluated):
         [10, 20, 30, 40],
     )
     assert first["source"] == "evaluation.json"
-    assert (
-        first["iqm"]["value"] == 25 and first["mean"]["value"] == 25
-    )  # one of four left out at each end; symmetric
+    # one of four left out at each end; symmetric
+    assert first["iqm"]["value"] == 25 and first["mean"]["value"] == 25
     assert 10 <= first["mean"]["low"] < 25 < first["mean"]["high"] <= 40
     assert second["mean"]["value"] == 20
     (pair,) = result["improvement"]
-    assert (pair["x"], pair["y"], pair["probability"]) == (
-        "ppo",
-        "dqn",
-        5 / 8,
-    )  # 20 > 15; 30 and 40 beat both
+    # 20 > 15; 30 and 40 beat both
+    assert (pair["x"], pair["y"], pair["probability"]) == ("ppo", "dqn", 5 / 8)
     assert pair["low"] < 5 / 8 < pair["high"]
 
 
@@ -71,9 +67,8 @@ def test_the_best_source_that_every_run_has_is_used_and_named(make_run, evaluate
 
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in training))
     (group,) = compare([run])["groups"]
-    assert group["scores"] == pytest.approx(
-        [sum(row["episode_return_mean"] for row in training[17:]) / 3]
-    )  # steps 18k, 19k, 20k of 20k
+    # steps 18k, 19k, 20k of 20k
+    assert group["scores"] == pytest.approx([sum(row["episode_return_mean"] for row in training[17:]) / 3])
     assert "last 10%" in group["source"] and "last 10%" in text_of({"groups": [group], "improvement": []})
 
 
@@ -102,9 +97,8 @@ def test_a_run_without_any_return_is_named_rather_than_dropped(make_run):
 def test_the_table_shows_names_as_they_are(make_run):
     runs = [make_run(name, fields={"hidden": hidden}) for name, hidden in (("a", [64, 64]), ("b", [32]))]
     shown = text_of(compare(runs))
-    assert (
-        "ppo (hidden=[64, 64])" in shown and "ppo (hidden=[32])" in shown
-    )  # rich would take brackets for markup
+    # rich would take brackets for markup
+    assert "ppo (hidden=[64, 64])" in shown and "ppo (hidden=[32])" in shown
     assert "Probability of improvement" in shown
 
 

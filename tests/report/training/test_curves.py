@@ -38,10 +38,11 @@ def test_a_single_run_is_a_line_through_its_points(make_run, tmp_path, drawn):
 
 
 def test_seeds_are_interpolated_to_the_steps_that_all_have_reached(make_run, tmp_path, drawn):
+    # the lines y = x and y = 2 x: the mean is 1.5 x between step 10 and step 60
     runs = [
         straight(make_run("a", seed=0), (0, 0), (100, 100)),
         straight(make_run("b", seed=1), (10, 20), (60, 120)),
-    ]  # the lines y = x and y = 2 x: the mean is 1.5 x between step 10 and step 60
+    ]
     plot(runs, tmp_path / "a.png", statistic="mean")
     (line,) = drawn().axes[0].lines
     x, y = line.get_xydata().T
@@ -49,9 +50,8 @@ def test_seeds_are_interpolated_to_the_steps_that_all_have_reached(make_run, tmp
     np.testing.assert_allclose(y, 1.5 * x)
     (band,) = drawn().axes[0].collections
     vertices = band.get_paths()[0].vertices
-    np.testing.assert_allclose(
-        vertices[vertices[:, 0] == 60][:, 1].max(), 120
-    )  # of two seeds the band is their range
+    # of two seeds the band is their range
+    np.testing.assert_allclose(vertices[vertices[:, 0] == 60][:, 1].max(), 120)
 
 
 def test_the_interquartile_mean_leaves_a_failed_seed_out(make_run, tmp_path, drawn):
@@ -146,9 +146,8 @@ def test_one_run_shows_training_and_evaluations_with_their_spread(make_run, tmp_
     (ax,) = drawn().axes
     (bars,) = ax.containers
     (spread,) = bars[2]
-    assert [np.ptp(segment[:, 1]) for segment in spread.get_segments()] == pytest.approx(
-        [16, 16]
-    )  # twice 8% of level 100
+    # twice 8% of level 100
+    assert [np.ptp(segment[:, 1]) for segment in spread.get_segments()] == pytest.approx([16, 16])
 
 
 def test_diagnostics_show_what_the_algorithm_logged_and_nothing_else(make_run, tmp_path, drawn):

@@ -93,9 +93,8 @@ def test_a_young_run_leaves_out_what_it_does_not_have(make_run):
 
 
 def test_a_run_without_an_evaluation_shows_its_last_return(make_run):
-    assert re.search(
-        r"Last evaluation return [\d.]+ ± 8 mean", words(parsed(make_run(lines=8))[0])
-    )  # 8% of level 100
+    # 8% of level 100
+    assert re.search(r"Last evaluation return [\d.]+ ± 8 mean", words(parsed(make_run(lines=8))[0]))
     assert "Last training return" in words(parsed(make_run("short", lines=4))[0])
 
 

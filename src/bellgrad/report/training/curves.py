@@ -225,9 +225,8 @@ def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: 
         texts.append(textwrap.fill(f"{label}, {seeds}", 76))
     width = figure.get_figwidth() / 0.085  # characters that fit into one row
     columns = max(1, min(len(texts), int(width // (max(map(len, texts)) + 6))))
-    order = [
-        i for column in range(columns) for i in range(column, len(labels), columns)
-    ]  # matplotlib fills column by column
+    # matplotlib fills column by column
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]
     figure.legend(
         [handles[labels[i]] for i in order],
         [texts[i] for i in order],

@@ -5,19 +5,18 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError, missing_extra
+from bellgrad.core.tree import map_tree
 from bellgrad.report.files import replacing
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 _LARGEST = 2**31 - 1  # bytes: a protobuf's limit, and weights are kept inside the file
 
 
-def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tensor]", out: Path) -> Path:
+def export_onnx(policy: nn.Module, example_obs: Tensor | dict[str, Tensor], out: Path) -> Path:
     """Write `policy` with all its parts (normalizer, network, action scaling) to one file.
 
     The graph has the input `obs [B, *O]`, or one input for each key of a dictionary, and the output `action`,
@@ -45,10 +44,6 @@ def export_onnx(policy: "torch.nn.Module", example_obs: "Tensor | dict[str, Tens
             __import__(package)
         except ImportError as error:
             raise missing_extra(package, "onnx") from error
-    import torch
-
-    from bellgrad.core.tree import map_tree
-
     tensors = [*policy.parameters(), *policy.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _LARGEST:
         raise UsageError("the policy is larger than 2 GB, which is more than one ONNX file can hold")

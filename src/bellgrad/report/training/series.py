@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from bellgrad.runs.reading import read_metrics
 
-Series: TypeAlias = tuple[
-    NDArray[np.float64], NDArray[np.float64]
-]  # steps [T], strictly increasing; values [T]
+# steps [T], strictly increasing; values [T]
+Series: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def read_series(run: Path, key: str) -> Series:
