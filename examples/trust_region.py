@@ -1,5 +1,5 @@
-"""A step that is measured in policies: TRPO's bound on the KL divergence beside policy gradients with a step
-in parameters.
+"""A step that is measured in policies: TRPO's bound on the KL divergence compared with policy gradients
+with a step in parameters.
 
 Source: Schulman et al. 2015, "Trust region policy optimization", arXiv 1502.05477.
 """
