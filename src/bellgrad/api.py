@@ -291,7 +291,7 @@ def write_report(run: Run | Path | str) -> Path:
 
 def is_finished(folder: Path | str) -> bool:
     """Whether a run folder's training is over."""
-    return read_record(folder)["status"] == "finished"
+    return bool(read_record(folder)["status"] == "finished")
 
 
 def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:

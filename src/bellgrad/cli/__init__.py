@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             answer = args.run(args)
         _show(answer, args.json)
-        return args.exit_code
+        return int(args.exit_code)
     except BellgradError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -40,13 +40,16 @@ def run(args: argparse.Namespace) -> Any:
     plot = args.plot and checked_path(args.plot)
     film = args.animate and checked_film_path(args.animate)
     sweeps = Sweeps()
-    options = {
+    options: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")
     }
     mdp = find_mdp(args.env, args.env_kwargs)
     began = perf_counter()
-    watch = {"on_sweep": sweeps if film else None, "progress": "off" if args.quiet else "auto"}
+    watch: dict[str, Any] = {
+        "on_sweep": sweeps if film else None,
+        "progress": "off" if args.quiet else "auto",
+    }
     with warnings.catch_warnings(record=True) as warned:
         solution = solve(mdp, args.method, **options, **watch)
     seconds = perf_counter() - began

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from bellgrad.cli.shared import (
     Parser,
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("train needs --env: a Gymnasium id, or module:Class (bellgrad list envs)")
     if "steps" not in options:
         raise UsageError("train needs --steps: environment steps in all, for example --steps 100k")
-    progress = "off" if args.quiet else "auto"
+    progress: Literal["auto", "off"] = "off" if args.quiet else "auto"
     if args.seeds is None:
         command = shlex.join(["bellgrad", *args.words])
         made = api.train(algorithm, out=args.out, progress=progress, command=command, **options)

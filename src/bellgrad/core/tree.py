@@ -4,7 +4,7 @@ Dictionaries keep their own order. A leaf's name is its path joined by `/`, for 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from bellgrad.core.errors import CheckpointError
 
 Tree = Any  # Tensor | None | NamedTuple | tuple[Tree, ...] | list[Tree] | dict[str, Tree]
+T = TypeVar("T")  # a tree whose type is known
 
 
 def _is_record(node: Tree) -> bool:
@@ -112,24 +113,28 @@ def to_device(tree: Tree, device: torch.device | str) -> Tree:
     return map_tree(lambda leaf: leaf.to(device), tree)
 
 
-def stack(trees: list[Tree], dim: int = 0) -> Tree:
+def stack(trees: list[T], dim: int = 0) -> T:
     """Stack trees of equal structure leaf by leaf along a new axis."""
-    return map_tree(lambda *nodes: torch.stack(nodes, dim), trees[0], *trees[1:])
+    stacked: T = map_tree(lambda *nodes: torch.stack(nodes, dim), trees[0], *trees[1:])
+    return stacked
 
 
-def concat(trees: list[Tree], dim: int = 0) -> Tree:
+def concat(trees: list[T], dim: int = 0) -> T:
     """Concatenate trees of equal structure leaf by leaf along an axis."""
-    return map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
+    joined: T = map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
+    return joined
 
 
-def index_tree(tree: Tree, *index: int) -> Tree:
+def index_tree(tree: T, *index: int | Tensor) -> T:
     """The tree with an index taken on the leading axes of every leaf."""
-    return map_tree(lambda leaf: leaf[index], tree)
+    indexed: T = map_tree(lambda leaf: leaf[index], tree)
+    return indexed
 
 
-def flat(tree: Tree) -> Tree:
+def flat(tree: T) -> T:
     """The tree with the first two axes of every leaf as one."""
-    return map_tree(lambda leaf: leaf.flatten(0, 1), tree)
+    flattened: T = map_tree(lambda leaf: leaf.flatten(0, 1), tree)
+    return flattened
 
 
 def tree_bytes(tree: Tree) -> int:

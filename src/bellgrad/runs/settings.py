@@ -278,6 +278,11 @@ class Settings:
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 
+    def filled_num_envs(self) -> int:
+        """`num_envs`; the algorithm's usual number if none was given."""
+        assert self.num_envs is not None  # filled at construction
+        return self.num_envs
+
     def filled_transforms(self) -> tuple[Any, ...]:
         """The transforms; where a `gamma` is None, the algorithm's discount."""
         return tuple(

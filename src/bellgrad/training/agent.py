@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
@@ -44,7 +45,8 @@ class Agent:
     def reset(self) -> None:
         """Forget the episode under way."""
         self._first, self._memory = True, self._saved
-        self._calls, self._action = [0] * len(self._transforms), None
+        self._calls = [0] * len(self._transforms)
+        self._action: NDArray[Any] | None = None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
     def act(self, obs: Any, deterministic: bool = True) -> Any:
@@ -76,6 +78,7 @@ class Agent:
                 acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
                 self._carry = acted.carry
                 self._action = self._outward(acted.action)[0].cpu().numpy()
+            assert self._action is not None  # the first call after a reset decides
             action = self._action.copy()
         if isinstance(self.action_space, Discrete):
             return int(action) + int(self.action_space.start)

@@ -62,7 +62,7 @@ def make_run_env(
     Raises:
         UsageError: the environment cannot be made, or the settings do not fit it.
     """
-    num_envs = num_envs or _num_envs(settings)
+    num_envs = num_envs or settings.filled_num_envs()
     if isinstance(settings.algorithm, Tabular):
         return _make_table_env(settings, num_envs, **options)
     if settings.bins is not None or settings.tilings > 1:
@@ -140,7 +140,7 @@ def load_policy(
         learner = run.settings.algorithm.build(env.spec, steps=Plan.read(run).horizon)
         state = learner.init(torch.Generator(device).manual_seed(0))
         state = restore_tree(state, checkpoint.tensors(STATE), STATE)
-        template = tuple(t.init(_num_envs(run.settings), device) for t in env.transforms)
+        template = tuple(t.init(run.settings.filled_num_envs(), device) for t in env.transforms)
         env.transform_state = restore_tree(template, checkpoint.tensors(REMEMBERED), REMEMBERED)
         env.frozen = True
         return learner, state, env
@@ -148,8 +148,3 @@ def load_policy(
         if env is not None:
             env.close()
         raise
-
-
-def _num_envs(settings: Settings) -> int:
-    assert settings.num_envs is not None  # settings that were not told take the algorithm's own number
-    return settings.num_envs

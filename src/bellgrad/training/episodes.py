@@ -60,7 +60,8 @@ class WholeEpisodes(ActingDriver):
     @classmethod
     def workload(cls, learner: EpisodesLearner, settings: Settings) -> Workload:
         """Updates are few; what is compiled is acting and stepping."""
-        return Workload(settings.steps // settings.num_envs, settings.num_envs, "steps of all environments")
+        num_envs = settings.filled_num_envs()
+        return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
     @torch.no_grad()
     def advance(self) -> Advanced:
@@ -119,5 +120,12 @@ def one_per_column(taken: Steps) -> Episodes:
         out[column[ended]] = x[ended]
         return out
 
-    columns = map_tree(place, (taken.obs, taken.action, step.reward, step.terminated, step.truncated, active))
-    return Episodes(*columns, last_obs=map_tree(place_last, step.next_obs))
+    return Episodes(
+        obs=map_tree(place, taken.obs),
+        action=place(taken.action),
+        reward=place(step.reward),
+        terminated=place(step.terminated),
+        truncated=place(step.truncated),
+        mask=place(active),
+        last_obs=map_tree(place_last, step.next_obs),
+    )

@@ -77,7 +77,7 @@ class OnPolicy(ActingDriver):
     def workload(cls, learner: OnPolicyLearner, settings: Settings) -> Workload:
         """Every rollout is used for `epochs` passes."""
         c = learner.config
-        rollout = c.rollout_steps * settings.num_envs
+        rollout = c.rollout_steps * settings.filled_num_envs()
         return Workload(settings.steps // rollout * c.epochs * c.minibatches, rollout // c.minibatches)
 
     def advance(self) -> Advanced:
@@ -158,14 +158,15 @@ class OnPolicy(ActingDriver):
 
     def _row(self, taken: Taken) -> Rollout:
         """One step of a rollout; the values come later, for several steps at once."""
-        step = taken.step
+        step, logprob = taken.step, taken.acted.logprob
+        assert logprob is not None  # every learner of this driver gives it
         return Rollout(
             obs=taken.obs,
             action=taken.acted.action,
             reward=step.reward,
             terminated=step.terminated,
             truncated=step.truncated,
-            logprob=taken.acted.logprob,
+            logprob=logprob,
             value=None,
             next_value=None,
             age=step.episode.length - 1,

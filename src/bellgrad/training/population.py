@@ -52,7 +52,7 @@ class Population(Driver):
     ):
         super().__init__(learner, env, engine, seed, device, total)
         c, b, compilable = learner.config, env.num_envs, env.compilable
-        self._episodes = c.population * c.episodes  # of a generation
+        self._episodes: int = c.population * c.episodes  # of a generation
         if not self._divides(b):
             would = next(n for n in range(min(b, self._episodes), 0, -1) if self._divides(n))
             raise UsageError(
@@ -67,13 +67,14 @@ class Population(Driver):
 
     def _divides(self, num_envs: int) -> bool:
         """Whether so many environments play whole candidates, or equal parts of one."""
-        e = self.learner.config.episodes
+        e: int = self.learner.config.episodes
         return self._episodes % num_envs == 0 and max(num_envs, e) % min(num_envs, e) == 0
 
     @classmethod
     def workload(cls, learner: PopulationLearner, settings: Settings) -> Workload:
         """Generations are few; what takes the time is acting and stepping."""
-        return Workload(settings.steps // settings.num_envs, settings.num_envs, "steps of all environments")
+        num_envs = settings.filled_num_envs()
+        return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
     @torch.no_grad()
     def advance(self) -> Advanced:
