@@ -35,7 +35,7 @@ def _is_inner(node: Tree) -> bool:
 def map_tree(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `fn` to the leaves of trees of equal structure and return a tree of the results; None stays
     None."""
-    if isinstance(tree, Tensor) or not _is_inner(tree):  # a tensor is told apart in a fraction of the time
+    if isinstance(tree, Tensor) or not _is_inner(tree):  # the test for a tensor is much faster
         return None if tree is None else fn(tree, *others)
     if isinstance(tree, Mapping):
         return {key: map_tree(fn, child, *(o[key] for o in others)) for key, child in tree.items()}
@@ -73,7 +73,7 @@ def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
     return tree
 
 
-# Leaves that older checkpoints call by another name.
+# Leaves that have another name in older checkpoints.
 FORMER_NAMES = {
     "behavior": "behaviour",
     "last_episode": "seen",
@@ -85,7 +85,7 @@ FORMER_NAMES = {
 
 def restore_tree(template: Tree, named: Mapping[str, Tensor], prefix: str = "") -> Tree:
     """A tree with the structure of `template` and the tensors of `named`, on the template's devices. A name
-    that is missing is looked for as an older version wrote it.
+    that is missing is looked up under its name in older versions.
 
     Raises:
         CheckpointError: a name is missing, or its shape or dtype differs from the template's.

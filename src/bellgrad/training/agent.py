@@ -23,9 +23,9 @@ class Agent:
     """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
     `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` when a new
-    one begins. Behind `ActionRepeat(n)` it is asked at every step of the environment all the same: it gives
-    each action n times, and sees what lies between.
+    It keeps the memory of its transforms and its policy during an episode; call `reset` when a new one
+    begins. With `ActionRepeat(n)` it must still be called at every step of the environment: it gives each
+    action n times, and sees the observations in between.
     """
 
     def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
@@ -43,7 +43,7 @@ class Agent:
         return cls(learner, state, env, run.settings.seed)
 
     def reset(self) -> None:
-        """Forget the episode under way."""
+        """Forget the current episode."""
         self._first, self._memory = True, self._saved
         self._calls = [0] * len(self._transforms)
         self._action: NDArray[Any] | None = None
@@ -88,7 +88,7 @@ class Agent:
         return action
 
     def _observe(self, obs: Tree) -> tuple[Tree, bool]:
-        """The observation through the frozen wrappers, and whether it is one to decide on."""
+        """The observation through the frozen transforms, and whether the policy decides on it."""
         still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
         zero = torch.zeros(1, device=still.device)
         states = list(self._memory)
@@ -120,8 +120,8 @@ class Agent:
         input.
 
         With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n,
-        *O]`. With repeated actions they are those at which the policy decides, and whoever runs the module
-        repeats its action.
+        *O]`. With repeated actions they are those at which the policy decides, and the caller repeats the
+        action.
 
         Raises:
             UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,

@@ -21,7 +21,7 @@ STATE, REMEMBERED = "loop/state", "env/transforms"  # tensors of a checkpoint: a
 
 
 def device_of(settings: Settings) -> torch.device:
-    """Where the tensors of a run live; tables stay with the processor that samples them.
+    """The device of a run's tensors; that of tables is the CPU, which samples them.
 
     Raises:
         UsageError: as `resolve_device`, or CUDA was asked for a table.
@@ -42,7 +42,7 @@ def resolve_device(name: str) -> torch.device:
         UsageError: `cuda` was asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device (bellgrad doctor tells more)")
+        raise UsageError("--device cuda: torch sees no CUDA device (see bellgrad doctor)")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -77,7 +77,7 @@ def make_run_env(
         "device": device,
     } | options
     env = make_env(settings.env, **options)
-    # An algorithm that waits for the ends of episodes might wait forever.
+    # An algorithm that waits until episodes end might wait forever.
     if env.spec.max_episode_steps is None and hasattr(settings.algorithm, "episodes"):
         env.close()
         env = make_env(settings.env, **options | {"max_episode_steps": EPISODE_CAP})
@@ -122,7 +122,7 @@ def load_policy(
     """A trained policy, read from what a checkpoint has of it; the experience saved there is not touched.
 
     Args:
-        run: where the checkpoints are.
+        run: that has the checkpoints.
         device: of the tensors.
         which: the checkpoint.
         env: the environment to use; by default a new one. It is closed if loading fails.
@@ -131,7 +131,7 @@ def load_policy(
         The learner, its state, and the environment with the run's normalizers, frozen.
 
     Raises:
-        UsageError: there is no such checkpoint.
+        UsageError: the checkpoint does not exist.
         CheckpointError: it is damaged or does not fit the run.
     """
     try:

@@ -30,8 +30,8 @@ class WholeEpisodes(ActingDriver):
     `Driver`.
 
     Stopping at a number of steps would leave out long episodes more often than short ones. So each of B
-    environments runs its own n / B episodes one after another; one that has finished them stands still until
-    the others have.
+    environments runs its own n / B episodes one after another; one that has finished them waits for the
+    others.
     """
 
     learner: EpisodesLearner
@@ -69,7 +69,7 @@ class WholeEpisodes(ActingDriver):
         b, actor, parts = self.env.num_envs, self.actor, []
         left = torch.full(
             (b,), self.learner.config.episodes // b, device=self.device
-        )  # that each has to finish
+        )  # episodes that each has to finish
         while left.any():
             self.state, actor.state, left, part = self._collect(
                 self.state, actor.state, left, actor.draw(self._unroll)
@@ -98,7 +98,7 @@ class WholeEpisodes(ActingDriver):
 
 
 def one_per_column(taken: Steps) -> Episodes:
-    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one to a
+    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one per
     column."""
     step, active = taken.step, taken.active
     ended = step.terminated | step.truncated

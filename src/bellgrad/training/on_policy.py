@@ -29,7 +29,7 @@ class OnPolicy(ActingDriver):
     """One call is a rollout of `rollout_steps` steps of all environments, then `epochs` passes over it in
     minibatches; the arguments are those of `Driver`.
 
-    Around an environment that can be compiled, with short rollouts and a single update to each, one call runs
+    Around an environment that can be compiled, with short rollouts and one update for each, one call runs
     several rollouts as one graph.
     """
 
@@ -98,7 +98,7 @@ class OnPolicy(ActingDriver):
         return Advanced(*advanced)
 
     def _run_by_parts(self) -> Advanced:
-        """One rollout; acting, preparing and every few updates are calls of their own."""
+        """One rollout; acting, preparing and every few updates are separate calls."""
         parts, ended, actor = [], [], self.actor
         with torch.no_grad():
             for _ in range(self.learner.config.rollout_steps // self._unroll):
@@ -145,7 +145,7 @@ class OnPolicy(ActingDriver):
     def collect(
         self, state: Any, actor: ActorState, noise: dict[str, Tree]
     ) -> tuple[Any, ActorState, Rollout, Ended]:
-        """A few steps of all environments; what they saw and where it led are valued together. Pure if the
+        """A few steps of all environments; observations and their successors are valued together. Pure if the
         environment is."""
         state, actor, block = self.actor.run(state, actor, noise, self._unroll)
         rollout = stack([self._row(taken) for taken in block])

@@ -174,7 +174,7 @@ def specialize(dispatcher: Any, *arguments: Any) -> Function:
     """A compiled function for arguments of exactly these types.
 
     The dispatcher itself finds the type of every argument at each call, which takes 1.7 of the 2.1
-    microseconds of a step.
+    microseconds per step.
     """
     types = tuple(map(typeof, arguments))
     dispatcher.compile(types)
@@ -208,7 +208,7 @@ class _DigestCache(FunctionCache):
 
     By default the key of a closure is a pickle of the functions in it, which differs between processes, and
     Numba looks for changes in one file only. Its index holds pickles of types, and those of another version
-    may name classes that are no longer there: so each version has an index of its own.
+    may name classes that do not exist any more: so each version has its own index.
     """
 
     def __init__(self, made: Function, digest: str):

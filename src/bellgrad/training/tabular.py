@@ -31,16 +31,16 @@ from bellgrad.training.sampling import (
 )
 
 CALLS = 200  # calls in a run, so that each line of the log has one
-MOST_STEPS = 200_000  # environment steps in a call, so that a stop is heard soon
+MOST_STEPS = 200_000  # environment steps in a call, so that Ctrl-C takes effect soon
 DRAWN = 1 << 16  # uniform numbers that are drawn at once
 
 
 class Tabular(Driver):
-    """One call is a stretch of steps, an update after each.
+    """One call is many steps, with an update after each; the arguments are those of `Driver`.
 
-    The learner's tables are the one thing here that changes in place. Where the dynamics are known, the whole
-    stretch is one compiled call; elsewhere the environment steps in Python and the same two functions of the
-    learner follow it.
+    Only the learner's tables change in place. If the dynamics are known, all steps of a call are one compiled
+    function; otherwise the environment steps in Python, and the same two functions of the learner follow each
+    step.
     """
 
     stream_names = ("init", "action")
@@ -63,8 +63,8 @@ class Tabular(Driver):
         self._table = map_tree(Tensor.numpy, self.state)  # the same memory
         if env.mdp is None and learner.exploring_starts:
             raise UsageError(
-                f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
-                f"{env.spec.id} is only known by stepping it"
+                f"{type(learner.config).__name__} starts episodes in any state, which needs known dynamics; "
+                f"{env.spec.id} can only be stepped"
             )
         self._source: SampledMDP | SteppedEnv
         if env.mdp is None:
@@ -82,7 +82,7 @@ class Tabular(Driver):
         return None
 
     def advance(self) -> Advanced:
-        """Take `steps_per_call` steps, fewer where the run ends.
+        """Take `steps_per_call` steps, fewer at the end of the run.
 
         Raises:
             UsageError: the learner's tables are too small for the problem.
@@ -109,8 +109,8 @@ class Tabular(Driver):
         return Advanced(over, self.learner.metrics(self.state))
 
     def _draw(self) -> None:
-        """Fill the noise up where a stretch would end early; what is left comes first, so that no number is
-        lost."""
+        """Draw new numbers if fewer are left than one step may take; those that are left come first, so that
+        none is lost."""
         uniform, taken = self._noise
         left = len(uniform) - int(taken[0])
         if left < self._most_draws:
@@ -120,7 +120,7 @@ class Tabular(Driver):
             taken[0] = 0
 
     def snapshot_experience(self) -> dict[str, Tensor]:
-        """The random numbers drawn and not yet taken, and where the episode stands."""
+        """The random numbers drawn and not yet taken, and the state of the episode."""
         return named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._source.snapshot()
 
     def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
@@ -158,11 +158,11 @@ class SampledMDP:
 
     @property
     def action(self) -> int:
-        """What is done next; negative as in `sampling.EpisodePosition`."""
+        """The next action; negative as in `sampling.EpisodePosition`."""
         return int(self._position.action)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Where the episode under way stands."""
+        """The state of the current episode."""
         return named_leaves(map_tree(torch.from_numpy, self._position), "place")
 
     def restore(self, checkpoint: Checkpoint, seed: int) -> None:
@@ -203,7 +203,7 @@ class SteppedEnv:
             self._step = specialize(build_compiled(make_step, learner.begin, learner.learn), *arguments)
 
     def _begin(self, seed: int) -> None:
-        """Start the environment anew."""
+        """Start a new episode."""
         self._env.reset(seed)
         self.action = -1
 
@@ -237,14 +237,14 @@ class SteppedEnv:
         return taken, ended
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The environment's past, and what is done next."""
+        """The environment's past, and the next action."""
         return named_leaves(self._env.snapshot(), "env") | {"place/action": torch.tensor(self.action)}
 
     def restore(self, checkpoint: Checkpoint, seed: int) -> EnvironmentFault | None:
         """Repeat that past.
 
         Returns:
-            None; or why the environment cannot repeat it: it then begins anew with `seed`.
+            None; or why the environment cannot repeat it: it then begins a new episode with `seed`.
         """
         names = [name for name in checkpoint.names() if name.startswith("env/")]
         past = nest({name.removeprefix("env/"): checkpoint.read(name) for name in names})
