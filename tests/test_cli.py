@@ -601,7 +601,7 @@ def test_a_users_own_algorithm_trains_by_name_and_its_run_is_opened_only_if_trus
         assert said.err.splitlines()[-1].count("--trust-imports") == 2  # the commands that are offered work
         sys.modules.pop("own")  # as in a new process
         run = "runs/cartpole-v1-myalgorithm-0"
-        assert "own:MyAlgorithm, which is code of its own" in bellgrad("evaluate", run).error
+        assert "own:MyAlgorithm, which is not part of Bellgrad" in bellgrad("evaluate", run).error
         assert "own" not in sys.modules
         assert bellgrad("evaluate", run, "--episodes", "2", "--trust-imports").code == 0
         assert bellgrad("resume", run, "--steps", "80", "--quiet", "--trust-imports").code == 0

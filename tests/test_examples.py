@@ -33,7 +33,7 @@ def test_a_run_of_the_own_algorithm_can_be_opened_where_its_file_can_be_imported
     options = {"engine": "eager", "progress": "off", "eval_episodes": 0, "checkpoints": 1}
     run = bg.train(algorithm, "CartPole-v1", 64, out=tmp_path / "run", **options)
     monkeypatch.delitem(sys.modules, "own_algorithm")  # as in a new process
-    with pytest.raises(bg.UsageError, match="own_algorithm:MellowDQN, which is code of its own"):
+    with pytest.raises(bg.UsageError, match="own_algorithm:MellowDQN, which is not part of Bellgrad"):
         bg.evaluate(run.folder)
     assert "own_algorithm" not in sys.modules
     assert bg.evaluate(run.folder, 2, trust_imports=True).episodes == 2

@@ -1,4 +1,4 @@
-"""The library in a few calls: each joins the rooms below in a few lines."""
+"""The library as a few functions: each joins the rooms below in a few lines."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def train(
         command: recorded as what repeats this run.
         options: any other field of `Settings`: `num_envs`, `engine`, `device`, `transforms`, `target_return`,
             ... In place of `transforms`, `normalize_obs=True`, `frame_stack=4` and `normalize_reward=True`
-            stand for `[NormalizeObs(), FrameStack(4), NormalizeReward()]`.
+            mean `[NormalizeObs(), FrameStack(4), NormalizeReward()]`.
 
     Raises:
         UsageError: an impossible request.
@@ -93,7 +93,7 @@ def train_or_resume(
     command: str | None = None,
     **options: Any,
 ) -> Run:
-    """As `train`, but a folder that already holds a run of the same settings is gone on with, or left alone
+    """As `train`, but a folder that already holds a run of the same settings is continued, or left alone
     if it is finished.
 
     Raises:
@@ -106,7 +106,7 @@ def train_or_resume(
     other = [name for name in asked if found.get(name) != asked[name]]
     if other:
         raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
-    run = Run.open(out, True, env)  # what it may import is what was just asked for
+    run = Run.open(out, True, env)  # it imports only what was just asked for
     return run if run.status == "finished" else resume(run, progress=progress)
 
 
@@ -149,7 +149,7 @@ def resume(
     trust_imports: bool = False,
     progress: Literal["auto", "off"] = "auto",
 ) -> Run:
-    """Go on exactly where a run stopped.
+    """Continue a run exactly from its last checkpoint.
 
     Args:
         run: the run or its folder.
@@ -159,7 +159,7 @@ def resume(
         progress: as in `train`.
 
     Raises:
-        UsageError: the run has nothing left to do, or it has taken more steps than that.
+        UsageError: the run has nothing left to do, or it has already taken more than `steps` steps.
         CheckpointError: none of its checkpoints can be used.
     """
     return _open(run, trust_imports, env).resume(steps, progress)
@@ -183,7 +183,7 @@ def evaluate(
         episodes: how many.
         seed: of the episodes; training evaluates with the run's own seed, so that these are new.
         deterministic: the greedy action, or a sample of the policy.
-        checkpoint: `last`, `best`, or a step.
+        checkpoint: `last`, `best`, or the step of one.
         env: the environment, for a run whose environment was given as a callable.
         trust_imports: whether the run's own classes (environment, algorithm, network, ...) may be imported.
     """
@@ -199,9 +199,7 @@ def evaluate(
     record = result.to_json() | {"seed": seed, "deterministic": deterministic, "checkpoint": checkpoint}
     try:
         write_json_atomic(opened.folder / EVALUATION, record)
-    except (
-        CheckpointError
-    ) as error:  # of a folder that may only be read: the result is worth more than its copy
+    except CheckpointError as error:  # a read-only folder: the result is worth more than its copy
         print(f"warning: {error}", file=sys.stderr)
     return result
 
@@ -265,8 +263,8 @@ def export(
 
 
 def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = False) -> list[Path]:
-    """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also what became
-    known when.
+    """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also when
+    each state became known.
 
     Args:
         run: the run or its folder.
@@ -274,7 +272,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
         trust_imports: whether the run's own classes may be imported.
 
     Raises:
-        UsageError: the run has no tables, or its world is only known by stepping it.
+        UsageError: the run has no tables, or its environment can only be stepped.
     """
     from bellgrad.report.training.learned import draw_learned
 
@@ -291,7 +289,7 @@ def write_report(run: Run | Path | str) -> Path:
 
 def is_finished(folder: Path | str) -> bool:
     """Whether a run folder's training is over."""
-    return read_record(folder)["status"] == "finished"
+    return bool(read_record(folder)["status"] == "finished")
 
 
 def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:

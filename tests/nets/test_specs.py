@@ -56,7 +56,7 @@ def test_a_network_that_remembers_needs_an_algorithm_that_keeps_its_memory(spec)
         (lambda: check_spec(torch.relu), "is not a network"),
         (lambda: check_spec("mlp"), "'mlp' is not a network"),
         (lambda: check_spec(MLP), r"MLP is a class; give an instance: MLP\(\.\.\.\)"),
-        (lambda: check_spec(Net()), "this Net is made already; give its class"),
+        (lambda: check_spec(Net()), "this Net is an instance; give its class"),
         (lambda: check_spec(Melting()), "Melting must be a frozen dataclass"),
         (lambda: check_spec(Bare()), "Bare must be a frozen dataclass"),
     ],

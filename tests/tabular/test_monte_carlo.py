@@ -116,7 +116,7 @@ def test_a_field_that_is_not_a_policy_is_refused_at_once(policy):
 
 def test_exploring_starts_need_known_dynamics(tmp_path):
     with pytest.raises(
-        UsageError, match="MonteCarloControl starts episodes anywhere, which needs known dynamics"
+        UsageError, match="MonteCarloControl starts episodes in any state, which needs known dynamics"
     ):
         learned(
             tmp_path / "run",

@@ -514,7 +514,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, t
     assert code == 130 and "Traceback" not in said
     assert (
         said.splitlines()[-2]
-        == "stopping after the call under way and saving; press Ctrl-C again to stop at once"
+        == "stopping after the current call and saving; press Ctrl-C again to stop at once"
     )
     resume = f"bellgrad resume {shlex.quote(str(trainer.folder))}"
     assert (

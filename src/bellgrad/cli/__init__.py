@@ -1,4 +1,4 @@
-"""The command line over `bellgrad.api`. Imports nothing heavy until a command needs it, so that `--help`
+"""The command line over `bellgrad.api`. Nothing slow is imported until a command needs it, so that `--help`
 answers at once."""
 
 import argparse
@@ -48,16 +48,20 @@ def build_parser() -> Parser:
         sub.set_defaults(run=run, json=False, exit_code=0)
         return sub
 
-    p = command("list", "what there is: algorithms, solvers, environments, presets", _list)
+    p = command("list", "list algorithms, solvers, environments and presets", _list)
     kinds = ["algos", "solvers", "envs", "presets"]
     p.add_argument(
-        "what", nargs="?", metavar="KIND", choices=kinds, help="only these: algos, solvers, envs or presets"
+        "what",
+        nargs="?",
+        metavar="KIND",
+        choices=kinds,
+        help="list only these: algos, solvers, envs or presets",
     )
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     train.add_arguments(command("train", "train an agent and leave a run folder", train.run))
 
-    p = command("solve", "solve an environment whose dynamics are known, exactly", solve.run)
+    p = command("solve", "solve exactly an environment with known dynamics", solve.run)
     p.add_argument(
         "env", help=f"a Gymnasium id, module:function that gives a FiniteMDP, or {', '.join(solve.NAMED)}"
     )
@@ -75,19 +79,23 @@ def build_parser() -> Parser:
         choices=criteria,
         help="the reward to maximize (default: the method's own, or discounted)",
     )
-    p.add_argument("--horizon", type=count, help="plan for so many steps and not forever")
+    p.add_argument("--horizon", type=count, help="plan for so many steps in place of forever")
     p.add_argument(
         "--tolerance",
         type=number,
         default=1e-6,
-        help="how far from the exact value a result may be (default 1e-6)",
+        help="greatest distance of a result from the exact value (default 1e-6)",
     )
-    p.add_argument("--max-iterations", type=count, help="give up after so many (default: the method's own)")
+    p.add_argument("--max-iterations", type=count, help="stop after so many (default: the method's own)")
     p.add_argument(
         "--dtype", choices=["float64", "float32"], default="float64", help="of the values (default float64)"
     )
     p.add_argument(
-        "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for what makes it"
+        "--env-kwargs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for its constructor or function",
     )
     p.add_argument("--plot", type=Path, help="a picture: .png, .svg or .pdf")
     p.add_argument("--animate", type=Path, help="a film of the sweeps: .gif or .mp4")
@@ -95,7 +103,7 @@ def build_parser() -> Parser:
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.epilog = "The exit code is 1 if the values are not within the tolerance."
 
-    p = command("resume", "go on exactly where a run stopped", _resume)
+    p = command("resume", "continue a run exactly from its last checkpoint", _resume)
     p.add_argument("run_folder", type=Path, metavar="RUN")
     p.add_argument("--steps", type=count, help="a new total of environment steps")
     p.add_argument("--quiet", action="store_true", help="no progress")
@@ -117,7 +125,7 @@ def build_parser() -> Parser:
     p.add_argument("--key", default="episode_return_mean", help="which metric (default episode_return_mean)")
     p.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="over seeds (default iqm)")
 
-    p = command("compare", "runs against each other, with intervals", _compare)
+    p = command("compare", "compare runs, with confidence intervals", _compare)
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of seeds")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -127,17 +135,19 @@ def build_parser() -> Parser:
     p = command("export", "the greedy policy as ONNX", _export)
     p.add_argument("run_folder", type=Path, metavar="RUN")
     p.add_argument("--out", type=Path, required=True, help="an .onnx file")
-    p.add_argument("--checkpoint", type=which_checkpoint, default="last", help="last, best or a step")
+    p.add_argument(
+        "--checkpoint", type=which_checkpoint, default="last", help="last, best or the step of one"
+    )
     _trust(p)
 
-    p = command("check-env", "what is wrong with an environment, in plain words", _check_env)
+    p = command("check-env", "check an environment and explain what is wrong", _check_env)
     p.add_argument("env", help="a Gymnasium id, or module:Class")
     p.add_argument(
         "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for its constructor"
     )
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
-    p = command("doctor", "what is wrong with this installation", _doctor)
+    p = command("doctor", "check this installation", _doctor)
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser
 
@@ -159,7 +169,9 @@ def _of_run(p: Parser) -> None:
     p.add_argument(
         "--stochastic", dest="deterministic", action="store_false", help="sample the policy's actions instead"
     )
-    p.add_argument("--checkpoint", type=which_checkpoint, default="last", help="last, best or a step")
+    p.add_argument(
+        "--checkpoint", type=which_checkpoint, default="last", help="last, best or the step of one"
+    )
     _trust(p)
 
 
@@ -229,7 +241,7 @@ def _evaluate(args: argparse.Namespace) -> Any:
              f"of {result.length_mean:.1f} steps"]  # fmt: skip
     if result.capped:
         lines.append(
-            f"{result.capped} of them never ended by themselves and were cut: the environment has no time"
+            f"{result.capped} of them did not end by themselves and were cut: the environment has no time"
             " limit"
         )
     return "\n".join(lines)
@@ -317,18 +329,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if left:
             parser.commands[args.command].refuse(left[0])
         if flags and args.command != "train":
-            raise UsageError(f"{flags[0]} goes with bellgrad train only")
+            raise UsageError(f"{flags[0]} is only for bellgrad train")
         args.words, args.algo_flags = words, flags
         if getattr(args, "trust_imports", False):
             see_current_folder()
-        # Whatever a library or an environment prints goes to standard error: standard output holds the answer
-        # and nothing else.
+        # What a library or an environment prints goes to standard error: standard output holds only the
+        # answer.
         with (
             contextlib.redirect_stdout(sys.stderr) if "--algo.help" not in flags else contextlib.nullcontext()
         ):
             answer = args.run(args)
         _show(answer, args.json)
-        return args.exit_code
+        return int(args.exit_code)
     except BellgradError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -347,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _split_algo_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--algo.x 1 2` and its values apart from everything else."""
+    """`--algo.x 1 2` and its values, and all other words."""
     flags: list[str] = []
     rest: list[str] = []
     inside = False

@@ -1,5 +1,5 @@
-"""What the commands share: from words to values, what is said if they are wrong, and what is said at the
-end."""
+"""What the commands share: from words to values, messages if they are wrong, and the last line of a
+command."""
 
 import argparse
 import json
@@ -76,7 +76,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def which_checkpoint(text: str) -> str | int:
-    """`last`, `best` or a step."""
+    """`last`, `best` or the step of a checkpoint."""
     return text if text in ("last", "best") else count(text)
 
 
@@ -92,7 +92,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest right names.
+    """A parser that says what is wrong in one line, with the nearest right names.
 
     Attributes:
         commands: the parser of each command by its name; empty if there are none.
@@ -114,10 +114,10 @@ class Parser(argparse.ArgumentParser):
         choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:
             raise unknown(choice[1].strip("-").lower(), choice[2], re.findall(r"[\w-]+", choice[3]))
-        raise UsageError(f"{message} ({self.prog} --help tells more)")
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
     def refuse(self, word: str) -> NoReturn:
-        """Raise a `UsageError` for a word that means nothing here."""
+        """Raise a `UsageError` for a word that is not an argument."""
         if word.startswith("--"):
             raise unknown("option", word.partition("=")[0], self._option_string_actions)
         self.error(f"unexpected argument {word!r}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bellgrad.mdp.model import FiniteMDP
     from bellgrad.mdp.solution import Solution
 
-# MDPs that go by a name of their own, and the module of `bellgrad.mdp` that makes them.
+# MDPs that have a name of their own, and the module of `bellgrad.mdp` that makes them.
 NAMED = {
     "chain": "examples",
     "cliff_walking": "examples",
@@ -36,17 +36,20 @@ def run(args: argparse.Namespace) -> Any:
     from bellgrad.report.finite.pictures import picture
     from bellgrad.report.finite.text import solution_text
 
-    # A file that cannot be written should be known before minutes of work.
+    # Report a file that cannot be written before minutes of work.
     plot = args.plot and checked_path(args.plot)
     film = args.animate and checked_film_path(args.animate)
     sweeps = Sweeps()
-    options = {
+    options: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")
     }
     mdp = find_mdp(args.env, args.env_kwargs)
     began = perf_counter()
-    watch = {"on_sweep": sweeps if film else None, "progress": "off" if args.quiet else "auto"}
+    watch: dict[str, Any] = {
+        "on_sweep": sweeps if film else None,
+        "progress": "off" if args.quiet else "auto",
+    }
     with warnings.catch_warnings(record=True) as warned:
         solution = solve(mdp, args.method, **options, **watch)
     seconds = perf_counter() - began
@@ -69,7 +72,7 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
         env_kwargs: arguments of what is called.
 
     Raises:
-        UsageError: an unknown name, arguments that do not fit, or something else than a finite MDP.
+        UsageError: an unknown name, arguments that do not fit, or not a finite MDP.
     """
     import gymnasium
 

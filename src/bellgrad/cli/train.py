@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from bellgrad.cli.shared import (
     Parser,
@@ -27,7 +27,7 @@ from bellgrad.core.errors import UsageError, unknown
 from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.runs.settings import SHORTHAND, Settings
 
-# What reads a flag's text and how that text is called, by the type of the setting, or None.
+# What reads a flag's text and what that text is called, by the type of the setting, or None.
 READ: dict[Any, tuple[Callable[[str], Any], str | None]] = {
     int | None: (count, "N"),
     float | None: (number, "N"),
@@ -40,7 +40,7 @@ FLAGS = {f.name: f for f in fields(Settings) if f.name != "algorithm"}
 
 
 def add_arguments(p: Parser) -> None:
-    """The arguments of the command: a flag for every setting, and what is the command's own."""
+    """The arguments of the command: a flag for every setting, and those of the command alone."""
     p.add_argument(
         "algo", help="the algorithm's name, for example ppo (bellgrad list algos), or module:Class"
     )
@@ -48,7 +48,7 @@ def add_arguments(p: Parser) -> None:
     for name, f in FLAGS.items():
         about = f.metadata["about"].replace("`", "")
         about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
-        read, shown = READ.get(hints[name] | None, (str, None))  # words are checked where settings are made
+        read, shown = READ.get(hints[name] | None, (str, None))  # words are checked when settings are made
         place = one_or_many if name == "seed" else p
         place.add_argument(_flag(name), type=read, metavar=shown, help=about)
     one_or_many.add_argument(
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     if ":" in args.algo:
         see_current_folder()
-    ALGORITHMS.find(args.algo)  # a wrong name is told before anything heavy is imported
+    ALGORITHMS.find(args.algo)  # report a wrong name before anything slow is imported
     from bellgrad import api
     from bellgrad.presets import find_preset
 
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("train needs --env: a Gymnasium id, or module:Class (bellgrad list envs)")
     if "steps" not in options:
         raise UsageError("train needs --steps: environment steps in all, for example --steps 100k")
-    progress = "off" if args.quiet else "auto"
+    progress: Literal["auto", "off"] = "off" if args.quiet else "auto"
     if args.seeds is None:
         command = shlex.join(["bellgrad", *args.words])
         made = api.train(algorithm, out=args.out, progress=progress, command=command, **options)
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw_table(args: argparse.Namespace, run: Any) -> None:
-    """The values and the policy of a tabular run, if there is a world to draw them in."""
+    """The values and the policy of a tabular run, if its environment can be drawn."""
     from bellgrad import api
     from bellgrad.tabular.common import Tabular
 

@@ -1,1 +1,1 @@
-"""Records, trees, random streams, protocols and errors: what every other room stands on."""
+"""Records, trees, random streams, protocols and errors: what every other room uses."""

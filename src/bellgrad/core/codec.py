@@ -1,4 +1,4 @@
-"""Frozen dataclasses of plain values as JSON, and back without running code that nobody trusts.
+"""Frozen dataclasses of plain values as JSON, and back without running code that is not trusted.
 
     None, bool, int, float, str     as they are
     a tuple                         a list
@@ -7,10 +7,11 @@
     a `torch.nn.Module` class       {"kind": "module", "name": "module:Class"}
 
 NAME is a registered name or `module:Class`. Fields that a dataclass does not compare (`compare=False`) are
-not part of what it is, and are left out.
+left out.
 
-Records outlive versions. A field that a record lacks takes `metadata={"absent": value}` if the dataclass
-gives it, else its default; a field with `metadata={"formerly": name}` is also read under its old name.
+A record can be older than this version. A field that it lacks takes `metadata={"absent": value}` if the
+dataclass gives it, else its default; a field with `metadata={"formerly": name}` is also read under its old
+name.
 """
 
 import importlib
@@ -82,7 +83,7 @@ def from_json(data: Any, trust_imports: bool = False) -> Any:
 
     Raises:
         CheckpointError: damaged, of an unknown kind, or with fields that this version does not know.
-        UsageError: a user's class whose module is not imported yet, without `trust_imports`.
+        UsageError: the module of a user's class is not imported yet, and `trust_imports` is False.
     """
     if isinstance(data, list):
         return tuple(from_json(item, trust_imports) for item in data)
@@ -125,12 +126,12 @@ def fields_from_json(cls: type, data: Any, trust_imports: bool = False) -> Any:
 
 
 def by_field(cls: type, data: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of the fields of a dataclass, under their present names; taken out of `data`.
+    """What a record says about the fields of a dataclass, under their present names; removed from `data`.
 
     Fields that the record lacks and that have a default are left out.
 
     Raises:
-        CheckpointError: a field without a default is lacking.
+        CheckpointError: a field without a default is missing.
     """
     found, lacking = {}, []
     for f in _recorded(cls):
@@ -150,12 +151,12 @@ def by_field(cls: type, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def class_named(name: Any, trust_imports: bool, *registries: Registry) -> Any:
-    """The class of a registered name, or of `module:Class`; that without running code, unless it is trusted.
+    """The class of a registered name, or of `module:Class`; runs code only if it is trusted.
 
     Args:
         name: from a record.
-        trust_imports: whether a module that is not imported yet may be.
-        registries: where the name may be registered; the first that has it counts.
+        trust_imports: whether a module that is not imported yet may be imported.
+        registries: that may have the name; the first that has it is used.
 
     Raises:
         CheckpointError: it names nothing.
@@ -168,7 +169,7 @@ def class_named(name: Any, trust_imports: bool, *registries: Registry) -> Any:
     module_name, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not module_name or not path:
         raise CheckpointError(
-            f"unknown kind {name!r}: it is damaged, or of a newer version or a missing package"
+            f"unknown kind {name!r}: the record is damaged, or needs a newer version or a missing package"
         )
     if trust_imports:
         try:
@@ -192,8 +193,8 @@ def class_named(name: Any, trust_imports: bool, *registries: Registry) -> Any:
 
 def _untrusted(name: str) -> UsageError:
     return UsageError(
-        f"the run uses {name}, which is code of its own; if you trust it, import its module first, or run"
-        " again with --trust-imports (or trust_imports=True)"
+        f"the run uses {name}, which is not part of Bellgrad; if you trust it, import its module first, or"
+        " run again with --trust-imports (or trust_imports=True)"
     )
 
 
@@ -210,7 +211,7 @@ def foreign(data: Any) -> Iterator[str]:
 
 
 def rewritten(data: Any) -> Any:
-    """A record as this version writes it, to compare it with others; as it is, if it cannot be read."""
+    """A record as this version writes it, to compare it with others; unchanged if it cannot be read."""
     try:
         return to_json(from_json(data))
     except BellgradError:
@@ -223,7 +224,7 @@ def _recorded(cls: Any) -> list[Field[Any]]:
 
 
 def _notes(cls: type, name: str) -> dict[str, Any]:
-    """The metadata of a field; a class that gives an inherited field another default keeps them."""
+    """The metadata of a field, also if a subclass gives the field another default."""
     notes: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if name in (known := base.__dict__.get("__dataclass_fields__", {})):

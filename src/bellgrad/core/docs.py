@@ -1,4 +1,4 @@
-"""What a dataclass says of its fields, for the command line and the documentation."""
+"""What a dataclass says about its fields, for the command line and the documentation."""
 
 import inspect
 import re

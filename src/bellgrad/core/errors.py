@@ -1,4 +1,4 @@
-"""Errors that are meant for a person: one clear line, an exit code, never a traceback on the command line."""
+"""Errors that a user can act on: one clear line, an exit code, and no traceback on the command line."""
 
 import difflib
 import types
@@ -27,7 +27,7 @@ class EnvironmentFault(BellgradError):
 
 
 class CheckpointError(BellgradError):
-    """A checkpoint or run folder is damaged, foreign or unsafe, and was refused."""
+    """A checkpoint or run folder is damaged, of another program or unsafe, and was refused."""
 
     exit_code = 4
 
@@ -68,10 +68,10 @@ def check_range(owner: object, **bounds: tuple[float, float]) -> None:
 
 
 def check_types(owner: object) -> None:
-    """Check that the numbers, flags, words and dictionaries of a dataclass are what their annotations say.
+    """Check that the numbers, flags, words and dictionaries of a dataclass fit its annotations.
 
     Raises:
-        UsageError: naming the field and its value; for a word that is none of its choices, the nearest ones.
+        UsageError: naming the field and its value; for a wrong word also the nearest choices.
     """
     hints = typing.get_type_hints(type(owner))
     for name in (f.name for f in fields(owner)):  # type: ignore[arg-type]  # any dataclass
@@ -94,7 +94,7 @@ def check_types(owner: object) -> None:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """`isinstance`, where an int may stand for a float, and a bool for neither."""
+    """`isinstance`, but an int is also a float, and a bool is neither."""
     if typing.get_origin(kind) is dict:
         return isinstance(value, dict)
     if isinstance(value, bool):

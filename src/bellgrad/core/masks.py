@@ -1,4 +1,4 @@
-"""Which actions an observation allows: the key under which it says so, and in what shape."""
+"""Which actions an observation allows: the key of the mask, and its shape."""
 
 from typing import Any
 
@@ -13,8 +13,7 @@ KEY = "action_mask"  # of a Dict observation: not 0 for each action that is allo
 
 
 def choices(action_space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
-    """How many actions there are to choose from, in each dimension of a MultiDiscrete space; None where it is
-    no choice."""
+    """The number of actions, in each dimension of a MultiDiscrete space; None for any other space."""
     if isinstance(action_space, spaces.Discrete):
         return (int(action_space.n),)
     if isinstance(action_space, spaces.MultiDiscrete):
@@ -23,8 +22,8 @@ def choices(action_space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
 
 
 def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> bool:
-    """Whether observations bring a mask of the actions: `[A]`, or for MultiDiscrete those of all dimensions
-    in one row.
+    """Whether observations contain a mask of the actions: `[A]`, or for MultiDiscrete the masks of all
+    dimensions in one row.
 
     Raises:
         UsageError: the mask does not fit the actions.
@@ -45,7 +44,7 @@ def has_mask(observation_space: gymnasium.Space[Any], action_space: gymnasium.Sp
 
 
 def nothing_allowed(mask: NDArray[Any], sizes: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Whether masks `[B, sum(sizes)]` leave no choice at all in some dimension: `[B]`."""
+    """Whether masks `[B, sum(sizes)]` allow no action in some dimension: `[B]` bool."""
     starts = np.cumsum((0, *sizes[:-1]))
     allowed = np.logical_or.reduceat(mask != 0, starts, axis=1)  # [B, D]
     return np.asarray(~allowed.all(axis=1), np.bool_)

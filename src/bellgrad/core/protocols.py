@@ -1,6 +1,6 @@
 """The few contracts between rooms: an environment, an algorithm, a learner, a replay.
 
-They are all that a driver asks. Whoever satisfies them, in this package or outside it, fits in.
+They are all that a driver asks for. Any object that satisfies them can be used, from this package or another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,13 +49,17 @@ class BatchedEnv(Protocol):
     action_space: gymnasium.Space[Any]
 
     def reset(self, seed: int) -> Tree:
-        """Start every environment anew; all later randomness follows from `seed`. Returns `obs [B, *O]`."""
+        """Start a new episode in every environment; all later randomness follows from `seed`.
+
+        Returns:
+            `obs [B, *O]`.
+        """
 
     def step(self, action: Tensor, active: Tensor | None = None) -> Step:
         """Act in every environment; `action [B]` or `[B, D]` int64 counted from 0, or `[B, D]` float32.
 
-        If `active [B]` bool is given, environments for which it is False stand still: reward 0, no end, the
-        observations as they were.
+        If `active [B]` bool is given, environments for which it is False do not move: reward 0, no end, the
+        same observations as before.
         """
 
     def snapshot(self) -> dict[str, Any]:
@@ -65,15 +69,15 @@ class BatchedEnv(Protocol):
         """Continue from a snapshot; returns the observation to act on next.
 
         Raises:
-            EnvironmentFault: it does not repeat itself; it is then fit for `reset` only.
+            EnvironmentFault: it does not repeat itself; only `reset` may be called then.
         """
 
     def snapshot_rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The episodes under way in some of the environments, each as nested dictionaries of tensors."""
+        """The episodes in progress in some of the environments, each as nested dictionaries of tensors."""
 
     def restore_rows(self, rows: Sequence[int], snapshots: Sequence[dict[str, Any]]) -> Tree:
-        """Put each of `rows` where the environment of its snapshot stood, whichever row that was; the others
-        stay where they are.
+        """Bring each of `rows` to the state of its snapshot, which may be of another row; the others do not
+        change.
 
         Returns:
             `obs [B, *O]` of all environments, to act on next.
@@ -86,12 +90,12 @@ class BatchedEnv(Protocol):
         """A picture `[H, W, 3]` of every environment.
 
         Raises:
-            UsageError: it draws none.
+            UsageError: it draws no pictures.
         """
 
     @property
     def render_fps(self) -> float:
-        """Pictures per second of a film at the environment's own pace."""
+        """Pictures per second of a film at the environment's own speed."""
 
     def known_dynamics(self) -> Any:
         """The `FiniteMDP` that `obs` and `action` are the states and actions of; None if it is not known."""
@@ -104,13 +108,13 @@ class BatchedEnv(Protocol):
 
 
 class PureEnv(BatchedEnv, Protocol):
-    """An environment whose state goes in and comes out.
+    """An environment whose state is an argument and a result.
 
     Attributes:
         compilable: whether `pure_step` is a pure function of tensors, which can be compiled into its caller's
             graph. It is not for an environment that keeps its state itself, for which the state is None.
         noise: a tree of `Noise`, what one `pure_step` needs; or None.
-        state: where the environments stand, readable and assignable.
+        state: of the environments, readable and assignable.
     """
 
     compilable: bool
@@ -120,15 +124,16 @@ class PureEnv(BatchedEnv, Protocol):
     def pure_step(
         self, state: Tree, action: Tensor, noise: Tree, active: Tensor | None = None
     ) -> tuple[Tree, Step]:
-        """As `step`, from a state and numbers that `noise` declared to the next state; if `compilable`
-        nothing that the object holds is changed."""
+        """As `step`, from a state and the random numbers that `noise` declares to the next state; if
+        `compilable`, nothing that the object holds is changed."""
 
 
 class Algorithm(Protocol):
-    """A frozen dataclass of hyper-parameters: numbers, words, None, tuples of them and dataclasses like it.
+    """A frozen dataclass of hyper-parameters: numbers, words, None, tuples and frozen dataclasses of
+    these.
 
     Attributes:
-        default_num_envs: environments that step together if the user does not say.
+        default_num_envs: environments that step together if the user gives no number.
     """
 
     @property
@@ -139,7 +144,7 @@ class Algorithm(Protocol):
 
         Args:
             spec: of the environment.
-            steps: environment steps that are planned, the horizon of schedules; None if nobody knows.
+            steps: environment steps that are planned, the horizon of schedules; None if not known.
 
         Raises:
             UsageError: the spaces do not fit, or a schedule needs the horizon.
@@ -150,12 +155,12 @@ class Learner(Protocol):
     """Skeleton modules and hyper-parameters; never changes. Every number that learns is in the state.
 
     A state is a NamedTuple. Two of its fields are int64 scalars: `steps`, environment steps, which the actor
-    advances, and `updates`, which `update` does. Networks' parameters are in the fields `params`, `actor` and
-    `critic`, as far as it has them; by their size the engine is chosen.
+    advances, and `updates`, which `update` advances. Networks' parameters are in the fields `params`, `actor`
+    and `critic`, if it has them; the engine is chosen by their size.
 
     Attributes:
         config: the algorithm's dataclass.
-        driver: the way of gathering data that it learns from: the name of a driver (`on_policy`,
+        driver: how the data that it learns from is gathered: the name of a driver (`on_policy`,
             `off_policy`, `episodes`, `population`, `tabular`), `module:Class`, or a class of its own.
     """
 
@@ -196,10 +201,10 @@ class Replay(Protocol):
         """The `Noise` that one `sample` needs."""
 
     def sample(self, kept: Tree, noise: Tree, gamma: float | Tensor, steps: Tensor) -> Batch:
-        """As many transitions as the noise has rows.
+        """A batch of as many transitions as the noise has rows.
 
         Args:
-            kept: where from; at least one transition.
+            kept: of `allocate`, with at least one transition.
             noise: as `noise` declared.
             gamma: discount per environment step.
             steps: `[]` int64, environment steps so far, for what is annealed.
@@ -213,7 +218,7 @@ class Replay(Protocol):
         """What a checkpoint must keep, by name: views, no copies."""
 
     def restore_into(self, kept: Tree, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Where the tensors of `filled` of these shapes are to be written, by name.
+        """The memory into which the tensors of `filled`, of these shapes, must be read, by name.
 
         Raises:
             CheckpointError: they do not fit.
@@ -221,7 +226,7 @@ class Replay(Protocol):
 
 
 class OffPolicyLearner(Learner, Protocol):
-    """A learner that is fed from a replay; its configuration has the fields of `FromReplay`."""
+    """A learner that learns from a replay; its configuration has the fields of `FromReplay`."""
 
     def update_noise(self) -> Tree:
         """The `Noise` that one `update` needs."""
@@ -231,15 +236,15 @@ class OffPolicyLearner(Learner, Protocol):
 
 
 class OnPolicyLearner(Learner, Protocol):
-    """A learner that is fed the rollouts of its own policy. Its configuration says `rollout_steps`, `epochs`
+    """A learner that learns from rollouts of its own policy. Its configuration has `rollout_steps`, `epochs`
     and `minibatches`.
 
     Attributes:
-        sequence: L, the consecutive steps that stay together in a minibatch: those through which a policy
-            with a memory is differentiated; 1 without one.
+        sequence: L, the consecutive steps that stay together in a minibatch, through which a policy with a
+            memory is differentiated; 1 without a memory.
         max_kl: the passes over a rollout stop once the mean of a call's `approx_kl` metric exceeds this; None
             never stops.
-        needs_next_obs: whether `Rollout.next_obs` is kept for it.
+        needs_next_obs: whether it needs `Rollout.next_obs`.
     """
 
     sequence: int
@@ -264,8 +269,8 @@ class OnPolicyLearner(Learner, Protocol):
 
 
 class EpisodesLearner(Learner, Protocol):
-    """A learner that is fed whole episodes of its own policy. Its configuration's `episodes` says how many to
-    an update."""
+    """A learner that learns from whole episodes of its own policy. Its configuration's `episodes` is how many
+    one update takes."""
 
     def update_noise(self, steps: int, episodes: int) -> Tree:
         """The `Noise` that an update on `[T, B]` = `[steps, episodes]` needs."""
@@ -275,8 +280,8 @@ class EpisodesLearner(Learner, Protocol):
 
 
 class PopulationLearner(Learner, Protocol):
-    """A learner that is told how its candidates fared. Its configuration's `population` says how many there
-    are (P), and its `episodes` how many each of them plays (E)."""
+    """A learner that is given the returns of its candidates. Its configuration's `population` is their number
+    (P), and its `episodes` how many each of them plays (E)."""
 
     def ask_noise(self) -> Tree:
         """The `Noise` that one `ask` needs."""
@@ -285,7 +290,7 @@ class PopulationLearner(Learner, Protocol):
         """The candidates of a generation `[P, n]`, each the parameters of a policy as one vector."""
 
     def play(self, candidates: Tensor, obs: Tree) -> Tensor:
-        """What each of `candidates [P, n]` does at its own observations `[P, E, *O]`: `[P, E]` or `[P, E,
+        """The actions of `candidates [P, n]`, each at its own observations `[P, E, *O]`: `[P, E]` or `[P, E,
         D]`."""
 
     def tell_noise(self) -> Tree:

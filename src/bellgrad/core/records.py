@@ -25,25 +25,25 @@ class EnvSpec:
     id: str
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
-    max_episode_steps: int | None = None  # environment steps; None where an episode has no limit
-    # [S, A] which actions a state of a finite problem allows; None if all are.
+    max_episode_steps: int | None = None  # environment steps; None if an episode has no limit
+    # [S, A] which actions a state of a finite problem allows; None if all.
     legal: NDArray[np.bool_] | None = None
     frame_stack: int = 1  # n, if an observation is the last n ones along its first axis, the oldest first
 
 
 class EpisodeTotals(NamedTuple):
-    """Running totals of the episode under way, this step included; whole where the episode ended. Raw
-    rewards."""
+    """Running totals of the current episode, including this step, of raw rewards; final if the episode
+    ended."""
 
     return_: Tensor  # [B] float32, undiscounted
     length: Tensor  # [B] int64, environment steps
 
 
 class Step(NamedTuple):
-    """What one step of a batched environment gives. `obs` and `next_obs` differ exactly where an episode
+    """What one step of a batched environment gives. `obs` and `next_obs` differ only if an episode
     ended."""
 
-    obs: Tree  # [B, *O] what to act on next (the first observation of a new episode where one ended)
+    obs: Tree  # [B, *O] what to act on next (the first observation of a new episode if one ended)
     reward: Tensor  # [B] float32
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
@@ -79,8 +79,8 @@ class Batch(NamedTuple):
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
     next_obs: Tree  # [B, *O]
-    discount: Tensor  # [B] gamma to the number of steps really taken, 0 where terminated
-    weight: Tensor  # [B] importance weight, 1 where sampling is uniform
+    discount: Tensor  # [B] gamma to the number of steps really taken, 0 if terminated
+    weight: Tensor  # [B] importance weight, 1 if sampling is uniform
     index: Tensor  # type: ignore[assignment]  # [B] int64, the row in the replay; hides tuple.index
 
 
@@ -104,7 +104,7 @@ class Rollout(NamedTuple):
     truncated: Tensor  # [T, B] bool
     logprob: Tensor  # [T, B]
     value: Tree  # [T, B]; several by name, if the learner's `value` gives several
-    next_value: Tree  # [T, B] likewise, of the true successor
+    next_value: Tree  # [T, B] the same, of the true successor
     age: Tensor  # [T, B] int64, steps of the episode before this one
     carry: Tree  # [T, B, ...] the actor's memory before each step
     next_obs: Tree = None  # [T, B, *O] the true successor; None unless the learner needs it
@@ -127,13 +127,13 @@ class Minibatch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Whole trajectories from their first step, one a column, padded at the end to the longest; padding holds
-    zeros."""
+    """Whole trajectories from their first step, one per column, padded with zeros at the end to the
+    longest."""
 
     obs: Tree  # [T, B, *O]
     action: Tensor  # [T, B] or [T, B, D]
     reward: Tensor  # [T, B]
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
-    mask: Tensor  # [T, B] bool, True where the step was really taken
+    mask: Tensor  # [T, B] bool, True if the step was really taken
     last_obs: Tree  # [B, *O] what the last step led to

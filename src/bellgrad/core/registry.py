@@ -6,7 +6,7 @@ installed package registers names of its own through the kind's group of entry p
     [project.entry-points."bellgrad.algorithms"]
     my_algorithm = "my_package.algos:MyAlgorithm"
 
-A name of Bellgrad always means Bellgrad's own class: a package cannot take it over. A name is only text until
+A name of Bellgrad always means Bellgrad's own class: a package cannot replace it. A name is only text until
 it is looked up, so that listing names and correcting a misspelled one import nothing.
 """
 
@@ -32,7 +32,7 @@ class Registry:
         kind: what a name is a name of, for example `"algorithm"`.
         group: of the entry points by which installed packages register names.
         own: Bellgrad's names, each with its `module:Class`.
-        methods: what every object of the kind has; whoever has them is one.
+        methods: what every object of the kind has, and by which it is recognized.
     """
 
     def __init__(self, kind: str, group: str, own: Mapping[str, str], methods: tuple[str, ...]):
@@ -43,7 +43,7 @@ class Registry:
         return [*self.own, *self._installed]
 
     def find(self, name: str | type) -> Any:
-        """The class of a name, imported only now; a class is given back as it is.
+        """The class of a name, imported only now; a class is returned unchanged.
 
         Args:
             name: a registered name, or `module:Class`.
@@ -65,8 +65,8 @@ class Registry:
     def about(self, name: str) -> str:
         """What the class of a name is, in a few words: the first line of its docstring.
 
-        It is read from the source, which imports nothing, unless an installed package registers the name; if
-        that package cannot be imported, it is said here.
+        It is read from the source, which imports nothing, unless an installed package registers the name. If
+        that package cannot be imported, the text says so.
         """
         if name in self.own:
             module, _, path = self.own[name].partition(":")
@@ -90,7 +90,7 @@ class Registry:
         )
 
     def make(self, given: Any, *values: Any) -> Any:
-        """An object of this kind: the one given, or one of the class that a name stands for.
+        """An object of this kind: the given one, or an instance of the class that a name means.
 
         Args:
             given: an object, a registered name, or `module:Class`.
@@ -105,7 +105,7 @@ class Registry:
         return given
 
     def check(self, value: object) -> None:
-        """Refuse what is not a frozen dataclass with the methods of this kind.
+        """Refuse anything that is not a frozen dataclass with the methods of this kind.
 
         Raises:
             UsageError: it is something else, a class in place of an instance, or not frozen.
@@ -129,7 +129,7 @@ class Registry:
         """The registered name of a class; `module:Class` if it has none.
 
         Raises:
-            UsageError: it was made inside a function, so that no name leads to it.
+            UsageError: it was defined inside a function, so that it cannot be found by a name.
         """
         path = path_of(cls)
         for known in (self.own, self._installed):
@@ -146,7 +146,7 @@ class Registry:
     @cached_property
     def _installed(self) -> dict[str, str]:
         """The names that installed packages register, each with its `module:Class`."""
-        from importlib.metadata import entry_points  # not needed for Bellgrad's own names, and slow
+        from importlib.metadata import entry_points  # slow, and not needed for Bellgrad's own names
 
         found: dict[str, str] = {}
         for point in entry_points(group=self.group):
@@ -168,7 +168,7 @@ class Registry:
             raise UsageError(f"{self.kind} {name!r} could not be made: {error}") from error
 
     def _described(self) -> str:
-        """What a user's own object of this kind is, in words."""
+        """What a user's own object of this kind must be, in words."""
         *others, last = self.methods
         return f"a frozen dataclass with {', '.join(others)}{' and ' if others else ''}{last}"
 
@@ -197,10 +197,10 @@ class Networks(Registry):
         return is_module(cls) or super().fits(cls)
 
     def check(self, value: object) -> None:
-        """A `torch.nn.Module` class stands for itself, in place of an instance."""
+        """A `torch.nn.Module` class is given as itself, not as an instance."""
         if is_module(type(value)):
             name = type(value).__name__
-            raise UsageError(f"this {name} is made already; give its class, {name}: each run makes its own")
+            raise UsageError(f"this {name} is an instance; give its class, {name}: each run makes its own")
         if not is_module(value):
             super().check(value)
 
@@ -213,7 +213,7 @@ class Networks(Registry):
 
 
 def take_names(owner: object, **kinds: Registry) -> None:
-    """Put what a name stands for into the fields of a frozen dataclass; for its `__post_init__`.
+    """Replace names in the fields of a frozen dataclass by their objects; for its `__post_init__`.
 
     Args:
         owner: the dataclass instance; a field holds an object, a registered name, or `module:Class`.
@@ -227,7 +227,7 @@ def take_names(owner: object, **kinds: Registry) -> None:
 
 
 def is_module(value: Any) -> bool:
-    """Whether it is a `torch.nn.Module` class; there is none until torch is imported."""
+    """Whether it is a `torch.nn.Module` class; without importing torch, before which there is none."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, type) and issubclass(value, torch.nn.Module)
 
@@ -246,8 +246,8 @@ def is_frozen(cls: Any) -> bool:
 def _declared(*rooms: str) -> dict[str, str]:
     """The algorithms of some rooms, each with its `module:Class`.
 
-    A module that holds algorithms says so in one literal, `ALGORITHMS = {"name": "Class"}`. It is read from
-    the source, since importing it would import torch.
+    A module that holds algorithms declares them in one literal, `ALGORITHMS = {"name": "Class"}`. It is read
+    from the source, since importing it would import torch.
     """
     found: dict[str, str] = {}
     for room in rooms:

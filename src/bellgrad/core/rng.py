@@ -32,7 +32,7 @@ def draw(noise: Tree, generator: torch.Generator, *lead: int) -> Tree:
 
     Args:
         noise: a `Noise`, or a dict or tuple of them, or None.
-        generator: where the numbers come from; the tensors are made on its device.
+        generator: that gives the numbers; the tensors are made on its device.
         lead: sizes of leading axes, for example K updates in a call.
 
     Returns:
@@ -60,7 +60,7 @@ class Streams:
 
     Args:
         seed: the run's seed, 0 or more.
-        device: where the numbers are drawn.
+        device: on which the numbers are drawn.
         names: of the streams; what a stream gives does not depend on which others there are.
 
     Raises:

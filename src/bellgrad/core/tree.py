@@ -4,7 +4,7 @@ Dictionaries keep their own order. A leaf's name is its path joined by `/`, for 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from bellgrad.core.errors import CheckpointError
 
 Tree = Any  # Tensor | None | NamedTuple | tuple[Tree, ...] | list[Tree] | dict[str, Tree]
+T = TypeVar("T")  # a tree whose type is known
 
 
 def _is_record(node: Tree) -> bool:
@@ -34,7 +35,7 @@ def _is_inner(node: Tree) -> bool:
 def map_tree(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `fn` to the leaves of trees of equal structure and return a tree of the results; None stays
     None."""
-    if isinstance(tree, Tensor) or not _is_inner(tree):  # a tensor is told apart in a fraction of the time
+    if isinstance(tree, Tensor) or not _is_inner(tree):  # the test for a tensor is much faster
         return None if tree is None else fn(tree, *others)
     if isinstance(tree, Mapping):
         return {key: map_tree(fn, child, *(o[key] for o in others)) for key, child in tree.items()}
@@ -72,7 +73,7 @@ def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
     return tree
 
 
-# Leaves that older checkpoints call by another name.
+# Leaves that have another name in older checkpoints.
 FORMER_NAMES = {
     "behavior": "behaviour",
     "last_episode": "seen",
@@ -84,7 +85,7 @@ FORMER_NAMES = {
 
 def restore_tree(template: Tree, named: Mapping[str, Tensor], prefix: str = "") -> Tree:
     """A tree with the structure of `template` and the tensors of `named`, on the template's devices. A name
-    that is missing is looked for as an older version wrote it.
+    that is missing is looked up under its name in older versions.
 
     Raises:
         CheckpointError: a name is missing, or its shape or dtype differs from the template's.
@@ -112,24 +113,28 @@ def to_device(tree: Tree, device: torch.device | str) -> Tree:
     return map_tree(lambda leaf: leaf.to(device), tree)
 
 
-def stack(trees: list[Tree], dim: int = 0) -> Tree:
+def stack(trees: list[T], dim: int = 0) -> T:
     """Stack trees of equal structure leaf by leaf along a new axis."""
-    return map_tree(lambda *nodes: torch.stack(nodes, dim), trees[0], *trees[1:])
+    stacked: T = map_tree(lambda *nodes: torch.stack(nodes, dim), trees[0], *trees[1:])
+    return stacked
 
 
-def concat(trees: list[Tree], dim: int = 0) -> Tree:
+def concat(trees: list[T], dim: int = 0) -> T:
     """Concatenate trees of equal structure leaf by leaf along an axis."""
-    return map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
+    joined: T = map_tree(lambda *nodes: torch.cat(nodes, dim), trees[0], *trees[1:])
+    return joined
 
 
-def index_tree(tree: Tree, *index: int) -> Tree:
+def index_tree(tree: T, *index: int | Tensor) -> T:
     """The tree with an index taken on the leading axes of every leaf."""
-    return map_tree(lambda leaf: leaf[index], tree)
+    indexed: T = map_tree(lambda leaf: leaf[index], tree)
+    return indexed
 
 
-def flat(tree: Tree) -> Tree:
+def flat(tree: T) -> T:
     """The tree with the first two axes of every leaf as one."""
-    return map_tree(lambda leaf: leaf.flatten(0, 1), tree)
+    flattened: T = map_tree(lambda leaf: leaf.flatten(0, 1), tree)
+    return flattened
 
 
 def tree_bytes(tree: Tree) -> int:

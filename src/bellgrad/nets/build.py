@@ -16,7 +16,7 @@ from bellgrad.nets.layers import (
     replace_parameters,
 )
 from bellgrad.nets.recurrent import RecurrentNetwork
-from bellgrad.nets.specs import CNN, MLP, Recurrent, Spec, check_spec
+from bellgrad.nets.specs import CNN, MLP, OwnNetwork, Recurrent, Spec, check_spec
 from bellgrad.ops.grads import Params
 
 Space = gymnasium.Space[Any]
@@ -115,7 +115,9 @@ def _make_from_seed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
-def _user_module(spec: Spec, observation_space: Space, outputs: int, action_size: int) -> nn.Module:
+def _user_module(
+    spec: type[nn.Module] | OwnNetwork, observation_space: Space, outputs: int, action_size: int
+) -> nn.Module:
     check_spec(spec)
     name, make = (spec.__name__, spec) if isinstance(spec, type) else (f"{spec!r}.build", spec.build)
     call = f"{name}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"

@@ -9,7 +9,7 @@ A checkpoint is the folder `step-N`:
 | `manifest.sha256` | SHA-256 of `manifest.json`, in the form that `sha256sum -c` reads |
 | `tensors-00000.safetensors`, ... | tensors; large ones are split, small ones of a group share a file |
 
-Nothing that is loaded can run code: the manifest is JSON, and the tensors' bytes lie where it says
+Nothing that is loaded can run code: the manifest is JSON, and it gives the place of every tensor's bytes
 (`tensor_files.py`).
 """
 
@@ -73,19 +73,19 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
     """Write the checkpoint `root/step-N`; until it is complete and on the disk, `root` keeps what it had.
 
     Needs little memory besides the tensors: contiguous CPU tensors are not copied, others a shard at a
-    time. A `step-N` that exists is replaced. Left-overs of killed writers are removed.
+    time. A `step-N` that exists is replaced. What killed writers left is removed.
 
     Args:
         root: the folder of checkpoints; made if missing.
         step: environment steps taken, 0 or more.
         values: anything that JSON can hold; tuples come back as lists, keys as strings.
-        tensors: tensors by name, on any device; they may share memory (and come back apart).
+        tensors: tensors by name, on any device; they may share memory, which is not kept.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: the disk is full, read-only or gone, or a tensor has a dtype that cannot be saved.
+        CheckpointError: the disk is full, read-only or gone, or the dtype of a tensor cannot be saved.
     """
     folder = root / f"step-{step}"
     if not _FOLDER.fullmatch(folder.name):
@@ -108,8 +108,8 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
         temporary.mkdir()
         lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with suppress(OSError):  # a network disk may know no locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that the writer lives: see _sweep
+            with suppress(OSError):  # a network disk may not support locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # shows that the writer is alive: see _sweep
             for file, parts in layout_of(entries).items():
                 size, digest = write_synced(temporary / file, file_bytes(parts, tensors))
                 files[file] = {"size": size, "sha256": digest}
@@ -125,7 +125,7 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
             _publish(temporary, folder)
         finally:
             os.close(lock)
-            shutil.rmtree(temporary, ignore_errors=True)  # it is renamed already if all went well
+            shutil.rmtree(temporary, ignore_errors=True)  # already renamed if there was no error
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} was not written: {reason(error)}; the last checkpoint is intact"
@@ -138,8 +138,8 @@ def _checksum_line(digest: str) -> bytes:
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Give a complete checkpoint its name. One that had the name stays valid as `step-N.old` until the new
-    one is durable."""
+    """Give a complete checkpoint its name. An older one of that name stays valid as `step-N.old` until the
+    new one is durable."""
     old = folder.with_name(f"{folder.name}.old")
     if os.path.lexists(folder):
         os.rename(folder, old)
@@ -153,7 +153,7 @@ def _temporary_name(folder: Path) -> Path:
 
 
 def _discard(root: Path, paths: Sequence[Path]) -> None:
-    """Delete checkpoints; under its new name a half-deleted one is not taken for a checkpoint."""
+    """Delete checkpoints; they are renamed first, so that a half-deleted one is not read as a checkpoint."""
     if paths:
         renamed = [path.rename(_temporary_name(path)) for path in paths]
         fsync_folder(root)
@@ -163,20 +163,20 @@ def _discard(root: Path, paths: Sequence[Path]) -> None:
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)  # what stays is swept by the next save
+        shutil.rmtree(path, ignore_errors=True)  # the next save removes what stays
     else:
         path.unlink(missing_ok=True)
 
 
 def _sweep(root: Path) -> None:
-    """Finish what killed writers began: remove half-written and half-deleted folders, settle an interrupted
+    """Finish what killed writers began: remove half-written and half-deleted folders, complete an interrupted
     replacement."""
     for path in sorted(root.iterdir()):
         if path.name.startswith(_TEMPORARY):
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer lives
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer is alive
                     _delete(path)
                 finally:
                     os.close(descriptor)
@@ -272,7 +272,7 @@ class Checkpoint:
         """Verify the manifest of a checkpoint and the names in its folder. No file of tensors is read yet.
 
         Raises:
-            CheckpointError: damaged, foreign or unsafe; the message names the file.
+            CheckpointError: damaged, of another program or unsafe; the message names the file.
         """
         if path.is_symlink() or not path.is_dir():
             raise CheckpointError(
@@ -332,7 +332,7 @@ class Checkpoint:
             CheckpointError: there is no such tensor, or its file is damaged or unsafe.
         """
         entry = self._entry(name)
-        # Memory of PyTorch's own and not of the file: the bits of a matrix product may depend on alignment.
+        # PyTorch's own memory, not that of the file: the bits of a matrix product may depend on alignment.
         out = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         self.read_into(name, out)
         return out
@@ -342,7 +342,7 @@ class Checkpoint:
 
         Args:
             name: the tensor.
-            out: same dtype and number of axes, same sizes but for the first, which may be larger; on any
+            out: same dtype and number of axes, same sizes except the first, which may be larger; on any
                 device.
 
         Raises:

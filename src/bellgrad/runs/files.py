@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, and reading that trusts nothing."""
+"""Files that are whole or not there: atomic writing, and reading that does not trust what it reads."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 from bellgrad.core.errors import CheckpointError
 
-JSON_LIMIT = 16 * 2**20  # bytes; far more than any honest manifest or run.json
+JSON_LIMIT = 16 * 2**20  # bytes; far more than a manifest or run.json needs
 
 
 def reason(error: OSError) -> str:
-    """What went wrong in the operating system's words, without number and path."""
+    """The operating system's message, without number and path."""
     return error.strerror or str(error)
 
 
@@ -68,15 +68,14 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace a file so that a reader, or a kill at any moment, finds the old content or the new, never a
-    mixture.
+    """Replace a file so that a reader finds the old content or the new, never a mixture, even after a kill.
 
     Raises:
         CheckpointError: the disk is full or read-only; the old content is intact.
     """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)  # of a dead process that had our number
+        temporary.unlink(missing_ok=True)  # of a dead process that had our process number
         try:
             write_synced(temporary, [data.encode() if isinstance(data, str) else data])
             os.replace(temporary, path)
@@ -89,7 +88,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Replace a JSON file atomically. NaN and infinities are written as `NaN` and `Infinity`, which
-    `read_json` takes back."""
+    `read_json` reads."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -137,7 +136,7 @@ def parse_json(data: bytes, path: Path) -> Any:
     """Decode JSON; `path` is only named in errors.
 
     Raises:
-        CheckpointError: not JSON, nested absurdly deep, or a key occurs twice in one object.
+        CheckpointError: not JSON, nested too deep, or a key occurs twice in one object.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

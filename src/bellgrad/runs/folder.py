@@ -22,9 +22,9 @@ from bellgrad.runs.files import make_folder, reason, write_json_atomic
 from bellgrad.runs.reading import FORMAT, METRICS, RECORD, read_record
 from bellgrad.runs.settings import Settings
 
-# Which checkpoint: the newest, the one with the best evaluation, or the one at a step.
+# Which checkpoint: the newest, the one with the best evaluation, or the one at this step.
 Which = Literal["last", "best"] | int
-TEMPORARY = f".tmp-{RECORD}-"  # how the name of a half-written run.json begins
+TEMPORARY = f".tmp-{RECORD}-"  # the beginning of the name of a half-written run.json
 LOCK = ".lock"
 
 
@@ -108,7 +108,7 @@ class RunFolder:
 
         Args:
             folder: the run.
-            trust_imports: whether a user's own environment or network, named in `run.json`, may be imported.
+            trust_imports: whether a user's own classes, named in `run.json`, may be imported.
             env: the environment, if it cannot be found by its name.
 
         Raises:
@@ -122,8 +122,8 @@ class RunFolder:
             settings = replace(settings, env=env)
         elif requires_import(settings.env) and not trust_imports:
             raise UsageError(
-                f"{folder} uses the environment {settings.env}, which is code of its own; if you trust it,"
-                " run again with --trust-imports (or trust_imports=True)"
+                f"{folder} uses the environment {settings.env}, which is not part of Bellgrad; if you trust"
+                " it, run again with --trust-imports (or trust_imports=True)"
             )
         return cls(folder, settings, record)
 
@@ -157,11 +157,11 @@ class RunFolder:
         self.save_record(status="finished", finished=_now())
 
     def resume_command(self) -> str:
-        """What to type to go on."""
+        """The command that continues the run."""
         return f"bellgrad resume {shlex.quote(str(self.folder))}{self.trust_flag()}"
 
     def trust_flag(self) -> str:
-        """What commands on this run need after its folder: a flag, if it uses a user's own classes."""
+        """The flag that commands on this run need after its folder, if it uses a user's own classes."""
         own = [*foreign(self._record["algorithm"]), *foreign(self._record.get("transforms"))]
         return " --trust-imports" if own or ":" in self._record["env"] else ""
 
@@ -183,7 +183,7 @@ class RunFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"another process is training {self.folder}") from None
-            # On a read-only disk, what must be written says so in better words.
+            # A read-only disk: the first write that is needed gives a better message.
             with contextlib.suppress(OSError):
                 for left in self.folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
                     left.unlink()
@@ -201,15 +201,15 @@ class RunFolder:
     # -------------------------------------------------------------------------------------- the checkpoints
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def saved(self) -> list[int]:
-        """The steps of the checkpoints, none of them verified."""
+        """The steps of the checkpoints, which are not verified."""
         return [step for step, _ in checkpoints(self.checkpoints)]
 
     def standing(self) -> str:
-        """What is saved of the run, and how to go on from there."""
+        """What is saved of the run, and the command that continues it."""
         saved = self.saved()
         there = f"the checkpoint of step {saved[-1]:,} is whole" if saved else "nothing was saved yet"
         return f"{there}; go on with: {self.resume_command()}"
@@ -218,13 +218,13 @@ class RunFolder:
         """One of the run's checkpoints.
 
         Args:
-            which: `last`, the newest that is whole; `best`, the one with the best evaluation; or a step.
+            which: `last`, the newest undamaged one; `best`, that of the best evaluation; or the step of one.
             tensors: how the names of the tensors begin that must be whole; by default all of them. The files
                 of the other tensors are not read.
 
         Raises:
-            UsageError: there is no such checkpoint.
-            CheckpointError: it is damaged; of `last`, every one is.
+            UsageError: the checkpoint does not exist.
+            CheckpointError: it is damaged; for `last`, all are damaged.
         """
         if which == "last":
             checkpoint, warnings = open_latest(self.checkpoints, tensors)

@@ -27,7 +27,7 @@ def _plain(value: Any) -> Any:
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to `tensorboard/` in a run folder.
 
-    Each record is with the operating system when `write` returns, so that a killed process loses none; `size`
+    The operating system has each record when `write` returns, so that a killed process loses none; `size`
     makes them durable.
 
     Args:
@@ -36,7 +36,7 @@ class MetricsWriter:
             is removed: the resumed run writes it again. None: a new run, which removes everything.
 
     Raises:
-        CheckpointError: the disk is full or read-only, or the file is not the one that the checkpoint knew.
+        CheckpointError: the disk is full or read-only, or the file is not the one of the checkpoint.
     """
 
     def __init__(self, folder: Path, resume_bytes: int | None = None):
@@ -69,7 +69,7 @@ class MetricsWriter:
 
         Args:
             record: `step` (environment steps) and measurements: numbers, scalar tensors, text, or lists and
-                dicts of them. Floats come back to the bit; NaN and infinities become null.
+                dicts of them. Floats keep every bit; NaN and infinities become null.
 
         Raises:
             CheckpointError: the disk is full or read-only.
@@ -110,8 +110,8 @@ class _Board:
     """A TensorBoard event file. TensorBoard's own writer writes in a thread, whose errors cannot be caught.
 
     Args:
-        folder: where the file is made, next to older ones.
-        first_step: TensorBoard forgets what older files say from this step on.
+        folder: of the file and of older ones.
+        first_step: from this step on, TensorBoard ignores what older files say.
 
     Raises:
         ImportError: TensorBoard is not installed.

@@ -1,4 +1,4 @@
-"""Reading what a run left on the disk. Nothing in it is trusted, and nothing is executed."""
+"""Reading what a run left on the disk. It is not trusted, and nothing in it is executed."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from bellgrad.runs.files import read_bytes, read_json
 
 RECORD, METRICS, EVALUATION = "run.json", "metrics.jsonl", "evaluation.json"  # files of a run folder
 FORMAT = 1  # of run.json
-METRICS_LIMIT = 2**30  # bytes; far more than any honest metrics.jsonl
+METRICS_LIMIT = 2**30  # bytes; far more than a metrics.jsonl needs
 
 
 def find_runs(path: Path | str) -> list[Path]:
-    """The run folders that a path stands for: itself, or its `seed-N` folders in the order of N.
+    """The run folders that a path means: itself, or its `seed-N` folders in the order of N.
 
     Raises:
         UsageError: the path is neither a run folder nor a folder of seeds.
@@ -32,11 +32,11 @@ def find_runs(path: Path | str) -> list[Path]:
 
 def read_record(folder: Path | str) -> dict[str, Any]:
     """What `run.json` says: a record of known format, with an algorithm (name and fields), an environment and
-    a status. Whether its other entries fit is left to their readers.
+    a status. Its other entries are checked by those who read them.
 
     Raises:
-        UsageError: there is no such file.
-        CheckpointError: it cannot be read, or is damaged or foreign.
+        UsageError: the file does not exist.
+        CheckpointError: it cannot be read, is damaged, or is of another program.
     """
     path = Path(folder) / RECORD
     if not os.path.lexists(path):
@@ -60,8 +60,8 @@ def read_record(folder: Path | str) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, each with a `step`; none if there is no such file. A last line that a
-    kill tore is left out.
+    """The lines of `metrics.jsonl`, each with a `step`; none if the file does not exist. A last line that was
+    not written to its end is left out.
 
     Raises:
         CheckpointError: the file cannot be read, or a line before the last is damaged; the message says
@@ -86,8 +86,8 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def read_evaluation(folder: Path | str) -> dict[str, Any] | None:
-    """What `evaluation.json` says: the fields of an `Evaluation`, and how it was made. None if there is no
-    such file.
+    """What `evaluation.json` says: the fields of an `Evaluation`, and how it was made. None if the file
+    does not exist.
 
     Raises:
         CheckpointError: it cannot be read, or is damaged.

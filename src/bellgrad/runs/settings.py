@@ -2,7 +2,7 @@
 
 A field's declaration says what it is, what it may be, whether runs that differ in it can be compared, and how
 it is shown. The command line's flags, the documentation, the run's page and the comparison of runs are made
-of that. Importing this file imports no torch.
+from that. Importing this file imports no torch.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from bellgrad.core.registry import ALGORITHMS, TRANSFORMS
 
 # ------------------------------------------------------------------------------------------------ algorithms
 def algorithm_name(algorithm: Any) -> str:
-    """The name of an algorithm's configuration, as the command line has it; `module:Class` of a user's own.
+    """The name of an algorithm, as the command line takes it; `module:Class` for a user's own.
 
     Raises:
         UsageError: the object is not an algorithm.
@@ -44,8 +44,8 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
     """The algorithm that `algorithm_to_json` wrote. A user's own classes are imported only if trusted.
 
     Raises:
-        CheckpointError: an unknown algorithm, or fields that do not fit it.
-        UsageError: a user's class that is not trusted.
+        CheckpointError: the algorithm is unknown, or the fields do not fit it.
+        UsageError: it is a user's class that is not trusted.
     """
     if not isinstance(data, dict) or not isinstance(data.get("fields"), dict):
         raise CheckpointError(f"{data!r} is not the record of an algorithm")
@@ -56,8 +56,8 @@ def algorithm_from_json(data: Any, trust_imports: bool = False) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ transforms
-# What may be written in place of `transforms`, in the order in which it is applied; runs of older versions
-# were recorded so, and some under the older spelling.
+# What may be written in place of `transforms`, in the order in which it is applied. Older versions recorded
+# it, some with British spelling.
 SHORTHAND = {
     "normalize_obs": "scale observations by their running mean and standard deviation",
     "frame_stack": "the last n observations as one; 1 is off",
@@ -67,7 +67,7 @@ OLD_SPELLING = {"normalise_obs": "normalize_obs", "normalise_reward": "normalize
 
 
 def written_out(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The transforms that the shorthand stands for, as JSON.
+    """The transforms that the shorthand means, as JSON.
 
     Raises:
         UsageError: a value of a wrong type or out of range.
@@ -192,7 +192,7 @@ class Settings:
     max_episode_steps: int | None = field(
         default=None,
         metadata=declared(
-            "replaces the environment's own time limit, in environment steps",
+            "time limit in place of the environment's own, in environment steps",
             within=(1, 1e15),
             label="time limit in steps",
         ),
@@ -200,7 +200,7 @@ class Settings:
     transforms: tuple[Any, ...] = field(
         default=(),
         metadata=declared(
-            "what stands between the environment and the learner, the first nearest to the"
+            "transforms between the environment and the learner, the first nearest to the"
             " environment, as in `max_pool,resize:84,frame_stack:4`",
             label="transforms",
         ),
@@ -216,13 +216,15 @@ class Settings:
     bin_low: tuple[float, ...] | None = field(
         default=None,
         metadata=declared(
-            "where the first interval begins, in each dimension; by default at the space's own bounds",
+            "beginning of the first interval, in each dimension; by default the space's own bound",
             label="bins from",
         ),
     )
     bin_high: tuple[float, ...] | None = field(
         default=None,
-        metadata=declared("where the last interval ends, in each dimension", label="bins to"),
+        metadata=declared(
+            "end of the last interval, in each dimension; by default the space's own bound", label="bins to"
+        ),
     )
     tilings: int = field(
         default=1,
@@ -278,16 +280,21 @@ class Settings:
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 
+    def filled_num_envs(self) -> int:
+        """`num_envs`; the algorithm's usual number if none was given."""
+        assert self.num_envs is not None  # filled at construction
+        return self.num_envs
+
     def filled_transforms(self) -> tuple[Any, ...]:
-        """The transforms; where a `gamma` is None, the algorithm's discount."""
+        """The transforms, with the algorithm's discount if their `gamma` is None."""
         return tuple(
             replace(transform, gamma=self.algorithm.gamma) if _lacks_discount(transform) else transform
             for transform in self.transforms
         )
 
     def to_json(self, env_name: str) -> dict[str, Any]:
-        """A JSON-able record; `env_name` is the environment in words."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}  # what is plain is written as it is
+        """A JSON-able record; `env_name` is the name of the environment."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}  # plain values are written unchanged
         return record | {
             "algorithm": algorithm_to_json(self.algorithm),
             "env": env_name,
@@ -296,7 +303,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, record: dict[str, Any], trust_imports: bool = False) -> "Settings":
-        """The settings in a `run.json` of this or an older version; its other keys are left alone.
+        """The settings in a `run.json` of this or an older version; its other keys are ignored.
 
         Raises:
             CheckpointError: a key is missing or of the wrong kind.
@@ -326,7 +333,7 @@ def _lacks_discount(transform: Any) -> bool:
 
 
 def _without_shorthand(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record in which an older version's keys are the present list of transforms."""
+    """A record in which the keys of older versions are replaced by the present list of transforms."""
     record = {OLD_SPELLING.get(name, name): value for name, value in record.items()}
     short = {name: record.pop(name) for name in SHORTHAND if name in record}
     return {"transforms": written_out(short), **record} if short else record
@@ -334,7 +341,7 @@ def _without_shorthand(record: Mapping[str, Any]) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------ records, of this and older versions
 def rewritten_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its settings as this version writes them; what cannot be read stays as it is."""
+    """A record with its settings as this version writes them; what cannot be read stays unchanged."""
     new = _without_shorthand(record)
     if isinstance(algorithm := new.get("algorithm"), Mapping):
         with contextlib.suppress(BellgradError):
@@ -345,7 +352,7 @@ def rewritten_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_that_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run an experiment of its own: runs that agree in it are seeds of one experiment.
+    """What identifies an experiment: runs that agree in it are seeds of one experiment.
 
     Args:
         record: a `run.json` of this or an older version.
@@ -368,8 +375,8 @@ def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         record: a `run.json` of this or an older version.
 
     Returns:
-        Settings that are not at their defaults, and those that are always of interest. If the record says
-        what was used in place of `auto`, that is shown.
+        Settings that are not at their defaults, and those that are always shown; what was used in place of
+        `auto`, if the record has it.
     """
     new = rewritten_record(record)
     used = {"engine": (new.get("engine_used") or {}).get("mode"), "device": new.get("device_used")}

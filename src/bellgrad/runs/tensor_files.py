@@ -1,7 +1,7 @@
-"""The safetensors files of a checkpoint: which rows of which tensor lie in which of them, and their bytes.
+"""The safetensors files of a checkpoint: which rows of which tensor are in which of them, and their bytes.
 
-A manifest's entries determine each file's safetensors header to the byte. The reader therefore parses no
-header: it computes the one that must be there and compares.
+A manifest's entries determine each file's safetensors header to the byte. So the reader parses no header:
+it computes the one that must be there and compares.
 
 Source: the format is https://github.com/huggingface/safetensors#format.
 """
@@ -43,7 +43,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies: `rows` rows of it in each of `files`, fewer in the last. A scalar is one row."""
+    """The files of a tensor: `rows` rows of it in each of `files`, fewer in the last. A scalar is one row."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A part and where it lies: its file, and the byte there at which it begins."""
+    """A part, its file, and the byte of the file at which it begins."""
 
     file: str
     offset: int
@@ -79,10 +79,10 @@ class Place(NamedTuple):
 
 
 def plan_files(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """Decide which files hold which tensor: at most a shard each, except when a single row is larger.
+    """Decide which files hold which tensor: at most a shard each, unless a single row is larger.
 
-    A file holds tensors of one group only: those whose names begin with the same part. A reader of one group
-    then reads and verifies nothing of the others: of all experience, for example, when it wants the policy.
+    A file holds tensors of one group only: those whose names begin with the same part. So a reader of the
+    policy, for example, does not read and verify all the experience.
     """
     entries: dict[str, Entry] = {}
     group = None

@@ -355,6 +355,10 @@ class TabularLearner:
             self.config, epsilon_steps=float(self.config.epsilon_fraction * self.horizon), **derived
         )
 
+    def table_full_message(self) -> str:
+        """What to do if `learn` returned `TABLE_FULL`; a learner whose `learn` may do so defines this."""
+        raise NotImplementedError
+
     def legal(self) -> Tensor:
         """`[S, A]` which actions may be chosen."""
         if self.spec.legal is None:

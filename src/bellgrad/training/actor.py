@@ -140,9 +140,11 @@ class Actor:
         [-1, 1)."""
         space, b = self.env.action_space, self.env.num_envs
         if isinstance(space, Discrete):
-            uniform = draw(Noise("uniform", (b,)), self.streams["action"])
+            uniform: Tensor = draw(Noise("uniform", (b,)), self.streams["action"])
             return (uniform * int(space.n)).long().clamp(max=int(space.n) - 1)
-        return draw(Noise("uniform", (b, *space.shape)), self.streams["action"]) * 2 - 1
+        assert space.shape is not None  # an array's
+        uniform = draw(Noise("uniform", (b, *space.shape)), self.streams["action"])
+        return uniform * 2 - 1
 
     # ----------------------------------------------------------------------------------------------- saving
     def sync_env(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
@@ -22,9 +23,9 @@ class Agent:
     """Acts in the environment's own units: raw observations in, the environment's actions out. Made by
     `bellgrad.load`.
 
-    It remembers what its wrappers and its policy remember of the episode under way; call `reset` when a new
-    one begins. Behind `ActionRepeat(n)` it is asked at every step of the environment all the same: it gives
-    each action n times, and sees what lies between.
+    It keeps the memory of its transforms and its policy during an episode; call `reset` when a new one
+    begins. With `ActionRepeat(n)` it must still be called at every step of the environment: it gives each
+    action n times, and sees the observations in between.
     """
 
     def __init__(self, learner: Any, state: Any, env: TransformedEnv, seed: int):
@@ -42,9 +43,10 @@ class Agent:
         return cls(learner, state, env, run.settings.seed)
 
     def reset(self) -> None:
-        """Forget the episode under way."""
+        """Forget the current episode."""
         self._first, self._memory = True, self._saved
-        self._calls, self._action = [0] * len(self._transforms), None
+        self._calls = [0] * len(self._transforms)
+        self._action: NDArray[Any] | None = None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
     def act(self, obs: Any, deterministic: bool = True) -> Any:
@@ -76,6 +78,7 @@ class Agent:
                 acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
                 self._carry = acted.carry
                 self._action = self._outward(acted.action)[0].cpu().numpy()
+            assert self._action is not None  # the first call after a reset decides
             action = self._action.copy()
         if isinstance(self.action_space, Discrete):
             return int(action) + int(self.action_space.start)
@@ -85,7 +88,7 @@ class Agent:
         return action
 
     def _observe(self, obs: Tree) -> tuple[Tree, bool]:
-        """The observation through the frozen wrappers, and whether it is one to decide on."""
+        """The observation through the frozen transforms, and whether the policy decides on it."""
         still = torch.zeros(1, dtype=torch.bool, device=self.state.steps.device)
         zero = torch.zeros(1, device=still.device)
         states = list(self._memory)
@@ -117,8 +120,8 @@ class Agent:
         input.
 
         With frame stacking the input is the stack of the last n raw observations, the oldest first: `[B, n,
-        *O]`. With repeated actions they are those at which the policy decides, and whoever runs the module
-        repeats its action.
+        *O]`. With repeated actions they are those at which the policy decides, and the caller repeats the
+        action.
 
         Raises:
             UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,

@@ -21,7 +21,7 @@ STATE, REMEMBERED = "loop/state", "env/transforms"  # tensors of a checkpoint: a
 
 
 def device_of(settings: Settings) -> torch.device:
-    """Where the tensors of a run live; tables stay with the processor that samples them.
+    """The device of a run's tensors; that of tables is the CPU, which samples them.
 
     Raises:
         UsageError: as `resolve_device`, or CUDA was asked for a table.
@@ -42,7 +42,7 @@ def resolve_device(name: str) -> torch.device:
         UsageError: `cuda` was asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device (bellgrad doctor tells more)")
+        raise UsageError("--device cuda: torch sees no CUDA device (see bellgrad doctor)")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -62,7 +62,7 @@ def make_run_env(
     Raises:
         UsageError: the environment cannot be made, or the settings do not fit it.
     """
-    num_envs = num_envs or _num_envs(settings)
+    num_envs = num_envs or settings.filled_num_envs()
     if isinstance(settings.algorithm, Tabular):
         return _make_table_env(settings, num_envs, **options)
     if settings.bins is not None or settings.tilings > 1:
@@ -77,7 +77,7 @@ def make_run_env(
         "device": device,
     } | options
     env = make_env(settings.env, **options)
-    # An algorithm that waits for the ends of episodes might wait forever.
+    # An algorithm that waits until episodes end might wait forever.
     if env.spec.max_episode_steps is None and hasattr(settings.algorithm, "episodes"):
         env.close()
         env = make_env(settings.env, **options | {"max_episode_steps": EPISODE_CAP})
@@ -122,7 +122,7 @@ def load_policy(
     """A trained policy, read from what a checkpoint has of it; the experience saved there is not touched.
 
     Args:
-        run: where the checkpoints are.
+        run: that has the checkpoints.
         device: of the tensors.
         which: the checkpoint.
         env: the environment to use; by default a new one. It is closed if loading fails.
@@ -131,7 +131,7 @@ def load_policy(
         The learner, its state, and the environment with the run's normalizers, frozen.
 
     Raises:
-        UsageError: there is no such checkpoint.
+        UsageError: the checkpoint does not exist.
         CheckpointError: it is damaged or does not fit the run.
     """
     try:
@@ -140,7 +140,7 @@ def load_policy(
         learner = run.settings.algorithm.build(env.spec, steps=Plan.read(run).horizon)
         state = learner.init(torch.Generator(device).manual_seed(0))
         state = restore_tree(state, checkpoint.tensors(STATE), STATE)
-        template = tuple(t.init(_num_envs(run.settings), device) for t in env.transforms)
+        template = tuple(t.init(run.settings.filled_num_envs(), device) for t in env.transforms)
         env.transform_state = restore_tree(template, checkpoint.tensors(REMEMBERED), REMEMBERED)
         env.frozen = True
         return learner, state, env
@@ -148,8 +148,3 @@ def load_policy(
         if env is not None:
             env.close()
         raise
-
-
-def _num_envs(settings: Settings) -> int:
-    assert settings.num_envs is not None  # settings that were not told take the algorithm's own number
-    return settings.num_envs

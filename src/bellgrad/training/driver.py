@@ -72,7 +72,7 @@ class Driver:
         self.steps = self.updates = 0
 
     @classmethod
-    def workload(cls, learner: Learner, settings: Settings) -> Workload | None:
+    def workload(cls, learner: Any, settings: Settings) -> Workload | None:
         """What the run asks of the learner's networks; None if it has none."""
         raise NotImplementedError
 
@@ -149,9 +149,7 @@ class ActingDriver(Driver):
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
     """The mean of every metric over several updates."""
     names = list(metrics[0])
-    table = torch.stack([update[name] for update in metrics for name in names]).unflatten(
-        0, (len(metrics), -1)
-    )
+    table = torch.stack([update[name] for update in metrics for name in names]).view(len(metrics), -1)
     return dict(zip(names, table.mean(0).unbind(), strict=True))
 
 

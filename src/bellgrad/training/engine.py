@@ -1,5 +1,5 @@
-"""The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates to
-a call."""
+"""The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates per
+call."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ UPDATES_PER_CALL = (
     2  # of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load
 )
 LONG_RUN_UPDATES = (
-    400_000  # from here a tenth to a quarter more updates a second (of DQN and SAC) is worth more than that
+    400_000  # from here 10 to 25 % more updates per second (of DQN and SAC) are worth more than that
 )
 LONG_RUN_UPDATES_PER_CALL = 4  # more gains little
 
@@ -57,7 +57,7 @@ class Engine:
         """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
 
         Compiled functions skip Dynamo's guards, which take a tenth of a small update. That is sound because
-        each is compiled from a code object of its own (Dynamo caches by code object) and its callers never
+        each is compiled from its own code object (Dynamo caches by code object) and its callers never
         change a shape.
         """
         if self.mode == "eager":
@@ -113,8 +113,8 @@ def choose_engine(
         batch_size: items in one update.
         parameters: numbers in the learner's networks.
         busy_processes: other processes that will keep a core busy: environment workers.
-        device: where the tensors live.
-        unit: what is planned, where it is no gradient update.
+        device: of the tensors.
+        unit: of what is planned, if it is not gradient updates.
 
     Raises:
         UsageError: `compiled` was asked for and there is no C++ compiler.
@@ -129,9 +129,7 @@ def choose_engine(
     if requested != "auto":
         return Engine(requested, threads, per_call, f"{requested}, as asked")
     if device.type == "cpu" and not compiler_available():
-        return Engine(
-            "eager", threads, per_call, "eager: no C++ compiler was found (bellgrad doctor tells more)"
-        )
+        return Engine("eager", threads, per_call, "eager: no C++ compiler was found (see bellgrad doctor)")
     mode: Literal["eager", "compiled"] = "compiled" if planned_updates >= COMPILE_FROM_UPDATES else "eager"
     relation = "at least" if mode == "compiled" else "fewer than"
     reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"

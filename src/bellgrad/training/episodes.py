@@ -30,8 +30,8 @@ class WholeEpisodes(ActingDriver):
     `Driver`.
 
     Stopping at a number of steps would leave out long episodes more often than short ones. So each of B
-    environments runs its own n / B episodes one after another; one that has finished them stands still until
-    the others have.
+    environments runs its own n / B episodes one after another; one that has finished them waits for the
+    others.
     """
 
     learner: EpisodesLearner
@@ -60,7 +60,8 @@ class WholeEpisodes(ActingDriver):
     @classmethod
     def workload(cls, learner: EpisodesLearner, settings: Settings) -> Workload:
         """Updates are few; what is compiled is acting and stepping."""
-        return Workload(settings.steps // settings.num_envs, settings.num_envs, "steps of all environments")
+        num_envs = settings.filled_num_envs()
+        return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
     @torch.no_grad()
     def advance(self) -> Advanced:
@@ -68,7 +69,7 @@ class WholeEpisodes(ActingDriver):
         b, actor, parts = self.env.num_envs, self.actor, []
         left = torch.full(
             (b,), self.learner.config.episodes // b, device=self.device
-        )  # that each has to finish
+        )  # episodes that each has to finish
         while left.any():
             self.state, actor.state, left, part = self._collect(
                 self.state, actor.state, left, actor.draw(self._unroll)
@@ -97,7 +98,7 @@ class WholeEpisodes(ActingDriver):
 
 
 def one_per_column(taken: Steps) -> Episodes:
-    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one to a
+    """Steps `[T, B]`, several episodes of an environment one after another, as episodes `[T', n]`, one per
     column."""
     step, active = taken.step, taken.active
     ended = step.terminated | step.truncated
@@ -119,5 +120,12 @@ def one_per_column(taken: Steps) -> Episodes:
         out[column[ended]] = x[ended]
         return out
 
-    columns = map_tree(place, (taken.obs, taken.action, step.reward, step.terminated, step.truncated, active))
-    return Episodes(*columns, last_obs=map_tree(place_last, step.next_obs))
+    return Episodes(
+        obs=map_tree(place, taken.obs),
+        action=place(taken.action),
+        reward=place(step.reward),
+        terminated=place(step.terminated),
+        truncated=place(step.truncated),
+        mask=place(active),
+        last_obs=map_tree(place_last, step.next_obs),
+    )

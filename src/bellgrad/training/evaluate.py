@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes in environments of their own, from fixed seeds, with frozen normalizers."""
+"""Evaluation: whole episodes in separate environments, from fixed seeds, with frozen normalizers."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import to_device, where
 
 EVAL_ENVS = 16  # environments that step together in an evaluation, at most
-EPISODE_CAP = 27_000  # environment steps; only for environments without a time limit of their own
+EPISODE_CAP = 27_000  # environment steps; only for environments that have no time limit
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def evaluate_agent(
         seed: of the episodes.
         deterministic: the greedy action, or a sample of the policy.
         cap: environment steps after which an episode is cut and counted as capped, if the environment has no
-            limit of its own.
+            time limit.
 
     Raises:
         UsageError: `episodes` is below 1.
@@ -92,7 +92,7 @@ def evaluate_agent(
                     lengths.append(int(step.episode.length[i]))
                     if not ended[i]:
                         capped += 1
-                        share[i] = len(returns[i])  # it never ends by itself: one episode stands for all
+                        share[i] = len(returns[i])  # it never ends by itself: one episode is counted for all
     flat = [r for own in returns for r in own]
     return Evaluation(
         float(np.mean(flat)), float(np.std(flat)), float(np.mean(lengths)), len(flat), capped, flat

@@ -27,7 +27,7 @@ class OnPolicy(ActingDriver):
     """One call is a rollout of `rollout_steps` steps of all environments, then `epochs` passes over it in
     minibatches; the arguments are those of `Driver`.
 
-    Around an environment that can be compiled, with short rollouts and a single update to each, one call runs
+    Around an environment that can be compiled, with short rollouts and one update for each, one call runs
     several rollouts as one graph.
     """
 
@@ -75,7 +75,7 @@ class OnPolicy(ActingDriver):
     def workload(cls, learner: OnPolicyLearner, settings: Settings) -> Workload:
         """Every rollout is used for `epochs` passes."""
         c = learner.config
-        rollout = c.rollout_steps * settings.num_envs
+        rollout = c.rollout_steps * settings.filled_num_envs()
         return Workload(settings.steps // rollout * c.epochs * c.minibatches, rollout // c.minibatches)
 
     def advance(self) -> Advanced:
@@ -96,7 +96,7 @@ class OnPolicy(ActingDriver):
         return Advanced(*advanced)
 
     def _run_by_parts(self) -> Advanced:
-        """One rollout; acting, preparing and every few updates are calls of their own."""
+        """One rollout; acting, preparing and every few updates are separate calls."""
         parts, ended, actor = [], [], self.actor
         with torch.no_grad():
             for _ in range(self.learner.config.rollout_steps // self._unroll):
@@ -143,7 +143,7 @@ class OnPolicy(ActingDriver):
     def collect(
         self, state: Any, actor: ActorState, noise: dict[str, Tree]
     ) -> tuple[Any, ActorState, Rollout, Ended]:
-        """A few steps of all environments; what they saw and where it led are valued together. Pure if the
+        """A few steps of all environments; observations and their successors are valued together. Pure if the
         environment is."""
         state, actor, block = self.actor.run(state, actor, noise, self._unroll)
         rollout = stack([self._row(taken) for taken in block])
@@ -156,14 +156,15 @@ class OnPolicy(ActingDriver):
 
     def _row(self, taken: Taken) -> Rollout:
         """One step of a rollout; the values come later, for several steps at once."""
-        step = taken.step
+        step, logprob = taken.step, taken.acted.logprob
+        assert logprob is not None  # every learner of this driver gives it
         return Rollout(
             obs=taken.obs,
             action=taken.acted.action,
             reward=step.reward,
             terminated=step.terminated,
             truncated=step.truncated,
-            logprob=taken.acted.logprob,
+            logprob=logprob,
             value=None,
             next_value=None,
             age=step.episode.length - 1,

@@ -26,7 +26,7 @@ class Plan:
         log_every: environment steps from one line of the log to the next.
         checkpoint_every: environment steps from one checkpoint to the next.
         engine: how the functions run.
-        device: where the tensors live.
+        device: of the tensors.
     """
 
     steps: int

@@ -26,14 +26,14 @@ class UnderWay(NamedTuple):
     obs: Tree  # [B, *O] to act on next
     active: Tensor  # [B] bool, False if the episode is over
     return_: Tensor  # [B] float32 of the episodes that are over
-    length: Tensor  # [B] int64 likewise, environment steps
+    length: Tensor  # [B] int64 of the same, environment steps
 
 
 class Population(Driver):
-    """One call is a generation: every candidate plays its episodes, and the learner is told their mean
+    """One call is a generation: every candidate plays its episodes, and the learner is given their mean
     returns.
 
-    All episodes begin together, and an environment whose episode is over stands still until the others' are.
+    All episodes begin together, and an environment whose episode is over waits until all are.
     With fewer environments than episodes, groups of candidates (or parts of one candidate's episodes) play
     one after another. The arguments are those of `Driver`.
     """
@@ -53,7 +53,7 @@ class Population(Driver):
     ):
         super().__init__(learner, env, engine, seed, device, total)
         c, b, compilable = learner.config, env.num_envs, env.compilable
-        self._episodes = c.population * c.episodes  # of a generation
+        self._episodes: int = c.population * c.episodes  # of a generation
         if not self._divides(b):
             would = next(n for n in range(min(b, self._episodes), 0, -1) if self._divides(n))
             raise UsageError(
@@ -68,18 +68,19 @@ class Population(Driver):
 
     def _divides(self, num_envs: int) -> bool:
         """Whether so many environments play whole candidates, or equal parts of one."""
-        e = self.learner.config.episodes
+        e: int = self.learner.config.episodes
         return self._episodes % num_envs == 0 and max(num_envs, e) % min(num_envs, e) == 0
 
     @classmethod
     def workload(cls, learner: PopulationLearner, settings: Settings) -> Workload:
         """Generations are few; what takes the time is acting and stepping."""
-        return Workload(settings.steps // settings.num_envs, settings.num_envs, "steps of all environments")
+        num_envs = settings.filled_num_envs()
+        return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
     @torch.no_grad()
     def advance(self) -> Advanced:
         """Play a generation, then learn from it."""
-        # Asking and telling are not compiled: hundreds of steps lie between them.
+        # `ask` and `tell` are not compiled: they run once in hundreds of steps.
         learner, updates = self.learner, self.streams["update"]
         candidates = learner.ask(self.state, draw(learner.ask_noise(), updates))
         return_, length = self._play_generation(candidates.to(torch.float32))
@@ -92,7 +93,7 @@ class Population(Driver):
         return Advanced(Ended(torch.ones_like(length, dtype=torch.bool), return_, length), metrics)
 
     def _play_generation(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns and lengths `[P * E]` of the episodes of `params [P, n]`, a candidate's side by side."""
+        """Returns and lengths `[P * E]` of the episodes of `params [P, n]`, those of a candidate together."""
         e, b = self.learner.config.episodes, self.env.num_envs
         results = []
         for group in range(self._episodes // b):

@@ -1,4 +1,4 @@
-"""The progress of long work: a live bar on a terminal, plain lines elsewhere, nothing if asked."""
+"""The progress of long work: a live bar on a terminal, plain lines elsewhere, or nothing."""
 
 import sys
 from typing import Literal
@@ -52,13 +52,13 @@ class TrainingProgress:
             print(f"{steps:>12,} steps  {rate:>9,.0f} steps/s  return {shown}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line above the bar that stays."""
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         elif not self._off:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()

@@ -20,12 +20,12 @@ class Run(RunFolder):
     Attributes:
         folder: its path.
         settings: what was asked for.
-        device: where its tensors live.
+        device: of its tensors.
     """
 
     def __init__(self, folder: Path, settings: Settings, record: dict[str, Any]):
         super().__init__(folder, settings, record)
-        was_trained = "device_used" in record  # on CUDA perhaps; a CPU can use every agent of it
+        was_trained = "device_used" in record  # perhaps CUDA; a CPU can use every agent of the run
         anywhere = replace(settings, device="cpu" if settings.device == "cpu" else "auto")
         self.device = device_of(anywhere if was_trained else settings)
 
@@ -35,25 +35,25 @@ class Run(RunFolder):
         Raises:
             UsageError: another process is training this run, or the settings cannot be met.
             BellgradError: as `session.train`; what was saved is intact.
-            KeyboardInterrupt: the user stopped it; its message says what is saved and how to go on.
+            KeyboardInterrupt: the user stopped it; its message says what is saved and how to continue.
         """
         with self.lock():
             session.train(self, self.device, None, progress)
         return self
 
     def resume(self, steps: int | None = None, progress: Literal["auto", "off"] = "auto") -> Self:
-        """Go on from the newest checkpoint that is whole; from the start if the run was stopped before its
-        first one, which loses nothing.
+        """Continue from the newest undamaged checkpoint; from the start if the run was stopped before its
+        first one.
 
         Args:
             steps: a new total of environment steps; the horizon of schedules stays, and a target return that
-                was reached stops the run no more. None keeps the old total.
+                was reached no longer stops the run. None keeps the old total.
             progress: as in `train`.
 
         Raises:
             UsageError: there is nothing left to do, `steps` is not beyond what is reached, or another process
                 is training this run.
-            CheckpointError: no checkpoint is fit to go on from.
+            CheckpointError: no checkpoint can be used.
             BellgradError, KeyboardInterrupt: as `train`.
         """
         with self.lock():
@@ -83,7 +83,7 @@ class Run(RunFolder):
     def _warn_of_the_horizon(self, horizon: int) -> None:
         if getattr(self.settings.algorithm, "learning_rate_decay", None) == "linear":
             print(
-                f"warning: the learning rate falls to 0 at step {horizon:,}, where the first plan ended",
+                f"warning: the learning rate falls to 0 at step {horizon:,}, at which the first plan ended",
                 file=sys.stderr,
             )
 
@@ -97,7 +97,7 @@ class Run(RunFolder):
         """The learner, its state, and an environment with the run's normalizers, frozen.
 
         Args:
-            which: `last`, the newest checkpoint; `best`, the one with the best evaluation; or a step.
+            which: the checkpoint: `last`, `best` (that of the best evaluation), or the step of one.
             env: the environment to use, which is closed if loading fails; by default a new one.
         """
         return load_policy(self, self.device, which, env)

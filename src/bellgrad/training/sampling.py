@@ -20,6 +20,10 @@ LOOP_DRAWS = (
 )
 
 
+Function = Callable[..., Any]
+Make = Callable[[Function, Function], Function]  # from a learner's `begin` and `learn`
+
+
 class SampledDynamics(NamedTuple):
     """A `FiniteMDP` as the loop reads it."""
 
@@ -56,13 +60,13 @@ class EpisodePosition(NamedTuple):
 
 
 @inlined
-def first_state(dynamics, uniform):
+def first_state(dynamics: Any, uniform: Any) -> Any:
     """The first state for a uniform number, by the cumulative distribution."""
     return min(np.searchsorted(dynamics.start, uniform, side="right"), len(dynamics.start) - 1)
 
 
 @inlined
-def outcome(dynamics, obs, action, uniform):
+def outcome(dynamics: Any, obs: Any, action: Any, uniform: Any) -> Any:
     """The first outcome whose cumulative probability is above a uniform number, which is Gymnasium's own
     rule."""
     pair = obs * dynamics.num_actions + action
@@ -74,7 +78,7 @@ def outcome(dynamics, obs, action, uniform):
     return last
 
 
-def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[..., tuple[int, int]]:
+def make_loop(begin: Function, learn: Function) -> Function:
     """The sampling loop around a learner's two functions, as plain Python.
 
     Returns:
@@ -83,7 +87,17 @@ def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
         that one step takes, or if a table is full. `returns` and `lengths` are filled, one per ended episode.
     """
 
-    def loop(config, table, dynamics, position, noise, steps, max_draws, returns, lengths):
+    def loop(
+        config: Any,
+        table: Any,
+        dynamics: Any,
+        position: Any,
+        noise: Any,
+        steps: Any,
+        max_draws: Any,
+        returns: Any,
+        lengths: Any,
+    ) -> Any:
         obs, action, length, return_ = (
             position.obs[()],
             position.action[()],
@@ -118,7 +132,7 @@ def make_loop(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
     return loop
 
 
-def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[..., int]:
+def make_step(begin: Function, learn: Function) -> Function:
     """A learner's two functions as one, for an environment that is stepped in Python, as plain Python.
 
     Returns:
@@ -127,7 +141,17 @@ def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
         pass than its record.
     """
 
-    def step(configs, table, noise, obs, action, reward, next_obs, terminated, truncated):
+    def step(
+        configs: Any,
+        table: Any,
+        noise: Any,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        next_obs: Any,
+        terminated: Any,
+        truncated: Any,
+    ) -> Any:
         if action < 0:
             return begin(configs[0], table, next_obs, noise)
         table.steps[()] += 1
@@ -136,32 +160,35 @@ def make_step(begin: Callable[..., int], learn: Callable[..., int]) -> Callable[
     return step
 
 
-def build_compiled(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
+def build_compiled(make: Make, begin: Function, learn: Function) -> Function:
     """The function that `make` builds from a learner's functions, compiled. The machine code is cached on
     disk, in Numba's cache folder, for as long as its sources stay the same."""
     made = make(begin, learn)
-    dispatcher = njit(made)
-    dispatcher._cache = _DigestCache(made, source_digest(make, begin, learn))
+    compiled: Any = njit(made)
+    compiled._cache = _DigestCache(made, source_digest(make, begin, learn))
+    dispatcher: Function = compiled
     return dispatcher
 
 
-def specialize(dispatcher: Dispatcher, *arguments: Any) -> Callable[..., Any]:
+def specialize(dispatcher: Any, *arguments: Any) -> Function:
     """A compiled function for arguments of exactly these types.
 
     The dispatcher itself finds the type of every argument at each call, which takes 1.7 of the 2.1
-    microseconds of a step.
+    microseconds per step.
     """
     types = tuple(map(typeof, arguments))
     dispatcher.compile(types)
-    return dispatcher.overloads[types].entry_point
+    compiled: Function = dispatcher.overloads[types].entry_point
+    return compiled
 
 
-def build_plain(make: Callable[..., Any], begin: Dispatcher, learn: Dispatcher) -> Callable[..., Any]:
+def build_plain(make: Make, begin: Function, learn: Function) -> Function:
     """The same function without compilation, for a debugger."""
-    return as_python(make)(as_python(begin), as_python(learn))
+    plain: Function = as_python(make)(as_python(begin), as_python(learn))
+    return plain
 
 
-def as_python(function: Any) -> Callable[..., Any]:
+def as_python(function: Any) -> Function:
     """A function without compilation: its Python code, and that of every compiled function that it
     calls."""
     python = getattr(function, "py_func", function)
@@ -181,14 +208,16 @@ class _DigestCache(FunctionCache):
 
     By default the key of a closure is a pickle of the functions in it, which differs between processes, and
     Numba looks for changes in one file only. Its index holds pickles of types, and those of another version
-    may name classes that are no longer there: so each version has an index of its own.
+    may name classes that do not exist any more: so each version has its own index.
     """
 
-    def __init__(self, made: Callable[..., Any], digest: str):
-        super().__init__(made)
+    def __init__(self, made: Function, digest: str):
+        super().__init__(made)  # type: ignore[no-untyped-call]  # numba has no types here
         self._digest = digest
         name = f"{self._impl.filename_base}-{digest[:16]}"
-        self._cache_file = IndexDataCacheFile(self._cache_path, name, source_stamp=digest)
+        self._cache_file = IndexDataCacheFile(  # type: ignore[no-untyped-call]  # nor here
+            self._cache_path, name, source_stamp=digest
+        )
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (sig, codegen.magic_tuple(), self._digest)
@@ -222,7 +251,7 @@ def _functions_called(functions: Any, seen: set[Any]) -> Iterator[Any]:
         )
 
 
-def _globals_used(function: Callable[..., Any]) -> dict[str, Any]:
+def _globals_used(function: Function) -> dict[str, Any]:
     """The globals that a function or a function inside it may use, by name."""
     code = [function.__code__, *(c for c in function.__code__.co_consts if inspect.iscode(c))]
     return {

@@ -1,4 +1,4 @@
-"""One stretch of training: the loop and what belongs to it: log, evaluation, checkpoints, interruption."""
+"""A session of training: the loop with its log, evaluations, checkpoints and interruption."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ from bellgrad.training.progress import TrainingProgress
 
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
-# Calls whose tensors wait to be read: few enough to take no memory, many enough to wait rarely.
+# Calls whose tensors are read later: few enough to need little memory, many enough to wait rarely.
 PENDING_REPORTS = 1_000
 
 
@@ -47,9 +47,9 @@ def train(
     """Train a run to its end. The caller holds its lock.
 
     Args:
-        run: its folder, whose record says afterwards how the training ended.
+        run: its folder; its record says afterwards how the training ended.
         device: of all tensors.
-        checkpoint: where to go on; None starts from the beginning.
+        checkpoint: from which to continue; None starts from the beginning.
         progress: `auto` shows a bar on a terminal and lines elsewhere; `off` shows nothing.
 
     Raises:
@@ -57,7 +57,7 @@ def train(
         EnvironmentFault: an environment broke; the last checkpoint is intact.
         DivergedError: the algorithm diverged; the last checkpoint is intact.
         CheckpointError: the checkpoint does not fit, or one could not be written.
-        KeyboardInterrupt: the user stopped it; its message says what is saved and how to go on.
+        KeyboardInterrupt: the user stopped it; its message says what is saved and how to continue.
     """
     env = session = None
     try:
@@ -66,7 +66,7 @@ def train(
         session.train()
         run.finish()
     except BaseException as error:
-        # Ctrl-C reaches a compiler at work too, which then fails: that is the user's stop, not an error.
+        # Ctrl-C also reaches a running compiler, which then fails: the user stopped it, it is not an error.
         failed_by_stop = session is not None and session.stopping and not isinstance(error, BellgradError)
         stopped = isinstance(error, KeyboardInterrupt) or failed_by_stop
         with contextlib.suppress(BellgradError):  # the first error is the one to show
@@ -86,8 +86,8 @@ def train(
 
 
 class Tracker:
-    """The recent episodes, and the metrics since the last line of the log. Reads tensors only when asked for
-    a line."""
+    """The recent episodes, and the metrics since the last line of the log. Tensors are read only when a line
+    is needed."""
 
     def __init__(self) -> None:
         self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -96,13 +96,13 @@ class Tracker:
         self._pending: list[Advanced] = []
 
     def add(self, report: Advanced) -> None:
-        """Remember a call's report, mostly without waiting for its tensors."""
+        """Keep a call's report, usually without waiting for its tensors."""
         self._pending.append(report)
         if len(self._pending) >= PENDING_REPORTS:
             self.flush()
 
     def flush(self) -> None:
-        """Read what is pending. One by one, so that the sums do not depend on when they are flushed."""
+        """Read what is pending, one by one, so that the sums do not depend on when this is called."""
         for report in self._pending:
             ended = report.ended.ended
             if ended.any():
@@ -140,22 +140,22 @@ class Tracker:
 
 
 class Session:
-    """One stretch of training: from where the run stands until it ends, is interrupted or fails.
+    """A session of training: from the present step until the run ends, is interrupted or fails.
 
-    Everything that is remembered here and can be seen in the results is in the checkpoint: see `_save` and
+    Everything that is kept here and can change the results is in the checkpoint: see `_save` and
     `_restore`.
 
     Args:
         run: the run's folder.
-        env: where the learner acts, at its first step.
-        checkpoint: where to go on; None starts from the beginning.
+        env: in which the learner acts, before its first step.
+        checkpoint: from which to continue; None starts from the beginning.
         progress: as in `train`.
 
     Attributes:
         run: as given.
         env: as given.
-        plan: what happens when.
-        driver: the learner at work in the environment.
+        plan: what happens at which step.
+        driver: trains the learner in the environment.
         best: the best evaluation so far.
 
     Raises:
@@ -238,7 +238,7 @@ class Session:
             if not self._over():
                 raise KeyboardInterrupt
         finally:
-            # A full disk has been reported already, and a checkpoint has synced all that counts.
+            # A full disk was already reported, and a checkpoint made everything that is needed durable.
             with contextlib.suppress(OSError):
                 self.metrics.close()
             self._progress.close()
@@ -307,10 +307,10 @@ class Session:
             self.best = Best(driver.steps, result.return_mean)
 
     def _save(self) -> None:
-        """Write a checkpoint of everything, then forget old ones.
+        """Write a checkpoint of everything, then delete old ones.
 
         Raises:
-            DivergedError: the learner's state is not finite; a checkpoint of it would be of no use.
+            DivergedError: the learner's state is not finite; a checkpoint of it would be useless.
         """
         values, tensors = self.driver.snapshot()
         for name, tensor in tensors.items():
@@ -330,7 +330,7 @@ class Session:
         self._saved_at = step
 
     def _restore(self, checkpoint: Checkpoint) -> int:
-        """Everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
+        """Restore everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
         values = checkpoint.values
         try:
             fault = self.driver.restore(checkpoint)
@@ -340,7 +340,7 @@ class Session:
             if fault is not None:
                 self._restarts = [*self._restarts, checkpoint.step]
                 print(
-                    f"warning: {fault}; new episodes were begun, and what follows differs from a run that was"
+                    f"warning: {fault}; new episodes were begun, and the results differ from a run that was"
                     " never stopped",
                     file=sys.stderr,
                 )
@@ -352,7 +352,7 @@ class Session:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the loop after the call under way; the second ends the process
+        """The first Ctrl-C (or SIGTERM) ends the loop after the current call; the second ends the process
         at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -364,7 +364,7 @@ class Session:
             self._stop.set()
             with contextlib.suppress(RuntimeError):  # the interrupted code may have been printing itself
                 self._progress.say(
-                    "stopping after the call under way and saving; press Ctrl-C again to stop at once"
+                    "stopping after the current call and saving; press Ctrl-C again to stop at once"
                 )
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}

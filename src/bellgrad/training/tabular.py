@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
+from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.gym import GymEnv, SingleEnvStepper
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
@@ -32,16 +32,16 @@ from bellgrad.training.sampling import (
 )
 
 CALLS = 200  # calls in a run, so that each line of the log has one
-MOST_STEPS = 200_000  # environment steps in a call, so that a stop is heard soon
+MOST_STEPS = 200_000  # environment steps in a call, so that Ctrl-C takes effect soon
 DRAWN = 1 << 16  # uniform numbers that are drawn at once
 
 
 class Tabular(Driver):
-    """One call is a stretch of steps, an update after each.
+    """One call is many steps, with an update after each; the arguments are those of `Driver`.
 
-    The learner's tables are the one thing here that changes in place. Where the dynamics are known, the whole
-    stretch is one compiled call; elsewhere the environment steps in Python and the same two functions of the
-    learner follow it.
+    Only the learner's tables change in place. If the dynamics are known, all steps of a call are one compiled
+    function; otherwise the environment steps in Python, and the same two functions of the learner follow each
+    step.
     """
 
     stream_names = ("init", "action")
@@ -64,13 +64,14 @@ class Tabular(Driver):
         self._table = map_tree(Tensor.numpy, self.state)  # the same memory
         if env.mdp is None and learner.exploring_starts:
             raise UsageError(
-                f"{type(learner.config).__name__} starts episodes anywhere, which needs known dynamics; "
-                f"{env.spec.id} is only known by stepping it"
+                f"{type(learner.config).__name__} starts episodes in any state, which needs known dynamics; "
+                f"{env.spec.id} can only be stepped"
             )
+        self._source: SampledMDP | SteppedEnv
         if env.mdp is None:
-            self._stretch = SteppedStretch(learner, env, engine, seed, self._table, self._noise)
+            self._source = SteppedEnv(learner, env, engine, seed, self._table, self._noise)
         else:
-            self._stretch = SampledStretch(learner, env.mdp, engine)
+            self._source = SampledMDP(learner, env.mdp, engine)
 
     @property
     def _most_draws(self) -> int:
@@ -82,7 +83,7 @@ class Tabular(Driver):
         return None
 
     def advance(self) -> Advanced:
-        """Take `steps_per_call` steps, fewer where the run ends.
+        """Take `steps_per_call` steps, fewer at the end of the run.
 
         Raises:
             UsageError: the learner's tables are too small for the problem.
@@ -93,11 +94,11 @@ class Tabular(Driver):
         taken = ended = 0
         while taken < wanted:
             self._draw()
-            n, e = self._stretch.run(
+            n, e = self._source.run(
                 self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:]
             )
             taken, ended = taken + n, ended + e
-            if self._stretch.action == TABLE_FULL:
+            if self._source.action == TABLE_FULL:
                 raise UsageError(self.learner.table_full_message())
         self.steps += taken
         self.updates += taken
@@ -109,8 +110,8 @@ class Tabular(Driver):
         return Advanced(over, self.learner.metrics(self.state))
 
     def _draw(self) -> None:
-        """Fill the noise up where a stretch would end early; what is left comes first, so that no number is
-        lost."""
+        """Draw new numbers if fewer are left than one step may take; those that are left come first, so that
+        none is lost."""
         uniform, taken = self._noise
         left = len(uniform) - int(taken[0])
         if left < self._most_draws:
@@ -120,32 +121,26 @@ class Tabular(Driver):
             taken[0] = 0
 
     def snapshot_experience(self) -> dict[str, Tensor]:
-        """The random numbers drawn and not yet taken, and where the episode stands."""
-        return named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._stretch.snapshot()
+        """The random numbers drawn and not yet taken, and the state of the episode."""
+        return named_leaves(map_tree(torch.from_numpy, self._noise), "noise") | self._source.snapshot()
 
     def restore_experience(self, checkpoint: Checkpoint) -> EnvironmentFault | None:
         """Continue in the episode, or begin a new one if the environment does not repeat itself."""
         self._table = map_tree(Tensor.numpy, self.state)
         noise = map_tree(torch.from_numpy, self._noise)
         self._noise = map_tree(Tensor.numpy, restore_tree(noise, checkpoint.tensors("noise"), "noise"))
-        try:
-            self._stretch.restore(checkpoint)
-        except EnvironmentFault as fault:
-            self._stretch.begin(derive_seed(self.seed, "resumed", self.steps))
-            return fault
-        return None
+        return self._source.restore(checkpoint, derive_seed(self.seed, "resumed", self.steps))
 
 
-class SampledStretch:
+class SampledMDP:
     """Steps of a known MDP, sampled in one call."""
 
     def __init__(self, learner: TabularLearner, mdp: FiniteMDP, engine: Engine):
         self._config = learner.config_record
-        self._world = SampledDynamics.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
-        self._place = EpisodePosition(np.array(0), np.array(-1), np.array(0), np.array(0.0))
-        self._loop = (build_plain if engine.mode == "eager" else build_compiled)(
-            make_loop, learner.begin, learner.learn
-        )
+        self._dynamics = SampledDynamics.of(mdp, learner.spec.max_episode_steps, learner.exploring_starts)
+        self._position = EpisodePosition(np.array(0), np.array(-1), np.array(0), np.array(0.0))
+        build = build_plain if engine.mode == "eager" else build_compiled
+        self._loop = build(make_loop, learner.begin, learner.learn)
 
     def run(
         self,
@@ -157,26 +152,27 @@ class SampledStretch:
         lengths: np.ndarray,
     ) -> tuple[int, int]:
         """See `sampling.make_loop`."""
-        return self._loop(
-            self._config, table, self._world, self._place, noise, steps, draws, returns, lengths
+        taken, ended = self._loop(
+            self._config, table, self._dynamics, self._position, noise, steps, draws, returns, lengths
         )
+        return taken, ended
 
     @property
     def action(self) -> int:
-        """What is done next; negative as in `sampling.EpisodePosition`."""
-        return int(self._place.action)
+        """The next action; negative as in `sampling.EpisodePosition`."""
+        return int(self._position.action)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Where the episode under way stands."""
-        return named_leaves(map_tree(torch.from_numpy, self._place), "place")
+        """The state of the current episode."""
+        return named_leaves(map_tree(torch.from_numpy, self._position), "place")
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand there again."""
-        place = map_tree(torch.from_numpy, self._place)
-        self._place = map_tree(Tensor.numpy, restore_tree(place, checkpoint.tensors("place"), "place"))
+    def restore(self, checkpoint: Checkpoint, seed: int) -> None:
+        """Continue in that episode; `seed` is not needed."""
+        position = map_tree(torch.from_numpy, self._position)
+        self._position = map_tree(Tensor.numpy, restore_tree(position, checkpoint.tensors("place"), "place"))
 
 
-class SteppedStretch:
+class SteppedEnv:
     """Steps of an environment whose dynamics are not known."""
 
     def __init__(
@@ -188,17 +184,18 @@ class SteppedStretch:
         table: Any,
         noise: UniformNumbers,
     ):
-        self._env = env.env
-        if not isinstance(self._env, GymEnv) or env.num_envs != 1:
+        inner = env.env
+        if not isinstance(inner, GymEnv) or env.num_envs != 1:
             raise UsageError(
                 "a tabular learner acts in one environment of this process: num_envs must be 1, and backend"
                 " not subprocess"
             )
+        self._env = inner
         self._configs = np.array([learner.config_record.item()], dtype=learner.config_record.dtype)
-        self._see = (
-            None if isinstance(self._env.observation_space, Discrete) else env.transforms[0].observe_one
-        )
-        self.begin(seed)
+        to_row = env.transforms[0] if env.transforms else None
+        assert to_row is None or isinstance(to_row, DiscreteStates)
+        self._see = None if to_row is None else to_row.observe_one
+        self._begin(seed)
         if engine.mode == "eager":
             self._step = build_plain(make_step, learner.begin, learner.learn)
         else:
@@ -206,8 +203,8 @@ class SteppedStretch:
             arguments = (self._configs, table, noise, obs, 0, 0.0, obs, False, False)
             self._step = specialize(build_compiled(make_step, learner.begin, learner.learn), *arguments)
 
-    def begin(self, seed: int) -> None:
-        """Start the environment anew."""
+    def _begin(self, seed: int) -> None:
+        """Start a new episode."""
         self._env.reset(seed)
         self.action = -1
 
@@ -241,11 +238,21 @@ class SteppedStretch:
         return taken, ended
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The environment's past, and what is done next."""
+        """The environment's past, and the next action."""
         return named_leaves(self._env.snapshot(), "env") | {"place/action": torch.tensor(self.action)}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Repeat that past."""
+    def restore(self, checkpoint: Checkpoint, seed: int) -> EnvironmentFault | None:
+        """Repeat that past.
+
+        Returns:
+            None; or why the environment cannot repeat it: it then begins a new episode with `seed`.
+        """
         names = [name for name in checkpoint.names() if name.startswith("env/")]
-        self._env.restore(nest({name.removeprefix("env/"): checkpoint.read(name) for name in names}))
+        past = nest({name.removeprefix("env/"): checkpoint.read(name) for name in names})
+        try:
+            self._env.restore(past)
+        except EnvironmentFault as fault:
+            self._begin(seed)
+            return fault
         self.action = int(checkpoint.read("place/action"))
+        return None

@@ -1,4 +1,4 @@
-"""Pictures of an agent at work."""
+"""Pictures of an agent that acts."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def frames(
         episodes: how many.
         seed: of the episodes.
         deterministic: the greedy action, or a sample of the policy.
-        checkpoint: `last`, `best`, or a step.
+        checkpoint: `last`, `best`, or the step of one.
 
     Raises:
         UsageError: the environment cannot draw itself.
