@@ -322,7 +322,7 @@ def test_seeds_are_ranges_and_lists():
         ("solve FrozenLake-v1 --horizon 0", "horizon"),
         ("solve FrozenLake-v1 --plot a.jpg", ".png"),
         ("solve FrozenLake-v1 --animate a.avi", ".gif"),
-        ("evaluate nowhere --algo.gamma 0.5", "bellgrad train only"),
+        ("evaluate nowhere --algo.gamma 0.5", "only for bellgrad train"),
         ("evaluate nowhere", "not a run folder"),
         ("resume nowhere", "not a run folder"),
         ("record nowhere", "not a run folder"),
