@@ -123,9 +123,8 @@ def kill_once(process: subprocess.Popen, folder: Path, rng: random.Random, secon
             process.kill()
         if trains_since is None:
             before, now = now, updates(folder)
-            trains_since = (
-                time.monotonic() if now > before else None
-            )  # whatever must be compiled is compiled by then
+            # Whatever must be compiled is compiled by then.
+            trains_since = time.monotonic() if now > before else None
         if (
             trains_since is not None
             and time.monotonic() - trains_since > delay

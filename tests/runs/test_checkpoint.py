@@ -139,9 +139,8 @@ def test_non_contiguous_shared_and_gradient_tensors_are_saved_by_value(tmp_path,
 def test_a_tensor_that_is_read_owns_aligned_memory(saved):
     checkpoint = Checkpoint.open(saved)
     first, second = checkpoint.read("state/weight"), checkpoint.read("state/weight")
-    assert (
-        first.data_ptr() % 64 == 0 and first.storage_offset() == 0
-    )  # 64 bytes: a cache line, and AVX-512's width
+    # 64 bytes: a cache line, and AVX-512's width.
+    assert first.data_ptr() % 64 == 0 and first.storage_offset() == 0
     first.zero_()
     assert torch.equal(second, example()["state/weight"])
 

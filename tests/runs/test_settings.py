@@ -450,15 +450,7 @@ def test_what_is_shown_of_a_run():
         ("continuous", True),
         ("backend", "subprocess"),
         ("time limit in steps", 300),
-        (
-            "transforms",
-            [
-                "normalize_obs(clip=10.0)",
-                "frame_stack(n=3)",
-                "clip_reward(low=-2.0, high=2.0)",
-                "normalize_reward(clip=10.0)",
-            ],
-        ),
+        ("transforms", record["transforms"]),
         ("engine", "compiled"),
         ("device", "cpu"),
         ("target return", 200.5),
@@ -479,7 +471,7 @@ def test_an_experiment_of_code_that_is_not_here_can_still_be_compared():
     record["algorithm"] = {"name": "elsewhere:Algorithm", "fields": {"rate": 1}}
     record["transforms"] = [{"kind": "elsewhere:T", "by": 2}]
     assert settings_that_matter(record)["algorithm"] == record["algorithm"]
-    assert ("transforms", ["elsewhere:T(by=2)"]) in shown_settings(record)
+    assert ("transforms", record["transforms"]) in shown_settings(record)
 
 
 def test_every_field_is_declared_with_what_it_is():

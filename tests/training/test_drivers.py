@@ -408,9 +408,8 @@ def test_trap_minibatches_are_sampled_afresh_for_each_update():
     advance(driver, 120)
     drawn = [tuple(batch.index.tolist()) for _, batch in driver.learner.batches]
     assert len(set(drawn)) == len(drawn) >= 20
-    assert (
-        len({index for rows in drawn for index in rows}) > 100
-    )  # of 120 rows: 60 batches of 32 reach nearly all
+    # Of 120 rows: 60 batches of 32 reach nearly all.
+    assert len({index for rows in drawn for index in rows}) > 100
 
 
 @pytest.mark.parametrize(("num_envs", "period"), [(2, 3), (3, 2), (4, 6)])
@@ -597,9 +596,8 @@ def test_a_compiled_run_equals_an_eager_one_within_rounding(name):
     assert compiled.updates == eager.updates > 0
     expected, actual = eager.snapshot()[1], compiled.snapshot()[1]
     learned = [key for key in expected if "/params/" in key or "/critic/" in key]
-    assert (
-        max((expected[key] - before[key]).abs().max() for key in learned) > 0.01
-    )  # far beyond the tolerance below
+    # Far beyond the tolerance below.
+    assert max((expected[key] - before[key]).abs().max() for key in learned) > 0.01
     assert expected.keys() == actual.keys()
     for key in expected:
         if expected[key].is_floating_point():

@@ -264,9 +264,8 @@ def test_trap_a_dead_worker_is_named_and_leaves_no_orphans(fault, faulty, tmp_pa
     monkeypatch.setattr(
         assembly, "make_env", lambda *args, **options: make_env(*args, timeout=1.5, **options)
     )
-    workers, which = (
-        (1, 1) if fault == "hangs" else (2, 0)
-    )  # in a process of its own each environment is the first one
+    # In a process of its own each environment is the first one.
+    workers, which = (1, 1) if fault == "hangs" else (2, 0)
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
     before, began = children(), time.monotonic()
     options = settings(fault, which=which)

@@ -89,9 +89,8 @@ class Updated(NamedTuple):
 
     state: Any  # the learner's
     metrics: Metrics
-    priority: Tensor | None = (
-        None  # [B] how much there is to learn from each transition of the batch, 0 or more
-    )
+    # [B] how much there is to learn from each transition of the batch, 0 or more.
+    priority: Tensor | None = None
 
 
 class Rollout(NamedTuple):

@@ -389,7 +389,7 @@ def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if f.name == "env_kwargs" and isinstance(value, Mapping):
             rows += value.items()
         else:
-            rows.append((label, _in_words(value) if f.name == "transforms" else value))
+            rows.append((label, value))
     return rows
 
 
@@ -397,14 +397,3 @@ def _default(f: Field[Any]) -> Any:
     if f.default_factory is not MISSING:
         return f.default_factory()
     return None if f.default is MISSING else to_json(f.default)
-
-
-def _in_words(transforms: Any) -> list[str]:
-    """`frame_stack(n=4)` for each of a record's transforms."""
-    words = []
-    for transform in transforms:
-        rest = ", ".join(
-            f"{name}={value}" for name, value in transform.items() if name != "kind" and value is not None
-        )
-        words.append(f"{transform['kind']}({rest})" if rest else transform["kind"])
-    return words

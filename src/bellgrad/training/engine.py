@@ -13,18 +13,14 @@ import torch
 
 from bellgrad.core.errors import UsageError
 
-COMPILE_FROM_UPDATES = (
-    20_000  # a cold compile costs about as much as this many eager updates of a small network
-)
-THREADS_FROM_WORK = (
-    8_000_000  # parameters times batch size from which a second thread pays for its synchronization
-)
-UPDATES_PER_CALL = (
-    2  # of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load
-)
-LONG_RUN_UPDATES = (
-    400_000  # from here 10 to 25 % more updates per second (of DQN and SAC) are worth more than that
-)
+# A cold compile costs about as much as this many eager updates of a small network.
+COMPILE_FROM_UPDATES = 20_000
+# Parameters times batch size from which a second thread pays for its synchronization.
+THREADS_FROM_WORK = 8_000_000
+# Of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load.
+UPDATES_PER_CALL = 2
+# From here 10 to 25 % more updates per second (of DQN and SAC) are worth more than that.
+LONG_RUN_UPDATES = 400_000
 LONG_RUN_UPDATES_PER_CALL = 4  # more gains little
 
 

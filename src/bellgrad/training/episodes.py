@@ -52,9 +52,8 @@ class WholeEpisodes(ActingDriver):
                 f"{n} episodes cannot be shared equally by {b} environments; {largest_divisor(n, b)} would do"
             )
         compilable = self.actor.env.compilable
-        self._unroll = (
-            UNROLL if compilable else 1
-        )  # if nothing is compiled, stop as soon as all have finished
+        # If nothing is compiled, stop as soon as all have finished.
+        self._unroll = UNROLL if compilable else 1
         self._collect = engine.compile(self.collect) if compilable else self.collect
 
     @classmethod

@@ -60,9 +60,8 @@ class Population(Driver):
                 f"{c.population} candidates with {c.episodes} episodes each cannot be played by groups of {b}"
                 f" environments; {would} would do, and {self._episodes} would play them at once"
             )
-        self._unroll = (
-            UNROLL if compilable else 1
-        )  # if nothing is compiled, stop as soon as all have finished
+        # If nothing is compiled, stop as soon as all have finished.
+        self._unroll = UNROLL if compilable else 1
         self._collect = engine.compile(self.collect) if compilable else self.collect
         self._play = learner.play if compilable else engine.compile(learner.play)
 

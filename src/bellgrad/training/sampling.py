@@ -15,9 +15,8 @@ from numba.core.dispatcher import Dispatcher
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.tabular.common import TABLE_FULL, inlined, next_uniform
 
-LOOP_DRAWS = (
-    2  # the most uniform numbers that the loop itself takes per step: for a first state and an outcome
-)
+# The most uniform numbers that the loop itself takes per step: for a first state and an outcome.
+LOOP_DRAWS = 2
 
 
 Function = Callable[..., Any]
