@@ -28,6 +28,7 @@ from scipy.sparse.linalg import spsolve
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp import kernels
+from bellgrad.mdp.checks import check_stop
 from bellgrad.mdp.components import edges, end_components, next_towards
 from bellgrad.mdp.convergence import warn_unless_converged
 from bellgrad.mdp.discounted import limited_threads
@@ -62,6 +63,7 @@ def relative_value_iteration(
     Raises:
         UsageError: an episode can end, or there are two sets of states to stay in; it names the states.
     """
+    tolerance, max_iterations = check_stop(tolerance, max_iterations)
     _check(mdp)
     arrays = (mdp.offset, mdp.continuing, mdp.next_state, mdp.expected_reward, 1.0)
     bias, after = np.zeros(mdp.num_states), np.empty(mdp.num_states)
@@ -103,6 +105,7 @@ def average_policy_iteration(
     Raises:
         UsageError: an episode can end, or there are two sets of states to stay in; it names the states.
     """
+    tolerance, max_iterations = check_stop(tolerance, max_iterations)
     _check(mdp)
     states = np.arange(mdp.num_states)
     action = q_from_value(mdp, np.zeros(mdp.num_states), 1.0).argmax(axis=1)

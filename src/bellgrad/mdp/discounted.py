@@ -25,8 +25,9 @@ import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp import kernels
+from bellgrad.mdp.checks import array, check_gamma, check_stop
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import check_gamma, greedy_policy, value_from_q
+from bellgrad.mdp.policies import greedy_policy, value_from_q
 from bellgrad.mdp.solution import Solution
 
 OnSweep = Callable[[int, Floats], None]
@@ -87,11 +88,8 @@ class DiscountedProblem:
             UsageError: a number is out of range, or gamma is so near to 1 that it does not make up for
                 probabilities that sum to more than 1.
         """
-        check_gamma(gamma, below_one=True)
-        if not tolerance > 0:
-            raise UsageError(f"tolerance = {tolerance} must be above 0")
-        if max_iterations < 1:
-            raise UsageError(f"max_iterations = {max_iterations} must be 1 or more")
+        gamma = check_gamma(gamma, below_one=True)
+        tolerance, max_iterations = check_stop(tolerance, max_iterations)
         continuing = mdp.continuing.view()
         continuing.flags.writeable = False  # numba compiles once for read-only arrays and once for others
         continuing_sum = kernels.row_sum(mdp.offset, continuing)[mdp.legal.ravel()]
@@ -101,7 +99,7 @@ class DiscountedProblem:
                 f"with gamma = {gamma} the values are unbounded: the probabilities of a pair sum to"
                 f" {continuing_sum.max():.9g}; make them sum to 1"
             )
-        arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, float(gamma))
+        arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, gamma)
         return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
@@ -117,9 +115,7 @@ class DiscountedProblem:
         if initial_value is None:
             worst = float(self.mdp.expected_reward.min())  # the 0 of an illegal action changes nothing
             return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
-        if np.shape(initial_value) != shape:
-            raise UsageError(f"initial_value has shape {np.shape(initial_value)}; expected {shape}")
-        return np.array(initial_value, dtype)
+        return np.array(array("initial_value", initial_value, shape), dtype)
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """Bounds on `V* - v`, from the least and greatest entry of `T v - v`."""

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import as_numbers, check_gamma, count
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy, check_gamma, greedy_policy, q_from_value, value_from_q
+from bellgrad.mdp.policies import as_policy, greedy_policy, q_from_value, value_from_q
 from bellgrad.mdp.solution import Solution
 
 
@@ -38,7 +39,7 @@ def backward_induction(
 
     Source: Puterman 1994, section 4.5.
     """
-    _check(horizon, gamma)
+    horizon, gamma = count("horizon", horizon), check_gamma(gamma)
     value = np.zeros((horizon + 1, mdp.num_states))
     q = np.empty((horizon, mdp.num_states, mdp.num_actions))
     for t in reversed(range(horizon)):
@@ -76,7 +77,7 @@ def finite_horizon_evaluation(
     Raises:
         UsageError: horizon or gamma is out of range, or the policy does not fit this MDP and number of steps.
     """
-    _check(horizon, gamma)
+    horizon, gamma = count("horizon", horizon), check_gamma(gamma)
     policies = policy_by_step(mdp, policy, horizon)
     value = np.zeros((horizon + 1, mdp.num_states))
     for t in reversed(range(horizon)):
@@ -91,15 +92,9 @@ def policy_by_step(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Floats:
     Raises:
         UsageError: it does not fit this MDP or number of steps.
     """
-    policy = np.asarray(policy)
+    horizon, policy = count("horizon", horizon), as_numbers("policy", policy)
     if policy.ndim < 3:
         return np.broadcast_to(as_policy(mdp, policy), (horizon, mdp.num_states, mdp.num_actions))
     if len(policy) != horizon:
         raise UsageError(f"the policy is for {len(policy)} steps; the horizon is {horizon}")
     return np.stack([as_policy(mdp, step) for step in policy])
-
-
-def _check(horizon: int, gamma: float) -> None:
-    check_gamma(gamma)
-    if horizon < 1:
-        raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")

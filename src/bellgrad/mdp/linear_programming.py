@@ -17,9 +17,9 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bellgrad.core.errors import BellgradError
+from bellgrad.mdp.checks import check_gamma
 from bellgrad.mdp.discounted import DiscountedProblem, MethodResult
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import check_gamma
 from bellgrad.mdp.solution import Solution
 
 FEASIBILITY_TOLERANCE = 1e-10  # the smallest that HiGHS accepts
@@ -51,7 +51,7 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
         UsageError: gamma is out of range.
         BellgradError: HiGHS failed, although there always is a solution.
     """
-    check_gamma(gamma, below_one=True)
+    gamma = check_gamma(gamma, below_one=True)
     states, actions = mdp.legal.shape
     legal = np.flatnonzero(mdp.legal)
     here = sparse.csr_array(

@@ -10,21 +10,12 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import array, as_numbers, check_gamma, count, number
 from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 
 # Relative to the value: actions this near to the best count as equally good, since rounding may have
 # separated them.
 TIE_TOLERANCE = 1e-9
-
-
-def check_gamma(gamma: float, *, below_one: bool = False) -> None:
-    """Check that a discount lies in [0, 1], or in [0, 1).
-
-    Raises:
-        UsageError: it does not; the message names the discount.
-    """
-    if not (0 <= gamma < 1 if below_one else 0 <= gamma <= 1):
-        raise UsageError(f"gamma = {gamma} is out of range [0, 1{')' if below_one else ']'}")
 
 
 def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
@@ -38,9 +29,9 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
         UsageError: the shape is wrong, a row is not a distribution, or an illegal action may be chosen; names
             the state.
     """
-    policy = np.asarray(policy)
+    policy = as_numbers("policy", policy)
     states, actions = mdp.num_states, mdp.num_actions
-    if policy.shape == (states,) and np.issubdtype(policy.dtype, np.integer):
+    if policy.shape == (states,) and policy.dtype.kind in "iu":
         wrong = (policy < 0) | (policy >= actions)
         if wrong.any():
             raise UsageError(
@@ -50,8 +41,8 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
         policy = np.eye(actions)[policy]
     if policy.shape != (states, actions):
         raise UsageError(
-            f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has"
-            f" {policy.shape}"
+            f"a policy has shape ({states}, {actions}), or ({states},) of integers; this one has shape"
+            f" {policy.shape} and is of {policy.dtype}"
         )
     wrong = ~((policy >= 0).all(axis=1) & (np.abs(policy.sum(axis=1) - 1) <= PROBABILITY_TOLERANCE))
     if wrong.any():
@@ -97,7 +88,7 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
 
     Source: Sutton and Barto 2018, section 5.4.
     """
-    if not 0 <= epsilon <= 1:
+    if not 0 <= number("epsilon", epsilon) <= 1:
         raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
     legal = q > -np.inf
     return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
@@ -115,9 +106,13 @@ def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
     Returns:
         `[S, A]`, -inf if the action is illegal.
 
+    Raises:
+        UsageError: the value has another shape or is not finite, or gamma is out of range.
+
     Source: Sutton and Barto 2018, equation 4.6.
     """
-    q = mdp.expected_reward + gamma * (mdp.transition @ value).reshape(mdp.legal.shape)
+    value = array("value", value, (mdp.num_states,))
+    q = mdp.expected_reward + check_gamma(gamma) * (mdp.transition @ value).reshape(mdp.legal.shape)
     return np.where(mdp.legal, q, -np.inf)
 
 
@@ -175,10 +170,8 @@ def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: 
     Source: Sutton and Barto 2018, section 4.2 (policy improvement); Bertsekas 2019, section 2.2 (multistep
     lookahead).
     """
-    if depth < 1:
-        raise UsageError(f"depth = {depth} steps of lookahead; at least 1 is needed")
-    check_gamma(gamma)
-    for _ in range(depth - 1):
+    gamma = check_gamma(gamma)
+    for _ in range(count("depth", depth) - 1):
         value = bellman(mdp, value, gamma)
     return greedy_policy(q_from_value(mdp, value, gamma), tie)
 

@@ -43,7 +43,7 @@ def policy_iteration(
     states, value = np.arange(mdp.num_states), np.zeros(mdp.num_states)
     action = problem.lookahead(value).argmax(axis=1)
     evaluation_error = 0.0 if evaluation == "direct" else 2 * gamma * tolerance
-    for iteration in range(1, max_iterations + 1):
+    for iteration in range(1, problem.max_iterations + 1):
         pairs = states * mdp.num_actions + action
         value = linear_solve(
             problem, mdp.transition[pairs], mdp.expected_reward.ravel()[pairs], evaluation, value

@@ -32,6 +32,7 @@ import numpy as np
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.average import DAMPING
+from bellgrad.mdp.checks import check_stop
 from bellgrad.mdp.components import Mask, edges, end_components, next_towards
 from bellgrad.mdp.convergence import warn_unless_converged
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
@@ -68,6 +69,7 @@ def stochastic_shortest_path(
     Raises:
         UsageError: there is no finite and unique answer; see the top of this file.
     """
+    tolerance, max_iterations = check_stop(tolerance, max_iterations)
     collapsed = _collapse(mdp)
     _check_every_state_can_end(collapsed)
     _check_loops_cost(collapsed)

@@ -206,9 +206,9 @@ def prioritized_sweeping(
         (np.ones(len(state), bool), (state, mdp.next_state)), shape=(mdp.num_states,) * 2
     )
     iteration = 0
-    while iteration < max_iterations:
+    while iteration < problem.max_iterations:
         threshold = max(
-            tolerance * (1 - problem.max_factor), ROUNDING * np.finfo(float).eps * np.abs(value).max()
+            problem.tolerance * (1 - problem.max_factor), ROUNDING * np.finfo(float).eps * np.abs(value).max()
         )
         if not (error > threshold).any():
             break
