@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.discounted import MIN_PARALLEL_OUTCOMES
+from bellgrad.mdp.kernels import MIN_PARALLEL_OUTCOMES
 from bellgrad.mdp.evaluation import evaluate_policy
 from bellgrad.mdp.examples import corridor, garnet
 from bellgrad.mdp.gridworld import gridworld
