@@ -45,7 +45,7 @@ from bellgrad.mdp.components import (
 from bellgrad.mdp.convergence import reward_rounding, reward_sizes, sum_rounding, warn_unless_converged
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import as_policy, greedy_policy, induced_chain, q_from_value
-from bellgrad.mdp.proper import CollapsedMDP, Differences
+from bellgrad.mdp.proper import CollapsedMDP, Differences, Stopped
 from bellgrad.mdp.solution import Solution
 
 DAMPING = 0.75  # as in relative value iteration, against periodic loops
@@ -230,14 +230,7 @@ def _by_policies(
     if not loops_cost and stopped.is_best:
         _check_best_loops_cost(collapsed, stopped.differences)
     gain, noise = stopped.differences
-    best, where = collapsed.best_of_group(gain, collapsed.pairs)
-    rounding = np.maximum(noise.ravel()[where], noise.ravel()[stopped.exits])
-    residual = float(np.abs(best).max(initial=0.0))
-    error = np.zeros(mdp.num_states)
-    error[collapsed.heads] = np.abs(best) + rounding
-    error = error[collapsed.group]
-    error_bound = _error_bound(collapsed, gain, error, tolerance) if stopped.is_best else math.inf
-    is_rounding = bool((np.abs(best) <= SETTLED * rounding).all()) and error_bound < math.inf
+    residual, error_bound, is_rounding = accuracy(collapsed, stopped, tolerance)
     iteration = sweeps + stopped.policies
     note = f"policy iteration after {sweeps} sweeps, which did not soon give the value"
     return Solution(
@@ -245,6 +238,22 @@ def _by_policies(
         "stochastic_shortest_path", "total", 1.0, iteration, residual, error_bound,
         error_bound <= tolerance or is_rounding, note="; ".join(filter(None, (note, _note(collapsed)))),
     )  # fmt: skip
+
+
+def accuracy(collapsed: CollapsedMDP, stopped: Stopped, tolerance: float) -> tuple[float, float, bool]:
+    """The residual of the result of policy iteration, a bound on the error of any state's value, and whether
+    this is finite and only rounding."""
+    gain, noise = stopped.differences
+    best, where = collapsed.best_of_group(gain, collapsed.pairs)
+    rounding = np.maximum(noise.ravel()[where], noise.ravel()[stopped.exits])
+    residual = float(np.abs(best).max(initial=0.0))
+    if not stopped.is_best:
+        return residual, math.inf, False
+    error = np.zeros(collapsed.mdp.num_states)
+    error[collapsed.heads] = np.abs(best) + rounding
+    error_bound = _error_bound(collapsed, gain, error[collapsed.group], tolerance)
+    is_rounding = bool((np.abs(best) <= SETTLED * rounding).all())
+    return residual, error_bound, is_rounding and error_bound < math.inf
 
 
 def _error_bound(collapsed: CollapsedMDP, gain: Floats, error: Floats, tolerance: float) -> float:
