@@ -1,7 +1,9 @@
 """The criteria: a fixed horizon, total reward until the end, average reward; and linear programming. Closed
 forms come first."""
 
+import contextlib
 import math
+import types
 from itertools import product
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp import total
 from bellgrad.mdp.average import average_policy_iteration, relative_value_iteration
 from bellgrad.mdp.components import end_components
 from bellgrad.mdp.examples import chain, corridor, garnet, random_walk
@@ -33,6 +36,13 @@ def small(table, **described):
         return [(p, state if s == END else s, r, s == END) for p, s, r in table.get((state, action), [])]
 
     return FiniteMDP.from_function(states, actions, outcomes, **described)
+
+
+def equations_after(sweeps):
+    """Solve linear equations after so many sweeps of the total reward."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(total, "_solves_from", lambda _, done: done >= sweeps)
+    return contextlib.closing(types.SimpleNamespace(close=patch.undo))
 
 
 def frozen_lake():
@@ -144,7 +154,8 @@ def test_the_error_bound_holds_by_comparison_with_every_deterministic_policy(mdp
     exact = np.max([value_of(mdp, policy, 1 - 1e-15) for policy in deterministic_policies(mdp)], axis=0)
     solution = stochastic_shortest_path(mdp, tolerance=tolerance)
     assert solution.converged
-    assert np.abs(solution.value - exact).max() <= solution.error_bound + 1e-12
+    # the discount of the reference is not quite 1
+    assert np.abs(solution.value - exact).max() <= solution.error_bound + 1e-12 * max(1, np.abs(exact).max())
     assert solution.error_bound <= tolerance
 
 
@@ -267,20 +278,21 @@ def value_until_the_end(mdp, policy):
     return value
 
 
-@settings(max_examples=100, deadline=None)
-@given(loops())
-def test_refusals_and_solutions_agree_with_enumeration(mdp):
+@settings(max_examples=300, deadline=None)
+@given(loops(), st.booleans())
+def test_refusals_and_solutions_agree_with_enumeration(mdp, at_once):
     """Refused: a policy can loop without a loss, with steps that are not all free, or a state has no path to
-    an end. Otherwise the solution is the best policy that ends."""
+    an end. Otherwise the solution is the best policy that ends, by sweeps or by equations at once."""
     values = [value_until_the_end(mdp, policy) for policy in deterministic_policies(mdp)]
-    if any(value is None for value in values) or np.isinf(np.max(values, axis=0)).any():
-        with pytest.raises(UsageError, match=r"from state \d"):
-            stochastic_shortest_path(mdp)
-    else:
-        solution, expected = stochastic_shortest_path(mdp), np.max(values, axis=0)
-        assert solution.converged
-        assert np.abs(solution.value - expected).max() <= solution.error_bound + 1e-12
-        np.testing.assert_allclose(value_until_the_end(mdp, solution.policy), expected, atol=1e-6)
+    with equations_after(0 if at_once else math.inf):
+        if any(value is None for value in values) or np.isinf(np.max(values, axis=0)).any():
+            with pytest.raises(UsageError, match=r"from state \d"):
+                stochastic_shortest_path(mdp)
+        else:
+            solution, expected = stochastic_shortest_path(mdp), np.max(values, axis=0)
+            assert solution.converged
+            assert np.abs(solution.value - expected).max() <= solution.error_bound + 1e-12
+            np.testing.assert_allclose(value_until_the_end(mdp, solution.policy), expected, atol=1e-6)
 
 
 def test_sweeps_are_reported_and_too_few_give_no_error_bound():
@@ -396,15 +408,7 @@ def test_the_gain_is_the_limit_of_the_discounted_value():
 
 
 @pytest.mark.parametrize("solver", AVERAGE)
-def test_a_problem_without_a_single_average_is_refused(solver):
-    shut = small({(0, 0): [(0.5, 1, 0.0), (0.5, 2, 0.0)], (1, 0): [(1.0, 1, 1.0)], (2, 0): [(1.0, 2, 0.0)]})
-    with pytest.raises(
-        UsageError, match=r"stay forever around state 1 and another around state 2.*multichain"
-    ):
-        solver(shut)
-    one_way = small({(0, 0): [(1.0, 0, 1.0)], (0, 1): [(1.0, 1, 0.0)], (1, 0): [(1.0, 1, 0.0)]})
-    with pytest.raises(UsageError, match=r"state 0 and another around state 1.*multichain"):
-        solver(one_way)
+def test_an_average_of_episodes_that_end_is_refused(solver):
     with pytest.raises(UsageError, match=r"state 4 \(5\), action 0 \(L\): an episode may end here"):
         solver(corridor())
 
@@ -471,8 +475,10 @@ def test_a_linear_program_needs_a_discount():
 @given(mdps(kinds=["absorbing"]), st.integers(0, 10**6))
 def test_a_long_horizon_reaches_the_total(mdp, seed):
     solution = stochastic_shortest_path(mdp)
-    # few episodes last so long
-    np.testing.assert_allclose(backward_induction(mdp, 300).value[0], solution.value, atol=2e-6)
+    ends = mdp.ending[:-1][mdp.legal[:-1]].min(initial=1.0)  # from all states but the last, which is closed
+    assume(ends > 0.002)
+    long = math.ceil(25 / ends)  # hardly any episode lasts so long
+    np.testing.assert_allclose(backward_induction(mdp, long).value[0], solution.value, atol=2e-6)
     assert (
         value_of(mdp, random_policy(mdp, seed), 1 - 1e-15) <= solution.value + solution.error_bound + 1e-12
     ).all()

@@ -8,11 +8,13 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import linalg
 
-from bellgrad.core.errors import unknown
+from bellgrad.core.errors import UsageError, unknown
+from bellgrad.mdp.checks import check_gamma
 from bellgrad.mdp.discounted import MAX_ITERATIONS, DiscountedProblem, MethodResult, OnSweep, q_sweeps
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import EPSILON, ROUNDING, as_policy, induced_chain
 from bellgrad.mdp.solution import Solution
+from bellgrad.mdp.total import evaluate_until_the_end
 
 LinearMethod = Literal["direct", "gmres"]
 GMRES_VECTORS = 50  # vectors that GMRES stores before it restarts
@@ -39,10 +41,14 @@ def evaluate_policy(
     - `gmres`: restarted GMRES. Stops when the largest entry of the residual is within `tolerance * (1 - g)`,
       and solves directly if that is not reached.
 
+    With gamma 1 it is the total reward until the end of the episode, by `direct` only, and the policy must
+    end every episode, or end up in a loop in which every step is free: see
+    `bellgrad.mdp.total.evaluate_until_the_end`.
+
     Args:
         mdp: the problem.
         policy: `[S]` integers or `[S, A]` probabilities.
-        gamma: discount per step, in [0, 1).
+        gamma: discount per step, in [0, 1].
         method: `direct`, `iterative` or `gmres`.
         tolerance: greatest error of any state's value.
         max_iterations: most sweeps of `iterative`.
@@ -53,12 +59,17 @@ def evaluate_policy(
         operator.
 
     Raises:
-        UsageError: gamma is out of range, the policy does not fit this MDP, or the method is unknown.
+        UsageError: gamma is out of range, the policy does not fit this MDP, the method is unknown, or gamma
+            is 1 and the policy may go on forever.
 
-    Source: Puterman 1994, section 6.1; Saad and Schultz 1986 (GMRES).
+    Source: Puterman 1994, sections 6.1 and 7.1; Saad and Schultz 1986 (GMRES).
     """
     if method not in EVALUATIONS:
         raise unknown("way to evaluate a policy", str(method), EVALUATIONS)
+    if check_gamma(gamma) == 1:
+        if method != "direct":
+            raise UsageError(f"with gamma = 1 a policy is evaluated by method direct, not by {method}")
+        return evaluate_until_the_end(mdp, policy, tolerance=tolerance)
     problem, chosen = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations), as_policy(mdp, policy)
     if method == "iterative":
         result = q_sweeps(problem, chosen, on_sweep)

@@ -31,11 +31,13 @@ class Solver:
         criterion: what it maximizes; `horizon` is the reward in a fixed number of steps, discounted or not.
         module: the module of `bellgrad.mdp` that has the function of the same name.
         description: in one line.
+        total_too: whether it also solves the total reward, with gamma 1.
     """
 
     criterion: Literal["discounted", "total", "average", "horizon"]
     module: str
     description: str
+    total_too: bool = False
 
 
 SOLVERS = {
@@ -48,7 +50,9 @@ SOLVERS = {
     "prioritized_sweeping": Solver(
         "discounted", "value_iteration", "backs up the state with the largest error first"
     ),
-    "q_iteration": Solver("discounted", "value_iteration", "value iteration on action values"),
+    "q_iteration": Solver(
+        "discounted", "value_iteration", "value iteration on action values", total_too=True
+    ),
     "policy_iteration": Solver("discounted", "policy_iteration", "exact evaluation by sparse linear solves"),
     "modified_policy_iteration": Solver(
         "discounted", "policy_iteration", "a few sweeps evaluate each policy; for large MDPs"
@@ -57,9 +61,9 @@ SOLVERS = {
     "backward_induction": Solver(
         "horizon", "finite_horizon", "the best for each number of steps to go; exact"
     ),
-    "stochastic_shortest_path": Solver("total", "total", "no discount, episodes that end; value iteration"),
-    "relative_value_iteration": Solver("average", "average", "gain and bias by value iteration"),
-    "average_policy_iteration": Solver("average", "average", "gain and bias by sparse linear solves"),
+    "stochastic_shortest_path": Solver("total", "total", "no discount, episodes that end; sweeps, then linear solves"),
+    "relative_value_iteration": Solver("average", "average", "gains and bias by value iteration"),
+    "average_policy_iteration": Solver("average", "average", "gains and bias by sparse linear solves"),
 }
 
 
@@ -124,6 +128,8 @@ def solve(
     options: dict[str, Any] = {"tolerance": tolerance} if "tolerance" in parameters else {}
     if kind == "discounted":
         options["gamma"] = DEFAULT_GAMMA if gamma is None else gamma
+    elif kind == "total" and "gamma" in parameters:
+        options["gamma"] = 1.0
     elif kind == "horizon":
         options |= {"horizon": horizon, "gamma": 1.0 if gamma is None else gamma}
     optional = {
@@ -163,7 +169,9 @@ def _resolve_criterion(
     method: str, gamma: float | None, criterion: str | None, horizon: int | None
 ) -> tuple[str, str]:
     """The criterion that the solver must have, and an explanation if it follows from other arguments."""
-    own = None if method == "auto" else SOLVERS[method].criterion
+    own: str | None = None if method == "auto" else SOLVERS[method].criterion
+    if own is not None and SOLVERS[method].total_too and (criterion == "total" or gamma == 1):
+        own = "total"
     if horizon is not None or own == "horizon":
         if horizon is None:
             raise UsageError(f"{method} needs a horizon, a number of steps")

@@ -291,7 +291,8 @@ def _check_every_state_can_end(collapsed: CollapsedMDP) -> None:
     if endless.any():
         raise UsageError(
             f"no path leads from {mdp.state_name(endless.argmax())} to the end of an episode, so its total"
-            " reward is unbounded; use a discount below 1 or a horizon"
+            " reward is unbounded, minus infinity if every loop there costs something; use a discount below 1 or"
+            " a horizon"
         )
 
 

@@ -7,11 +7,15 @@ it pays more, the error shrinks by a factor gamma per sweep. With gamma near 1 t
 `max_iterations`; then a warning says so.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
 from bellgrad.mdp import kernels
+from bellgrad.mdp.checks import check_gamma, check_stop
 from bellgrad.mdp.discounted import (
     MAX_ITERATIONS,
     DiscountedProblem,
@@ -25,6 +29,7 @@ from bellgrad.mdp.kernels import limited_threads
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import EPSILON, ROUNDING, as_policy
 from bellgrad.mdp.solution import Solution
+from bellgrad.mdp.total import evaluate_until_the_end, stochastic_shortest_path
 
 EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: of Jacobi sweeps, and in place
 JACOBI_LIMIT = 30  # iterations; if Jacobi sweeps would need more, sweeps in place are used
@@ -236,22 +241,33 @@ def q_iteration(
     """Sweeps of action values: `q <- r(s, a) + gamma * E[max_a' q(s', a')]` for Q*, or with `E_a' q(s', a')`
     for those of a policy.
 
-    Stops like `value_iteration`; the errors of action values are at most those of state values.
+    Stops like `value_iteration`; the errors of action values are at most those of state values. With gamma 1
+    it is the total reward until the end of the episode, by the sweeps and equations of
+    `stochastic_shortest_path`, or for a policy by those of `evaluate_policy`.
 
     Args:
         mdp: the problem.
-        gamma: discount per step, in [0, 1).
+        gamma: discount per step, in [0, 1].
         policy: `[S]` integers or `[S, A]` probabilities whose Q is wanted; None for Q*.
         tolerance: greatest error of any pair's value.
         max_iterations: most sweeps.
         on_sweep: called with the number of the sweep and the resulting state values `[S]`.
 
     Raises:
-        UsageError: gamma is out of range, or the policy does not fit this MDP.
+        UsageError: gamma is out of range, the policy does not fit this MDP, or gamma is 1 and there is no
+            finite and unique total.
 
     Source: Bertsekas 2012, "Dynamic programming and optimal control", volume 2, section 2.2.3 (Q-factors);
     Sutton and Barto 2018, equations 4.2 and 4.4.
     """
+    if check_gamma(gamma) == 1:
+        stop: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
+        if policy is None:
+            solution = stochastic_shortest_path(mdp, **stop, on_sweep=on_sweep)
+        else:
+            check_stop(**stop)
+            solution = evaluate_until_the_end(mdp, policy, tolerance=tolerance)
+        return replace(solution, method="q_iteration")
     problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     chosen = None if policy is None else as_policy(mdp, policy)
     return problem.solution("q_iteration", q_sweeps(problem, chosen, on_sweep), chosen)
