@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bellgrad.mdp.model import FiniteMDP
 
+END = -1  # in the tables of `small`: an outcome that ends the episode
 KINDS = ("dense", "sparse", "absorbing", "periodic")
 
 
@@ -81,3 +82,67 @@ def deterministic_policies(mdp: FiniteMDP) -> list[np.ndarray]:
     """All deterministic policies, `[S, A]` each."""
     choices = product(*(np.flatnonzero(row) for row in mdp.legal))
     return [np.eye(mdp.num_actions)[list(choice)] for choice in choices]
+
+
+def small(table, **described):
+    """An MDP from `{(state, action): [(probability, next state or END, reward), ...]}`."""
+    states, actions = (max(pair[k] for pair in table) + 1 for k in (0, 1))
+
+    def outcomes(state, action):
+        return [(p, state if s == END else s, r, s == END) for p, s, r in table.get((state, action), [])]
+
+    return FiniteMDP.from_function(states, actions, outcomes, **described)
+
+
+@st.composite
+def loops(draw):
+    """Few states, rewards -1, 0 and 1, one or two successors, and few ends, which gives loops of every
+    kind."""
+    states, actions = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    paid = draw(
+        st.sampled_from([[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]])
+    )
+    table = {}
+    for s, a in product(range(states), range(actions)):
+        reward = float(rng.choice([-1, 0, 1], p=paid))
+        successors = rng.integers(END if rng.random() < 0.4 else 0, states, size=rng.integers(1, 3))
+        table[s, a] = [(1 / len(successors), int(successor), reward) for successor in successors]
+    return small(table)
+
+
+def value_until_the_end(mdp, policy):
+    """`[S]` by a dense solve, -inf if the policy may go on forever. A state from which only free steps can
+    follow counts as an end.
+
+    None if it may go on forever without a loss, with steps that are not all free.
+    """
+    transition, reward = dense(mdp)
+    eye, lasting = np.eye(mdp.num_states), 2 * mdp.num_states
+    ways = np.linalg.matrix_power(eye + transition.max(axis=1), lasting) > 0
+    free = ((reward == 0) & (mdp.ending == 0)).all(axis=1)
+    chain, income = np.einsum("sa,sat->st", policy, transition), (policy * reward).sum(axis=1)
+    chain[[free[row].all() for row in ways]] = 0
+    reach = np.linalg.matrix_power(eye + chain, lasting) > 0
+    ends = np.array([(chain[row].sum(axis=1) < 1 - 1e-9).any() for row in reach])
+    for state in np.flatnonzero(~ends):
+        recurs = reach[state] & reach[:, state]
+        if (reach[state] == recurs).all() and income[recurs].any():
+            visits = np.linalg.matrix_power((eye + chain) / 2, 2**20)[state]
+            if visits @ income > -1e-9:
+                return None
+    sure = np.array([ends[row].all() for row in reach])
+    value = np.full(mdp.num_states, -np.inf)
+    value[sure] = np.linalg.solve((eye - chain)[sure][:, sure], income[sure])
+    return value
+
+
+def averages(mdp, policy):
+    """`[S]` the average reward from each start, from a lazy version of the chain, which has the same
+    averages, squared sixty times."""
+    transition, reward = dense(mdp)
+    power = (np.eye(mdp.num_states) + np.einsum("sa,sat->st", policy, transition)) / 2
+    for _ in range(60):
+        power = power @ power
+        power /= power.sum(axis=1, keepdims=True)
+    return power @ (policy * reward).sum(axis=1)

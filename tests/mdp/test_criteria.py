@@ -8,7 +8,19 @@ from itertools import product
 
 import numpy as np
 import pytest
-from drawn import dense, deterministic_policies, mdps, random_mdp, random_policy, value_of
+from drawn import (
+    END,
+    averages,
+    dense,
+    deterministic_policies,
+    loops,
+    mdps,
+    random_mdp,
+    random_policy,
+    small,
+    value_of,
+    value_until_the_end,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -25,17 +37,6 @@ from bellgrad.mdp.policies import advantage, bellman, greedy, uniform_policy, va
 from bellgrad.mdp.total import stochastic_shortest_path
 
 AVERAGE = [relative_value_iteration, average_policy_iteration]
-END = -1  # in the tables below: an outcome that ends the episode
-
-
-def small(table, **described):
-    """An MDP from `{(state, action): [(probability, next state or END, reward), ...]}`."""
-    states, actions = (max(pair[k] for pair in table) + 1 for k in (0, 1))
-
-    def outcomes(state, action):
-        return [(p, state if s == END else s, r, s == END) for p, s, r in table.get((state, action), [])]
-
-    return FiniteMDP.from_function(states, actions, outcomes, **described)
 
 
 def equations_after(sweeps):
@@ -235,49 +236,6 @@ def test_infinite_horizon_solver_with_gamma_1_refuses_endless_loops_that_do_not_
         stochastic_shortest_path(mdp)
 
 
-@st.composite
-def loops(draw):
-    """Few states, rewards -1, 0 and 1, one or two successors, and few ends, which gives loops of every
-    kind."""
-    states, actions = draw(st.integers(1, 4)), draw(st.integers(1, 2))
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    paid = draw(
-        st.sampled_from([[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]])
-    )
-    table = {}
-    for s, a in product(range(states), range(actions)):
-        reward = float(rng.choice([-1, 0, 1], p=paid))
-        successors = rng.integers(END if rng.random() < 0.4 else 0, states, size=rng.integers(1, 3))
-        table[s, a] = [(1 / len(successors), int(successor), reward) for successor in successors]
-    return small(table)
-
-
-def value_until_the_end(mdp, policy):
-    """`[S]` by a dense solve, -inf if the policy may go on forever. A state from which only free steps can
-    follow counts as an end.
-
-    None if it may go on forever without a loss, with steps that are not all free.
-    """
-    transition, reward = dense(mdp)
-    eye, lasting = np.eye(mdp.num_states), 2 * mdp.num_states
-    ways = np.linalg.matrix_power(eye + transition.max(axis=1), lasting) > 0
-    free = ((reward == 0) & (mdp.ending == 0)).all(axis=1)
-    chain, income = np.einsum("sa,sat->st", policy, transition), (policy * reward).sum(axis=1)
-    chain[[free[row].all() for row in ways]] = 0
-    reach = np.linalg.matrix_power(eye + chain, lasting) > 0
-    ends = np.array([(chain[row].sum(axis=1) < 1 - 1e-9).any() for row in reach])
-    for state in np.flatnonzero(~ends):
-        recurs = reach[state] & reach[:, state]
-        if (reach[state] == recurs).all() and income[recurs].any():
-            visits = np.linalg.matrix_power((eye + chain) / 2, 2**20)[state]
-            if visits @ income > -1e-9:
-                return None
-    sure = np.array([ends[row].all() for row in reach])
-    value = np.full(mdp.num_states, -np.inf)
-    value[sure] = np.linalg.solve((eye - chain)[sure][:, sure], income[sure])
-    return value
-
-
 @settings(max_examples=300, deadline=None)
 @given(loops(), st.booleans())
 def test_refusals_and_solutions_agree_with_enumeration(mdp, at_once):
@@ -384,17 +342,6 @@ def test_gain_and_bound_hold_by_comparison_with_every_deterministic_policy(mdp):
         assert solution.error_bound <= 1e-6
         assert averages(mdp, solution.policy).min() >= max(gains) - 2e-6
         np.testing.assert_allclose(value_from_q(solution.q, solution.policy), solution.bias, atol=1e-5)
-
-
-def averages(mdp, policy):
-    """`[S]` the average reward from each start, from a lazy version of the chain, which has the same
-    averages, squared sixty times."""
-    transition, reward = dense(mdp)
-    power = (np.eye(mdp.num_states) + np.einsum("sa,sat->st", policy, transition)) / 2
-    for _ in range(60):
-        power = power @ power
-        power /= power.sum(axis=1, keepdims=True)
-    return power @ (policy * reward).sum(axis=1)
 
 
 def test_the_gain_is_the_limit_of_the_discounted_value():

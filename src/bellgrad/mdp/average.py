@@ -7,19 +7,19 @@ start in `s`, up to a constant. The second maximum is over the actions that atta
 
 If there is exactly one set of states in which a policy can stay forever (one maximal end component), every
 policy sooner or later leaves all other states, and within the set every state can be reached from every
-other. So the best gain is the same from every start (the MDP is weakly communicating), the first equation says
-nothing, and `h(0) = 0`. Both solvers then give the same guarantee, which holds for any `h`: the best gain is
-between `min (T h - h)` and `max (T h - h)`, and the gain of a greedy policy is at least the former. The gain is
-the middle of this interval and `error_bound` half its length, and its rounding. There is no error bound for
-`h`.
+other. So the best gain is the same from every start (the MDP is weakly communicating), the first equation
+says nothing, and `h(0) = 0`. Both solvers then give the same guarantee, which holds for any `h`: the best
+gain is between `min (T h - h)` and `max (T h - h)`, and the gain of a greedy policy is at least the former.
+The gain is the middle of this interval and `error_bound` half its length, and its rounding. There is no
+error bound for `h`.
 
-With several such sets the gain may depend on the start (multichain). Each set is then solved on its own, which
-gives its gain and a bound. To stay in a set for its gain, or to go on to another, is a stochastic shortest path
-problem, in which every set counts as one state: its values are the best gains, and their error is at most the
-greatest of the sets plus that of this problem. `h` is 0 in the first state of each set.
+With several such sets the gain may depend on the start (multichain). Each set is then solved on its own,
+which gives its gain and a bound. To stay in a set for its gain, or to go on to another, is a stochastic
+shortest path problem, in which every set counts as one state: its values are the best gains, and their error
+is at most the greatest of the sets plus that of this problem. `h` is 0 in the first state of each set.
 
-An outcome that ends an episode is refused, unless the start cannot reach it: states that the start cannot reach
-are then left out.
+An outcome that ends an episode is refused, unless the start cannot reach it: states that the start cannot
+reach are then left out.
 
 Source: Puterman 1994, chapters 8 and 9: value iteration 8.5.1, bounds theorem 8.5.5, transformation 8.5.4,
 policy iteration 8.6.1, multichain equations 9.1.1; de Alfaro 1997, "Formal verification of probabilistic
@@ -79,8 +79,8 @@ def relative_value_iteration(
         on_sweep: called with the number of the sweep and the bias `[S]`.
 
     Returns:
-        `value` and `bias` are the same `[S]`; `q` is `r(s, a) - gains(s) + E[h(s')]`. If an episode can end, but
-        not from where the start can reach, the other states have the value NaN, and `note` says so.
+        `value` and `bias` are the same `[S]`; `q` is `r(s, a) - gains(s) + E[h(s')]`. If an episode can end,
+        but not from where the start can reach, the other states have the value NaN, and `note` says so.
 
     Raises:
         UsageError: an argument is out of range, or an episode can end; it names the state.
@@ -319,7 +319,7 @@ class _Parts:
         )
 
     def _on_the_way(self, gains: Floats, stopping: Mask, keeps: Mask) -> tuple[Floats, Floats]:
-        """Bias and policy: of its own set where the policy stops, elsewhere of the best way to there among the
+        """Bias and policy: of its own set where the policy stops, elsewhere of the best way there, among the
         pairs that keep the gain."""
         mdp = self.mdp
         if stopping.all():
@@ -331,7 +331,9 @@ class _Parts:
         way = replace(
             mdp,
             reward=np.where(
-                stopping[state], 0.0, mdp.reward - gains[state] + np.where(arrives, self.bias[mdp.next_state], 0)
+                stopping[state],
+                0.0,
+                mdp.reward - gains[state] + np.where(arrives, self.bias[mdp.next_state], 0),
             ),
             terminated=ends,
         )

@@ -1,11 +1,10 @@
 """Markov chains of policies: where a policy is in the long run, and when it arrives somewhere.
 
 Both are the solutions of linear equations `x = b + P x` on states that the chain surely leaves. The matrix `I
-- P` is made without a difference that cancels: its diagonal is the probability of leaving, plus those of going
-to other states. So its errors are relative, even if leaving has a probability of 1e-12.
+- P` is made without a difference that cancels: its diagonal is the probability of leaving, plus those of
+going to other states. So its errors are relative, even if leaving has a probability of 1e-12.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,8 @@ class HittingTimes(NamedTuple):
     """When a policy first is in one of the target states.
 
     Attributes:
-        steps: `[S]` the expected number of steps until then; 0 in a target state, infinite if `probability` is
-            below 1.
+        steps: `[S]` the expected number of steps until then; 0 in a target state, infinite if `probability`
+            is below 1.
         probability: `[S]` that this ever happens.
     """
 
@@ -39,7 +38,7 @@ class LeavingEquations:
     Args:
         chain: `[n, n]`, the probabilities of going to each state; its diagonal is not used, since what is
             neither left nor gone stays.
-        leaving: `[n]` the probability of leaving; from each state a path must lead to one where it is above 0.
+        leaving: `[n]` the probability of leaving; from each state a path leads to one where it is above 0.
     """
 
     def __init__(self, chain: sparse.csr_array, leaving: Floats):
@@ -106,11 +105,11 @@ def stationary_distribution(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
     return shares / shares.sum()
 
 
-def hitting_times(mdp: FiniteMDP, policy: ArrayLike, target: int | Iterable[int] | Mask) -> HittingTimes:
+def hitting_times(mdp: FiniteMDP, policy: ArrayLike, target: ArrayLike | set[int]) -> HittingTimes:
     """The probability that a policy ever gets to one of some states, and the expected number of steps until it
     first does.
 
-        p(s) = sum_s' P(s, s') p(s'),   k(s) = 1 + sum_s' P(s, s') k(s');   p = 1 and k = 0 in the target
+        p(s) = sum_s' P(s, s') p(s'),   k(s) = 1 + sum_s' P(s, s') k(s');   in the target p = 1, k = 0
 
     These are the smallest solutions. Where the target may be missed, since the episode may end before or the
     policy may get stuck elsewhere, `p` is below 1 and `k` infinite; that is read off the graph and not off
@@ -169,8 +168,8 @@ def _chain(mdp: FiniteMDP, policy: ArrayLike) -> tuple[sparse.csr_array, Floats]
     return induced_chain(mdp, chosen)[0], (chosen * mdp.ending).sum(axis=1)
 
 
-def _states(mdp: FiniteMDP, target: int | Iterable[int] | Mask) -> Mask:
-    given = as_numbers("target", target if np.ndim(target) or np.isscalar(target) else list(target))  # type: ignore[arg-type]
+def _states(mdp: FiniteMDP, target: ArrayLike | set[int]) -> Mask:
+    given = as_numbers("target", sorted(target) if isinstance(target, set | frozenset) else target)
     if given.dtype == bool and given.shape == (mdp.num_states,):
         goal = given.copy()
     else:

@@ -7,9 +7,9 @@ best exit, wherever that is. What changes a value is computed in differences,
 
 so that its rounding is that of the steps and not that of the values, which may be far larger.
 
-Source: Bertsekas and Tsitsiklis 1991, "An analysis of stochastic shortest path problems" (policy iteration from
-a proper policy); Bertsekas and Yu 2016, "Stochastic shortest path problems under weak conditions" (it finds the
-best proper policy even if loops cost nothing).
+Source: Bertsekas and Tsitsiklis 1991, "An analysis of stochastic shortest path problems" (policy iteration
+from a proper policy); Bertsekas and Yu 2016, "Stochastic shortest path problems under weak conditions" (it
+finds the best proper policy even if loops cost nothing).
 """
 
 from collections.abc import Callable
@@ -108,7 +108,7 @@ class CollapsedMDP:
 
     @cached_property
     def edges(self) -> tuple[Ints, Ints]:
-        """Pair and group of the next state, `[E]` each, of every outcome after which the episode continues."""
+        """Pair and group of the next state, `[E]` each, of every outcome that does not end the episode."""
         pair, target = edges(self.mdp)
         return pair, self.group[target]
 
@@ -225,7 +225,7 @@ class CollapsedMDP:
         found, ends = np.zeros(len(exits), dtype=bool), self._ends(exits)
         if ends.all():
             return found
-        chain, leaving = self._chain(exits)
+        chain, _ = self._chain(exits)
         for inside in closed_classes(chain):
             if ends[inside[0]]:
                 continue

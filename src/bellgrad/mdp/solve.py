@@ -61,7 +61,9 @@ SOLVERS = {
     "backward_induction": Solver(
         "horizon", "finite_horizon", "the best for each number of steps to go; exact"
     ),
-    "stochastic_shortest_path": Solver("total", "total", "no discount, episodes that end; sweeps, then linear solves"),
+    "stochastic_shortest_path": Solver(
+        "total", "total", "no discount, episodes that end; sweeps, then linear solves"
+    ),
     "relative_value_iteration": Solver("average", "average", "gains and bias by value iteration"),
     "average_policy_iteration": Solver("average", "average", "gains and bias by sparse linear solves"),
 }

@@ -15,8 +15,8 @@ graph of the MDP and its rewards are checked first:
    below zero. This is clear if no reward in it is above zero; otherwise relative value iteration within the
    component gives bounds from both sides. If these do not decide soon, policy iteration does.
 
-If 2 or 3 fails, there is no finite or no unique answer, and a `UsageError` names a state. What happens only in
-states that the start cannot reach is no reason to refuse: such states are then left out.
+If 2 or 3 fails, there is no finite or no unique answer, and a `UsageError` names a state. What happens only
+in states that the start cannot reach is no reason to refuse: such states are then left out.
 
 Source: Bertsekas and Tsitsiklis 1991, "An analysis of stochastic shortest path problems" (3, and value
 iteration); Bertsekas and Yu 2016, "Stochastic shortest path problems under weak conditions" (the smallest
@@ -64,8 +64,8 @@ def stochastic_shortest_path(
     max_iterations: int = MAX_SWEEPS,
     on_sweep: Callable[[int, Floats], None] | None = None,
 ) -> Solution:
-    """The greatest total reward until the end of the episode, by value iteration from zero; if that takes more
-    than 100 sweeps, and more than a tenth of the number of states, by policy iteration from then on.
+    """The greatest total reward until the end of the episode, by value iteration from zero; after 100 sweeps,
+    and a tenth of the number of states, by policy iteration from then on.
 
     Stopping rule and guarantee: let `e = max |T v - v|`, and let `w(s)` be the greatest expected number of
     steps to the end among all policies that only take actions within `d` of the best. If `e * max w <= d`,
@@ -202,8 +202,8 @@ def _solved(
 
 
 def _solves_from(collapsed: CollapsedMDP, sweeps: int) -> bool:
-    """Whether to solve linear equations after so many sweeps: these cost as much as many sweeps, and too much if
-    the equations are large and states lead to states all over the MDP."""
+    """Whether to solve linear equations after so many sweeps: these cost as much as many sweeps, and too much
+    if the equations are large and states lead to states all over the MDP."""
     states = collapsed.mdp.num_states
     return sweeps >= 100 + states // 10 and states * collapsed.bandwidth**2 <= DIRECT_WORK
 
@@ -291,8 +291,8 @@ def _check_every_state_can_end(collapsed: CollapsedMDP) -> None:
     if endless.any():
         raise UsageError(
             f"no path leads from {mdp.state_name(endless.argmax())} to the end of an episode, so its total"
-            " reward is unbounded, minus infinity if every loop there costs something; use a discount below 1 or"
-            " a horizon"
+            " reward is unbounded, minus infinity if every loop there costs something; use a discount below"
+            " 1 or a horizon"
         )
 
 
@@ -341,8 +341,8 @@ def _per_part(combine: np.ufunc, values: Floats, part: Ints, parts: int) -> Floa
 
 def _refuse_loop(collapsed: CollapsedMDP, state: int) -> None:
     raise UsageError(
-        f"a policy can stay forever, from {collapsed.mdp.state_name(state)}, in a loop that pays or that costs"
-        " nothing on average, so the total reward is unbounded or has no limit; use a discount below 1 or a"
+        f"a policy can stay forever, from {collapsed.mdp.state_name(state)}, in a loop that pays or that"
+        " costs nothing on average, so the total reward is unbounded or has no limit; use a discount below 1 or a"
         " horizon"
     )
 
@@ -353,7 +353,7 @@ def _check_best_loops_cost(collapsed: CollapsedMDP, differences: Differences) ->
     component, stays = end_components(mdp, collapsed.pairs & (gain >= -2 * noise), collapsed.group)
     if (component < 0).all():
         return
-    best, exits = collapsed.best_of_group(np.where(stays, 0.0, gain), collapsed.pairs)
+    _, exits = collapsed.best_of_group(np.where(stays, 0.0, gain), collapsed.pairs)
     pays = collapsed.pays(exits, mdp.expected_reward, reward_sizes(mdp))
     if pays.any():
         _refuse_loop(collapsed, int(collapsed.heads[pays.argmax()]))
