@@ -106,8 +106,8 @@ def stationary_distribution(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
 
 
 def hitting_times(mdp: FiniteMDP, policy: ArrayLike, target: ArrayLike | set[int]) -> HittingTimes:
-    """The probability that a policy ever gets to one of some states, and the expected number of steps until it
-    first does.
+    """The probability that a policy ever gets to one of some states, and the expected number of steps until
+    it first does.
 
         p(s) = sum_s' P(s, s') p(s'),   k(s) = 1 + sum_s' P(s, s') k(s');   in the target p = 1, k = 0
 

@@ -44,8 +44,8 @@ from bellgrad.mdp.components import (
 )
 from bellgrad.mdp.convergence import reward_rounding, reward_sizes, sum_rounding, warn_unless_converged
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
-from bellgrad.mdp.policies import as_policy, greedy_policy, induced_chain, q_from_value
-from bellgrad.mdp.proper import CollapsedMDP, Differences, Stopped
+from bellgrad.mdp.policies import EPSILON, as_policy, greedy_policy, induced_chain, q_from_value
+from bellgrad.mdp.proper import CollapsedMDP, Stopped
 from bellgrad.mdp.solution import Solution
 
 DAMPING = 0.75  # as in relative value iteration, against periodic loops
@@ -156,7 +156,7 @@ def evaluate_until_the_end(mdp: FiniteMDP, policy: ArrayLike, *, tolerance: floa
     q = q_from_value(mdp, value, 1.0)
     q[(mdp.transition @ lost.astype(float) > 0).reshape(q.shape) & mdp.legal] = np.nan
     value[lost] = np.nan
-    is_rounding = residual <= SETTLED * float(rounding.max())
+    is_rounding = residual <= SETTLED * float((rounding + EPSILON * np.abs(value)).max())
     solution = Solution(
         value, q, chosen, "policy evaluation (direct)", "total", 1.0, 1, residual, bound,
         bound <= tolerance or is_rounding,
@@ -228,7 +228,7 @@ def _by_policies(
     if stopped.pays.any():
         _refuse_loop(collapsed, int(collapsed.heads[stopped.pays.argmax()]))
     if not loops_cost and stopped.is_best:
-        _check_best_loops_cost(collapsed, stopped.differences)
+        _check_best_loops_cost(collapsed, stopped)
     gain, noise = stopped.differences
     residual, error_bound, is_rounding = accuracy(collapsed, stopped, tolerance)
     iteration = sweeps + stopped.policies
@@ -252,6 +252,7 @@ def accuracy(collapsed: CollapsedMDP, stopped: Stopped, tolerance: float) -> tup
     error = np.zeros(collapsed.mdp.num_states)
     error[collapsed.heads] = np.abs(best) + rounding
     error_bound = _error_bound(collapsed, gain, error[collapsed.group], tolerance)
+    rounding += EPSILON * np.abs(stopped.value[collapsed.heads])  # of the value itself
     is_rounding = bool((np.abs(best) <= SETTLED * rounding).all())
     return residual, error_bound, is_rounding and error_bound < math.inf
 
@@ -342,18 +343,20 @@ def _per_part(combine: np.ufunc, values: Floats, part: Ints, parts: int) -> Floa
 def _refuse_loop(collapsed: CollapsedMDP, state: int) -> None:
     raise UsageError(
         f"a policy can stay forever, from {collapsed.mdp.state_name(state)}, in a loop that pays or that"
-        " costs nothing on average, so the total reward is unbounded or has no limit; use a discount below 1 or a"
-        " horizon"
+        " costs nothing on average, so the total reward is unbounded or has no limit; use a discount below 1"
+        " or a horizon"
     )
 
 
-def _check_best_loops_cost(collapsed: CollapsedMDP, differences: Differences) -> None:
+def _check_best_loops_cost(collapsed: CollapsedMDP, stopped: Stopped) -> None:
     """Refuse a loop of pairs that all are best but for rounding: it costs nothing on average."""
-    mdp, (gain, noise) = collapsed.mdp, differences
-    component, stays = end_components(mdp, collapsed.pairs & (gain >= -2 * noise), collapsed.group)
+    mdp, (gain, noise) = collapsed.mdp, stopped.differences
+    rounding = 2 * noise + SETTLED * EPSILON * np.abs(stopped.value).max()
+    component, stays = end_components(mdp, collapsed.pairs & (gain >= -rounding), collapsed.group)
     if (component < 0).all():
         return
-    _, exits = collapsed.best_of_group(np.where(stays, 0.0, gain), collapsed.pairs)
+    candidates = stays | (collapsed.pairs & (component < 0)[:, None])
+    _, exits = collapsed.best_of_group(gain, candidates)
     pays = collapsed.pays(exits, mdp.expected_reward, reward_sizes(mdp))
     if pays.any():
         _refuse_loop(collapsed, int(collapsed.heads[pays.argmax()]))
