@@ -2,11 +2,12 @@
 
 Both are the solutions of linear equations `x = b + P x` on states that the chain surely leaves. The matrix `I
 - P` is made without a difference that cancels: its diagonal is the probability of leaving, plus those of
-going to other states. So its errors are relative, even if leaving has a probability of 1e-12.
+going to other states. So even a probability of leaving of 1e-12 keeps all its digits.
 """
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
@@ -17,6 +18,11 @@ from bellgrad.mdp.checks import as_numbers
 from bellgrad.mdp.components import Mask, closed_classes, next_towards, reached_from
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import as_policy, induced_chain
+
+LOOKING_STEPS = 100  # of a chain, to see where it is often
+FEW_STATES = 200  # up to which states are eliminated in less than some ms
+MAX_ELIMINATED = 2_000  # and in seconds
+MANY_STEPS = 1e6  # after so many steps, a factorization loses half of the digits
 
 
 class HittingTimes(NamedTuple):
@@ -35,23 +41,107 @@ class HittingTimes(NamedTuple):
 class LeavingEquations:
     """`x = b + P x`, or `x = b + P^T x`, for a chain that leaves its states sooner or later.
 
+    Few states, or such that are left after a great many steps, are eliminated one after the other without a
+    difference, so that even the smallest probabilities count. Otherwise it is a sparse LU factorization.
+
     Args:
         chain: `[n, n]`, the probabilities of going to each state; its diagonal is not used, since what is
             neither left nor gone stays.
         leaving: `[n]` the probability of leaving; from each state a path leads to one where it is above 0.
+
+    Raises:
+        UsageError: leaving takes too many steps for float64.
+
+    Source: Grassmann, Taksar and Heyman 1985, "Regenerative analysis and steady state distributions for
+    Markov chains"; Alfa, Xue and Ye 2002, "Accurate computation of the smallest eigenvalue of a diagonally
+    dominant M-matrix" (the same elimination for equations).
     """
 
     def __init__(self, chain: sparse.csr_array, leaving: Floats):
+        states = len(leaving)
         others = sparse.csr_array(chain - sparse.diags_array(chain.diagonal()))
-        self._matrix = sparse.csc_array(sparse.diags_array(leaving + others.sum(axis=1)) - others)
-        self._factors = linalg.splu(self._matrix)
+        self._eliminated: tuple[Floats, Floats] | None = None
+        if states > FEW_STATES:
+            self._matrix = sparse.csc_array(sparse.diags_array(leaving + others.sum(axis=1)) - others)
+            try:
+                self._factors = linalg.splu(self._matrix)
+                steps = float(np.abs(self.solve(np.ones(states))).max())
+            except RuntimeError:  # exactly singular
+                steps = np.inf
+            if steps <= MANY_STEPS or (states > MAX_ELIMINATED and steps < np.inf):
+                return
+            if states > MAX_ELIMINATED:
+                raise _never_left(states)
+        off_diagonal = others.toarray()
+        pivot = _eliminate(off_diagonal, leaving.astype(float))
+        if not (pivot > 0).all():
+            raise _never_left(states)
+        self._eliminated = off_diagonal, pivot
 
     def solve(self, right: Floats, transposed: bool = False) -> Floats:
-        """`x [n]` from `b [n]`, with one step of refinement."""
+        """`x [n]` from `b [n]`; from an LU factorization with one step of refinement."""
+        if self._eliminated is not None:
+            found = right.astype(float)
+            _substitute(*self._eliminated, found, transposed)
+            return found
         turn = "T" if transposed else "N"
         matrix = self._matrix.T if transposed else self._matrix
         found = self._factors.solve(right, turn)
         return found + self._factors.solve(right - matrix @ found, turn)
+
+
+def _never_left(states: int) -> UsageError:
+    return UsageError(
+        f"the policy hardly ever leaves some of {states} states, too rarely for float64; use a discount below"
+        " 1 or a horizon"
+    )
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _eliminate(chain, leaving):
+    """Eliminate the states of `chain [n, n]`, in place: then entries right of the diagonal are the
+    probabilities when the states before are passed over, and those left of it the factors.
+
+    Returns:
+        `[n]` the pivots: the probability of not staying.
+    """
+    states = len(leaving)
+    pivot = np.empty(states)
+    for k in range(states):
+        total = leaving[k]
+        for j in range(k + 1, states):
+            total += chain[k, j]
+        pivot[k] = total
+        for i in range(k + 1, states):
+            if chain[i, k] > 0:
+                factor = chain[i, k] / total
+                chain[i, k] = factor
+                leaving[i] += factor * leaving[k]
+                for j in range(k + 1, states):
+                    if j != i:
+                        chain[i, j] += factor * chain[k, j]
+    return pivot
+
+
+@numba.njit(cache=True)
+def _substitute(chain, pivot, x, transposed):
+    states = len(pivot)
+    if transposed:
+        for k in range(states):
+            x[k] /= pivot[k]
+            for j in range(k + 1, states):
+                x[j] += chain[k, j] * x[k]
+        for k in range(states - 1, -1, -1):
+            for i in range(k):
+                x[i] += chain[k, i] * x[k]
+    else:
+        for k in range(states):
+            for i in range(k + 1, states):
+                x[i] += chain[i, k] * x[k]
+        for k in range(states - 1, -1, -1):
+            for j in range(k + 1, states):
+                x[k] += chain[k, j] * x[j]
+            x[k] /= pivot[k]
 
 
 def stationary_distribution(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
@@ -154,11 +244,18 @@ def hitting_times(mdp: FiniteMDP, policy: ArrayLike, target: ArrayLike | set[int
 
 def class_distribution(chain: sparse.csr_array) -> Floats:
     """`[n]` the stationary distribution of a chain `[n, n]` of one closed class: the expected visits to each
-    state between two visits to the first, divided by their sum."""
-    visits = np.ones(chain.shape[0])
-    if len(visits) > 1:
-        back, there = chain[1:, [0]].toarray().ravel(), chain[[0], 1:].toarray().ravel()
-        visits[1:] = LeavingEquations(chain[1:, 1:], back).solve(there, transposed=True)
+    state between two visits to one that is visited often, divided by their sum."""
+    states = chain.shape[0]
+    visits = np.ones(states)
+    if states > 1:
+        for _ in range(LOOKING_STEPS):
+            visits = (visits + chain.T @ visits) / 2
+        often = int(visits.argmax())
+        others = np.delete(np.arange(states), often)
+        rows = chain[others]
+        back, there = rows[:, [often]].toarray().ravel(), chain[[often]][:, others].toarray().ravel()
+        visits[often] = 1.0
+        visits[others] = LeavingEquations(rows[:, others], back).solve(there, transposed=True)
     return visits / visits.sum()
 
 
