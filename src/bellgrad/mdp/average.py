@@ -173,7 +173,8 @@ class _Gain(NamedTuple):
         q = q_from_value(mdp, bias, 1.0)
         change = q.max(axis=1) - bias
         rounding, reward_size = _rounding(mdp)
-        noise = rounding * (reward_size + 2 * float(np.abs(bias).max()))
+        size = 2 * float(np.abs(q.max(axis=1)).max()) + float(np.abs(change).max())
+        noise = rounding * (reward_size + size)
         error = float(np.ptp(change)) / 2 + noise
         policy = equal_chances(best_actions(mdp, q, bias, 1.0))
         return cls(float(change.max() + change.min()) / 2, error, error <= 3 * noise, policy)
