@@ -111,8 +111,7 @@ class DiscountedProblem:
         dtype = check_dtype(dtype)
         shape = (self.mdp.num_states,)
         if initial_value is None:
-            best = self.mdp.expected_reward.max(axis=1, where=self.mdp.legal, initial=-np.inf)
-            worst = float(best.min())  # so much every state can earn at every step
+            worst = kernels.least_best(self.mdp.offset, self.mdp.expected_reward)
             return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
         return np.array(array("initial_value", initial_value, shape), dtype)
 
@@ -163,8 +162,10 @@ class DiscountedProblem:
         bound = min(method_bound, max(abs(end) for end in self.bounds(low, high)) + noise)
         if policy is None:
             if error is None:
-                local = self.rounding(self.term_size(value, q.argmax(axis=1)), value.dtype)
-                error = np.minimum(bound, np.maximum(self.tolerance, local))
+                error = bound
+                if bound > self.tolerance:
+                    local = self.rounding(self.term_size(value, q.argmax(axis=1)), value.dtype)
+                    error = np.minimum(bound, np.maximum(self.tolerance, local))
             policy = equal_chances(best_actions(self.mdp, q, value, self.gamma, error))
         converged = bound <= self.tolerance
         if not converged:
@@ -209,7 +210,13 @@ class Stop:
         return self._left is not None
 
     def __call__(
-        self, low: float, high: float, value: Floats, before: Floats | None, size: float, chosen: Floats
+        self,
+        low: float,
+        high: float,
+        value: Floats,
+        before: Floats | None,
+        size: float,
+        chosen: Callable[[], Floats],
     ) -> tuple[float, float, bool]:
         """What a sweep that changed the values by `low` to `high` says about V*.
 
@@ -219,7 +226,7 @@ class Stop:
             value: `[S]` after the sweep.
             before: `[S]` before it; it may be None unless `near`.
             size: greatest absolute value.
-            chosen: `[S]` the actions, or `[S, A]` the policy, of the sweep.
+            chosen: gives the actions `[S]`, or the policy `[S, A]`, of the sweep.
 
         Returns:
             what to add to the values, the error bound after that, and whether to stop. What is added is the
@@ -248,7 +255,7 @@ class Stop:
         factor = problem.max_factor / (1 - problem.max_factor)
         left = np.abs((value - before.astype(float)) * factor - middle)
         left += problem.rounding(np.abs(value, dtype=float), value.dtype)
-        own = problem.rounding(problem.term_size(value + middle, chosen), value.dtype)
+        own = problem.rounding(problem.term_size(value + middle, chosen()), value.dtype)
         return middle, width, bool((left <= np.maximum(problem.tolerance, 4 * own)).all())
 
 
@@ -274,8 +281,10 @@ def q_sweeps(problem: DiscountedProblem, policy: Floats | None, on_sweep: OnSwee
         q = problem.lookahead(value)
         before, value = value, q.max(axis=1) if policy is None else value_from_q(q, policy)
         change, size = value - before, float(np.abs(value).max())
-        chosen = q.argmax(axis=1) if policy is None else policy
-        middle, width, settled = stop(float(change.min()), float(change.max()), value, before, size, chosen)
+        low, high = float(change.min()), float(change.max())
+        middle, width, settled = stop(
+            low, high, value, before, size, lambda q=q: q.argmax(axis=1) if policy is None else policy
+        )
         if settled or stop.near or iteration == problem.max_iterations:
             value += middle
         report_sweep(on_sweep, iteration, value)

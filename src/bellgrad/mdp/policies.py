@@ -19,7 +19,6 @@ from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 ROUNDING = 4
 EPSILON = float(np.finfo(float).eps)
 TIE_TOLERANCE = 1e-9  # of values without a discount
-MAX_COMPARED = 100_000  # pairs whose transition probabilities are compared at once, to save memory
 
 
 def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
@@ -103,20 +102,23 @@ def best_actions(
     Returns:
         `[S, A]`, at least one per state.
     """
-    found = np.empty(q.shape, np.int8)
-    error = np.broadcast_to(np.asarray(error, float), value.shape).copy()
+    found, size = np.empty(q.shape, np.int8), np.abs(value, dtype=float)
+    error = np.full(value.shape, error) if np.ndim(error) == 0 else error
+    most_reward = max(-mdp.reward.min(), mdp.reward.max())
+    # twice, for probabilities that sum to a little more than 1
+    most = 2 * (ROUNDING * EPSILON * (most_reward + size.max()) + 2 * error.max())
     with limited_threads(mdp):
         kernels.compare_with_best(
             mdp.offset, mdp.probability, mdp.continuing, mdp.next_state, mdp.reward, gamma,
-            np.abs(value, dtype=float), error, q, ROUNDING * EPSILON, found,
+            size, error, q, ROUNDING * EPSILON, most, found,
         )  # fmt: skip
     good = found == 1
     pair = np.flatnonzero(found == 2)
-    for some in np.array_split(pair, len(pair) // MAX_COMPARED + 1):
-        state, action = np.divmod(some, mdp.num_actions)
-        best = q[state].argmax(axis=1)
-        apart = mdp.transition[some] - mdp.transition[state * mdp.num_actions + best]
-        good.flat[some] = q[state, best] - q[state, action] <= gamma * (abs(apart) @ error)
+    if pair.size:
+        state = pair // mdp.num_actions
+        best = state * mdp.num_actions + q[state].argmax(axis=1)
+        apart = kernels.distance(mdp.offset, mdp.continuing, mdp.next_state, error, pair, best)
+        good.flat[pair] = q.flat[best] - q.flat[pair] <= gamma * apart
     return good
 
 
