@@ -33,6 +33,7 @@ from bellgrad.mdp.solution import Solution
 OnSweep = Callable[[int, Floats], None]
 
 MAX_ITERATIONS = 1_000_000
+LARGEST = 1e300  # of a value
 
 
 class MethodResult(NamedTuple):
@@ -85,7 +86,7 @@ class DiscountedProblem:
 
         Raises:
             UsageError: a number is out of range, or gamma is so near to 1 that it does not make up for
-                probabilities that sum to more than 1.
+                probabilities that sum to more than 1, or the rewards are too large for float64.
         """
         gamma = check_gamma(gamma, below_one=True)
         tolerance, max_iterations = check_stop(tolerance, max_iterations)
@@ -98,7 +99,9 @@ class DiscountedProblem:
                 f"with gamma = {gamma} the values are unbounded: the probabilities of a pair sum to"
                 f" {continuing_sum.max():.9g}; make them sum to 1"
             )
-        arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, gamma)
+        reward = mdp.expected_reward
+        _check_size("an expected reward", max(-float(reward.min()), float(reward.max())), max_factor)
+        arrays = (mdp.offset, continuing, mdp.next_state, reward, gamma)
         return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
@@ -113,7 +116,9 @@ class DiscountedProblem:
         if initial_value is None:
             worst = kernels.least_best(self.mdp.offset, self.mdp.expected_reward)
             return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
-        return np.array(array("initial_value", initial_value, shape), dtype)
+        value = array("initial_value", initial_value, shape)
+        _check_size("initial_value", float(np.abs(value).max()), self.max_factor)
+        return np.array(value, dtype)
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """Bounds on `V* - v`, from the least and greatest entry of `T v - v`."""
@@ -257,6 +262,12 @@ class Stop:
         left += problem.rounding(np.abs(value, dtype=float), value.dtype)
         own = problem.rounding(problem.term_size(value + middle, chosen()), value.dtype)
         return middle, width, bool((left <= np.maximum(problem.tolerance, 4 * own)).all())
+
+
+def _check_size(name: str, size: float, factor: float) -> None:
+    """Refuse numbers whose discounted sums, and the rounding of these, would overflow."""
+    if not size / (1 - factor) ** 2 < LARGEST:
+        raise UsageError(f"{name} reaches {size:.3g}, too large for values in float64; use a larger unit")
 
 
 def report_sweep(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
