@@ -76,7 +76,11 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
 
     Returns:
         `[..., A]` probabilities.
+
+    Raises:
+        UsageError: a value is NaN or +inf.
     """
+    q = array("q", q, minus_inf=True)
     best = q.max(axis=-1, keepdims=True)
     good = q >= best - np.asarray(tie)[..., None] - ROUNDING * EPSILON * np.abs(best)
     return equal_chances(good)
@@ -132,12 +136,13 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
     -inf if illegal.
 
     Raises:
-        UsageError: epsilon is not in [0, 1].
+        UsageError: epsilon is not in [0, 1], or a value is NaN or +inf.
 
     Source: Sutton and Barto 2018, section 5.4.
     """
     if not 0 <= number("epsilon", epsilon) <= 1:
         raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
+    q = array("q", q, minus_inf=True)
     legal = q > -np.inf
     return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
 
