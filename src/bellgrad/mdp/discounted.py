@@ -33,7 +33,7 @@ from bellgrad.mdp.solution import Solution
 OnSweep = Callable[[int, Floats], None]
 
 MAX_ITERATIONS = 1_000_000
-LARGEST = 1e300  # of a value
+LARGEST = {"float64": 1e300, "float32": 1e36}  # of a value
 
 
 class MethodResult(NamedTuple):
@@ -67,6 +67,7 @@ class DiscountedProblem:
         max_factor: gamma times the greatest probability with which the episode continues after a pair, below
             1.
         min_factor: gamma times the least such probability.
+        max_reward: greatest absolute expected reward of a pair.
         arrays: the first arguments of every kernel.
     """
 
@@ -76,6 +77,7 @@ class DiscountedProblem:
     max_iterations: int
     max_factor: float
     min_factor: float
+    max_reward: float
     arrays: tuple[Any, ...]
 
     @classmethod
@@ -100,9 +102,10 @@ class DiscountedProblem:
                 f" {continuing_sum.max():.9g}; make them sum to 1"
             )
         reward = mdp.expected_reward
-        _check_size("an expected reward", max(-float(reward.min()), float(reward.max())), max_factor)
+        max_reward = max(-float(reward.min()), float(reward.max()))
+        _check_size("an expected reward", max_reward, max_factor)
         arrays = (mdp.offset, continuing, mdp.next_state, reward, gamma)
-        return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, arrays)
+        return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, max_reward, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
         """A new array with the user's initial value, or with one that is at most V* in every state, so that
@@ -113,11 +116,12 @@ class DiscountedProblem:
         """
         dtype = check_dtype(dtype)
         shape = (self.mdp.num_states,)
+        _check_size("an expected reward", self.max_reward, self.max_factor, dtype)
         if initial_value is None:
             worst = kernels.least_best(self.mdp.offset, self.mdp.expected_reward)
             return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
         value = array("initial_value", initial_value, shape)
-        _check_size("initial_value", float(np.abs(value).max()), self.max_factor)
+        _check_size("initial_value", float(np.abs(value).max()), self.max_factor, dtype)
         return np.array(value, dtype)
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
@@ -173,10 +177,12 @@ class DiscountedProblem:
                     error = np.minimum(bound, np.maximum(self.tolerance, local))
             policy = equal_chances(best_actions(self.mdp, q, value, self.gamma, error))
         converged = bound <= self.tolerance
+        rounded = bound <= 4 * self.rounding(float(np.abs(value).max()), value.dtype)
         if not converged:
             warnings.warn(
                 f"{method} stopped after {iterations} iterations with the residual at {residual:.3g}: "
-                f"values may be off by {bound:.3g}, more than the tolerance of {self.tolerance:.3g}",
+                f"values may be off by {bound:.3g}, more than the tolerance of {self.tolerance:.3g}"
+                + (f", since {value.dtype} cannot do better for values of this size" if rounded else ""),
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -264,10 +270,10 @@ class Stop:
         return middle, width, bool((left <= np.maximum(problem.tolerance, 4 * own)).all())
 
 
-def _check_size(name: str, size: float, factor: float) -> None:
+def _check_size(name: str, size: float, factor: float, dtype: str = "float64") -> None:
     """Refuse numbers whose discounted sums, and the rounding of these, would overflow."""
-    if not size / (1 - factor) ** 2 < LARGEST:
-        raise UsageError(f"{name} reaches {size:.3g}, too large for values in float64; use a larger unit")
+    if not size / (1 - factor) ** 2 < LARGEST[dtype]:
+        raise UsageError(f"{name} reaches {size:.3g}, too large for values in {dtype}; use a larger unit")
 
 
 def report_sweep(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
