@@ -33,6 +33,7 @@ from bellgrad.mdp.solution import Solution
 OnSweep = Callable[[int, Floats], None]
 
 MAX_ITERATIONS = 1_000_000
+LARGEST = {"float64": 1e300, "float32": 1e36}  # of a value
 
 
 class MethodResult(NamedTuple):
@@ -66,6 +67,7 @@ class DiscountedProblem:
         max_factor: gamma times the greatest probability with which the episode continues after a pair, below
             1.
         min_factor: gamma times the least such probability.
+        max_reward: greatest absolute expected reward of a pair.
         arrays: the first arguments of every kernel.
     """
 
@@ -75,6 +77,7 @@ class DiscountedProblem:
     max_iterations: int
     max_factor: float
     min_factor: float
+    max_reward: float
     arrays: tuple[Any, ...]
 
     @classmethod
@@ -85,7 +88,7 @@ class DiscountedProblem:
 
         Raises:
             UsageError: a number is out of range, or gamma is so near to 1 that it does not make up for
-                probabilities that sum to more than 1.
+                probabilities that sum to more than 1, or the rewards are too large for float64.
         """
         gamma = check_gamma(gamma, below_one=True)
         tolerance, max_iterations = check_stop(tolerance, max_iterations)
@@ -98,8 +101,11 @@ class DiscountedProblem:
                 f"with gamma = {gamma} the values are unbounded: the probabilities of a pair sum to"
                 f" {continuing_sum.max():.9g}; make them sum to 1"
             )
-        arrays = (mdp.offset, continuing, mdp.next_state, mdp.expected_reward, gamma)
-        return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, arrays)
+        reward = mdp.expected_reward
+        max_reward = max(-float(reward.min()), float(reward.max()))
+        _check_size("an expected reward", max_reward, max_factor)
+        arrays = (mdp.offset, continuing, mdp.next_state, reward, gamma)
+        return cls(mdp, gamma, tolerance, max_iterations, max_factor, min_factor, max_reward, arrays)
 
     def start(self, initial_value: Floats | None, dtype: str) -> Floats:
         """A new array with the user's initial value, or with one that is at most V* in every state, so that
@@ -110,11 +116,13 @@ class DiscountedProblem:
         """
         dtype = check_dtype(dtype)
         shape = (self.mdp.num_states,)
+        _check_size("an expected reward", self.max_reward, self.max_factor, dtype)
         if initial_value is None:
-            best = self.mdp.expected_reward.max(axis=1, where=self.mdp.legal, initial=-np.inf)
-            worst = float(best.min())  # so much every state can earn at every step
+            worst = kernels.least_best(self.mdp.offset, self.mdp.expected_reward)
             return np.full(shape, min(0.0, worst) / (1 - self.max_factor), dtype)
-        return np.array(array("initial_value", initial_value, shape), dtype)
+        value = array("initial_value", initial_value, shape)
+        _check_size("initial_value", float(np.abs(value).max()), self.max_factor, dtype)
+        return np.array(value, dtype)
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """Bounds on `V* - v`, from the least and greatest entry of `T v - v`."""
@@ -163,14 +171,18 @@ class DiscountedProblem:
         bound = min(method_bound, max(abs(end) for end in self.bounds(low, high)) + noise)
         if policy is None:
             if error is None:
-                local = self.rounding(self.term_size(value, q.argmax(axis=1)), value.dtype)
-                error = np.minimum(bound, np.maximum(self.tolerance, local))
+                error = bound
+                if bound > self.tolerance:
+                    local = self.rounding(self.term_size(value, q.argmax(axis=1)), value.dtype)
+                    error = np.minimum(bound, np.maximum(self.tolerance, local))
             policy = equal_chances(best_actions(self.mdp, q, value, self.gamma, error))
         converged = bound <= self.tolerance
+        rounded = bound <= 4 * self.rounding(float(np.abs(value).max()), value.dtype)
         if not converged:
             warnings.warn(
                 f"{method} stopped after {iterations} iterations with the residual at {residual:.3g}: "
-                f"values may be off by {bound:.3g}, more than the tolerance of {self.tolerance:.3g}",
+                f"values may be off by {bound:.3g}, more than the tolerance of {self.tolerance:.3g}"
+                + (f", since {value.dtype} cannot do better for values of this size" if rounded else ""),
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -209,7 +221,13 @@ class Stop:
         return self._left is not None
 
     def __call__(
-        self, low: float, high: float, value: Floats, before: Floats | None, size: float, chosen: Floats
+        self,
+        low: float,
+        high: float,
+        value: Floats,
+        before: Floats | None,
+        size: float,
+        chosen: Callable[[], Floats],
     ) -> tuple[float, float, bool]:
         """What a sweep that changed the values by `low` to `high` says about V*.
 
@@ -219,7 +237,7 @@ class Stop:
             value: `[S]` after the sweep.
             before: `[S]` before it; it may be None unless `near`.
             size: greatest absolute value.
-            chosen: `[S]` the actions, or `[S, A]` the policy, of the sweep.
+            chosen: gives the actions `[S]`, or the policy `[S, A]`, of the sweep.
 
         Returns:
             what to add to the values, the error bound after that, and whether to stop. What is added is the
@@ -248,8 +266,14 @@ class Stop:
         factor = problem.max_factor / (1 - problem.max_factor)
         left = np.abs((value - before.astype(float)) * factor - middle)
         left += problem.rounding(np.abs(value, dtype=float), value.dtype)
-        own = problem.rounding(problem.term_size(value + middle, chosen), value.dtype)
+        own = problem.rounding(problem.term_size(value + middle, chosen()), value.dtype)
         return middle, width, bool((left <= np.maximum(problem.tolerance, 4 * own)).all())
+
+
+def _check_size(name: str, size: float, factor: float, dtype: str = "float64") -> None:
+    """Refuse numbers whose discounted sums, and the rounding of these, would overflow."""
+    if not size / (1 - factor) ** 2 < LARGEST[dtype]:
+        raise UsageError(f"{name} reaches {size:.3g}, too large for values in {dtype}; use a larger unit")
 
 
 def report_sweep(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
@@ -274,8 +298,10 @@ def q_sweeps(problem: DiscountedProblem, policy: Floats | None, on_sweep: OnSwee
         q = problem.lookahead(value)
         before, value = value, q.max(axis=1) if policy is None else value_from_q(q, policy)
         change, size = value - before, float(np.abs(value).max())
-        chosen = q.argmax(axis=1) if policy is None else policy
-        middle, width, settled = stop(float(change.min()), float(change.max()), value, before, size, chosen)
+        low, high = float(change.min()), float(change.max())
+        middle, width, settled = stop(
+            low, high, value, before, size, lambda q=q: q.argmax(axis=1) if policy is None else policy
+        )
         if settled or stop.near or iteration == problem.max_iterations:
             value += middle
         report_sweep(on_sweep, iteration, value)

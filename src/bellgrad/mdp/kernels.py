@@ -46,6 +46,20 @@ def row_sum(offset, values):
 
 
 @numba.njit(cache=True)
+def least_best(offset, reward):
+    """The least, over all states, of the greatest entry of `reward [S, A]` among pairs with outcomes."""
+    states, actions = reward.shape
+    least = np.inf
+    for state in range(states):
+        best = -np.inf
+        for action in range(actions):
+            if offset[state * actions + action + 1] > offset[state * actions + action]:
+                best = max(best, reward[state, action])
+        least = min(least, best)
+    return least
+
+
+@numba.njit(cache=True)
 def _expected(first, last, continuing, next_state, value):
     """`E[value(s')]` over the outcomes `first` to `last`. With unsigned integers no access tests for a
     negative index."""
@@ -68,7 +82,7 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
 
 @numba.njit(cache=True, parallel=True)
 def compare_with_best(
-    offset, probability, continuing, next_state, reward, gamma, size, error, q, rounding, good
+    offset, probability, continuing, next_state, reward, gamma, size, error, q, rounding, most, good
 ):
     """Fill `good [S, A]` with 1 if an action is as good as the best of its state except for rounding, 2 if
     errors of the next states' values may be what separates them, otherwise 0.
@@ -78,6 +92,7 @@ def compare_with_best(
         size: `[S]` absolute values, of which `q [S, A]` was computed.
         error: `[S]` of these values.
         rounding: relative to the sum of the absolute terms of a pair.
+        most: a difference that neither rounding nor errors can make; larger ones are not looked into.
     """
     states, actions = q.shape
     for state in numba.prange(states):
@@ -85,15 +100,15 @@ def compare_with_best(
         for action in range(1, actions):
             if q[state, action] > q[state, best]:
                 best = action
-        first, last = offset[state * actions + best], offset[state * actions + best + 1]
-        best_size = _size(first, last, probability, continuing, next_state, reward, gamma, size)
-        best_error = gamma * _expected(first, last, continuing, next_state, error)
+        best_size, best_error = -1.0, 0.0
         for action in range(actions):
             gap = q[state, best] - q[state, action]
-            good[state, action] = 0
-            if gap == 0:
-                good[state, action] = 1
-            elif gap < np.inf:
+            good[state, action] = gap == 0
+            if gap > 0 and gap <= most:
+                if best_size < 0:
+                    first, last = offset[state * actions + best], offset[state * actions + best + 1]
+                    best_size = _size(first, last, probability, continuing, next_state, reward, gamma, size)
+                    best_error = gamma * _expected(first, last, continuing, next_state, error)
                 first, last = offset[state * actions + action], offset[state * actions + action + 1]
                 own_size = _size(first, last, probability, continuing, next_state, reward, gamma, size)
                 gap -= rounding * max(best_size, own_size)
@@ -101,6 +116,23 @@ def compare_with_best(
                     good[state, action] = 1
                 elif gap <= best_error + gamma * _expected(first, last, continuing, next_state, error):
                     good[state, action] = 2
+
+
+@numba.njit(cache=True)
+def distance(offset, continuing, next_state, weight, pair, other):
+    """`sum_s |p(s) - p'(s)| weight(s)` for the transition probabilities of each `pair [N]` and its `other
+    [N]`: `[N]`."""
+    difference, apart = np.zeros(len(weight)), np.zeros(len(pair))
+    for i in range(len(pair)):
+        for k in range(offset[pair[i]], offset[pair[i] + 1]):
+            difference[next_state[k]] += continuing[k]
+        for k in range(offset[other[i]], offset[other[i] + 1]):
+            difference[next_state[k]] -= continuing[k]
+        for one in (pair[i], other[i]):
+            for k in range(offset[one], offset[one + 1]):
+                apart[i] += abs(difference[next_state[k]]) * weight[next_state[k]]
+                difference[next_state[k]] = 0.0
+    return apart
 
 
 @numba.njit(cache=True)

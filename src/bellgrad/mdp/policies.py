@@ -19,7 +19,6 @@ from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 ROUNDING = 4
 EPSILON = float(np.finfo(float).eps)
 TIE_TOLERANCE = 1e-9  # of values without a discount
-MAX_COMPARED = 100_000  # pairs whose transition probabilities are compared at once, to save memory
 
 
 def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
@@ -77,7 +76,11 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
 
     Returns:
         `[..., A]` probabilities.
+
+    Raises:
+        UsageError: a value is NaN or +inf.
     """
+    q = array("q", q, minus_inf=True)
     best = q.max(axis=-1, keepdims=True)
     good = q >= best - np.asarray(tie)[..., None] - ROUNDING * EPSILON * np.abs(best)
     return equal_chances(good)
@@ -103,20 +106,23 @@ def best_actions(
     Returns:
         `[S, A]`, at least one per state.
     """
-    found = np.empty(q.shape, np.int8)
-    error = np.broadcast_to(np.asarray(error, float), value.shape).copy()
+    found, size = np.empty(q.shape, np.int8), np.abs(value, dtype=float)
+    error = np.full(value.shape, error) if np.ndim(error) == 0 else error
+    most_reward = max(-mdp.reward.min(), mdp.reward.max())
+    # twice, for probabilities that sum to a little more than 1
+    most = 2 * (ROUNDING * EPSILON * (most_reward + size.max()) + 2 * error.max())
     with limited_threads(mdp):
         kernels.compare_with_best(
             mdp.offset, mdp.probability, mdp.continuing, mdp.next_state, mdp.reward, gamma,
-            np.abs(value, dtype=float), error, q, ROUNDING * EPSILON, found,
+            size, error, q, ROUNDING * EPSILON, most, found,
         )  # fmt: skip
     good = found == 1
     pair = np.flatnonzero(found == 2)
-    for some in np.array_split(pair, len(pair) // MAX_COMPARED + 1):
-        state, action = np.divmod(some, mdp.num_actions)
-        best = q[state].argmax(axis=1)
-        apart = mdp.transition[some] - mdp.transition[state * mdp.num_actions + best]
-        good.flat[some] = q[state, best] - q[state, action] <= gamma * (abs(apart) @ error)
+    if pair.size:
+        state = pair // mdp.num_actions
+        best = state * mdp.num_actions + q[state].argmax(axis=1)
+        apart = kernels.distance(mdp.offset, mdp.continuing, mdp.next_state, error, pair, best)
+        good.flat[pair] = q.flat[best] - q.flat[pair] <= gamma * apart
     return good
 
 
@@ -130,12 +136,13 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
     -inf if illegal.
 
     Raises:
-        UsageError: epsilon is not in [0, 1].
+        UsageError: epsilon is not in [0, 1], or a value is NaN or +inf.
 
     Source: Sutton and Barto 2018, section 5.4.
     """
     if not 0 <= number("epsilon", epsilon) <= 1:
         raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
+    q = array("q", q, minus_inf=True)
     legal = q > -np.inf
     return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
 

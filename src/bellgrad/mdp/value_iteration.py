@@ -153,7 +153,7 @@ def iterate(
                     before = new
                 if improve:
                     first, last_width = high - low, width
-                    middle, width, settled = stop(low, high, value, before, size, action)
+                    middle, width, settled = stop(low, high, value, before, size, lambda: action)
                     settled |= iteration == problem.max_iterations
                     if settled or stop.near:
                         value += middle
@@ -218,9 +218,13 @@ def prioritized_sweeping(
     )
     iteration = 0
     while iteration < problem.max_iterations:
-        rounding = ROUNDING * EPSILON * problem.term_size(value, problem.lookahead(value).argmax(axis=1))
-        wanted = problem.tolerance * (1 - problem.max_factor) - EPSILON * np.abs(value).max()
-        threshold = np.maximum(wanted, rounding)
+        size = np.abs(value).max()
+        threshold = np.full(mdp.num_states, problem.tolerance * (1 - problem.max_factor) - EPSILON * size)
+        if (
+            threshold[0] < ROUNDING * EPSILON * 3 * size
+        ):  # the terms of a value are at most three times the greatest
+            own = problem.term_size(value, problem.lookahead(value).argmax(axis=1))
+            threshold = np.maximum(threshold, ROUNDING * EPSILON * own)
         if not (error > threshold).any():
             break
         kernels.prioritized_backups(*problem.arrays, value, error, follows.indptr, follows.indices, threshold)
