@@ -18,7 +18,6 @@ from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 # Units in the last place of the size of a sum's terms: smaller differences are rounding.
 ROUNDING = 4
 EPSILON = float(np.finfo(float).eps)
-TIE_TOLERANCE = 1e-9  # of values without a discount
 
 
 def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
