@@ -276,6 +276,22 @@ def test_from_one_start_only_what_it_reaches_matters(mdp):
 
 # ------------------------------------------------------------------------------------------------- policies
 @settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_the_policy_leaves_a_free_loop_with_many_outcomes(seed, exactly):
+    """One way out, in the last state; all other actions wander about for nothing."""
+    rng, states = np.random.default_rng(seed), 30
+    transition = np.zeros((states + 1, 2, states + 1))
+    transition[:states, :, :states] = rng.dirichlet(np.ones(states), size=(states, 2))
+    transition[states - 1, 1] = transition[states, :] = np.eye(states + 1)[states]
+    reward = np.zeros((states + 1, 2))
+    reward[states - 1, 1] = rng.normal()
+    mdp = FiniteMDP.from_arrays(transition, reward)
+    solution = stochastic_shortest_path(mdp, tolerance=1e-300 if exactly else 1e-6)
+    np.testing.assert_allclose(solution.value[:states], reward[states - 1, 1], rtol=1e-13)
+    np.testing.assert_allclose(evaluate_policy(mdp, solution.policy, 1).value, solution.value, rtol=1e-10)
+
+
+@settings(max_examples=100, deadline=None)
 @given(mdps(kinds=["absorbing"]), st.integers(0, 10**6))
 def test_a_policy_is_evaluated_without_a_discount(mdp, seed):
     policy = random_policy(mdp, seed)

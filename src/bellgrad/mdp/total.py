@@ -195,8 +195,10 @@ def _solved(
         if on_sweep is not None:
             on_sweep(iteration, value)
     q = q_from_value(mdp, value, 1.0)
+    size = reward_sizes(mdp) + (mdp.transition @ np.abs(value)).reshape(q.shape)
+    tie = residual + 2 * (sum_rounding(mdp) * size).max(axis=1)
     return Solution(
-        value, q, greedy_policy(q, residual), "stochastic_shortest_path", "total", 1.0, iteration,
+        value, q, greedy_policy(q, tie), "stochastic_shortest_path", "total", 1.0, iteration,
         residual, error_bound, error_bound <= tolerance, note=_note(collapsed),
     )  # fmt: skip
 
@@ -234,7 +236,7 @@ def _by_policies(
     iteration = sweeps + stopped.policies
     note = f"policy iteration after {sweeps} sweeps, which did not soon give the value"
     return Solution(
-        stopped.value, q_from_value(mdp, stopped.value, 1.0), greedy_policy(gain, noise.max(axis=1)),
+        stopped.value, q_from_value(mdp, stopped.value, 1.0), greedy_policy(gain, 2 * noise.max(axis=1)),
         "stochastic_shortest_path", "total", 1.0, iteration, residual, error_bound,
         error_bound <= tolerance or is_rounding, note="; ".join(filter(None, (note, _note(collapsed)))),
     )  # fmt: skip
