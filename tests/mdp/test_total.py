@@ -275,6 +275,23 @@ def test_from_one_start_only_what_it_reaches_matters(mdp):
 
 
 # ------------------------------------------------------------------------------------------------- policies
+def test_the_policy_leaves_a_free_loop_by_an_exit_that_rounding_makes_worse():
+    """The free loop of 1 and 2 is left with a probability that is 1 but for rounding."""
+    mdp = small(
+        {
+            (0, 0): [(0.12624670257129697, END, -1.0), (0.8737532974287031, 1, -1.0)],
+            (1, 0): [(1.0, 2, 0.0)],
+            (2, 0): [(0.41105299246821836, 1, 0.0), (0.5889470075317816, 2, 0.0)],
+            (2, 1): [(0.9999999999999999, 0, 0.0)],
+        }
+    )
+    for tolerance in (1e-6, 1e-300):
+        solution = stochastic_shortest_path(mdp, tolerance=tolerance)
+        np.testing.assert_allclose(solution.value, -1 / 0.12624670257129697, rtol=1e-6)
+        assert solution.policy[2, 1] > 0
+        np.testing.assert_allclose(evaluate_policy(mdp, solution.policy, 1).value, solution.value, rtol=1e-6)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_the_policy_leaves_a_free_loop_with_many_outcomes(seed, exactly):

@@ -344,12 +344,12 @@ class _Parts:
         start = collapsed.proper_exits(collapsed.best_of_group(reward, collapsed.pairs)[1])
         best = collapsed.best_proper(reward, size, collapsed.pairs, start)
         gain, noise = best.differences
-        actions = gain >= gain.max(axis=1, keepdims=True) - noise.max(axis=1, keepdims=True)
-        if best.pays.any():
-            actions = way.legal & ~collapsed.pairs
-            actions.ravel()[best.exits] = True
+        if best.pays.any():  # only but for rounding: what the last policy does
+            gain = np.where(collapsed.pairs, -np.inf, gain)
+            gain.ravel()[best.exits] = 0.0
+        policy = collapsed.policy(gain, 2 * noise.max(axis=1), best.exits)
         bias = np.where(stopping, self.bias, best.value)
-        return bias, np.where(stopping[:, None], self.policy, equal_chances(actions))
+        return bias, np.where(stopping[:, None], self.policy, policy)
 
 
 def _pairs(exits: Ints, actions: int) -> Ints:

@@ -26,6 +26,7 @@ from bellgrad.mdp.chains import LeavingEquations, class_distribution
 from bellgrad.mdp.components import Mask, closed_classes, edges, end_components, next_towards
 from bellgrad.mdp.convergence import reward_rounding, sum_rounding
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import equal_chances
 
 MAX_POLICIES = 10_000
 
@@ -154,6 +155,13 @@ class CollapsedMDP:
         stopping = np.flatnonzero(stops)
         nearer[self.group[stopping // actions]] = stopping
         return np.where(ends, wanted, nearer[self.heads])
+
+    def policy(self, q: Floats, tie: Floats, exits: Ints) -> Floats:
+        """`[S, A]` equal probabilities for the actions within `tie [S]` of the best of a state in `q [S, A]`,
+        and for the pairs of a proper policy, so that this one is proper too."""
+        good = q >= (q.max(axis=1) - tie)[:, None]
+        good.ravel()[exits] = True
+        return equal_chances(good)
 
     def differences(self, value: Floats, reward: Floats, size: Floats) -> Differences:
         """How a step would change a value `[S]` that is the same in all states of a group.

@@ -44,7 +44,7 @@ from bellgrad.mdp.components import (
 )
 from bellgrad.mdp.convergence import reward_rounding, reward_sizes, sum_rounding, warn_unless_converged
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
-from bellgrad.mdp.policies import EPSILON, as_policy, greedy_policy, induced_chain, q_from_value
+from bellgrad.mdp.policies import EPSILON, as_policy, induced_chain, q_from_value
 from bellgrad.mdp.proper import CollapsedMDP, Stopped
 from bellgrad.mdp.solution import Solution
 
@@ -197,8 +197,9 @@ def _solved(
     q = q_from_value(mdp, value, 1.0)
     size = reward_sizes(mdp) + (mdp.transition @ np.abs(value)).reshape(q.shape)
     tie = residual + 2 * (sum_rounding(mdp) * size).max(axis=1)
+    policy = collapsed.policy(q, tie, collapsed.best_of_group(q, collapsed.pairs)[1])
     return Solution(
-        value, q, greedy_policy(q, tie), "stochastic_shortest_path", "total", 1.0, iteration,
+        value, q, policy, "stochastic_shortest_path", "total", 1.0, iteration,
         residual, error_bound, error_bound <= tolerance, note=_note(collapsed),
     )  # fmt: skip
 
@@ -235,8 +236,9 @@ def _by_policies(
     residual, error_bound, is_rounding = accuracy(collapsed, stopped, tolerance)
     iteration = sweeps + stopped.policies
     note = f"policy iteration after {sweeps} sweeps, which did not soon give the value"
+    policy = collapsed.policy(gain, 2 * noise.max(axis=1), stopped.exits)
     return Solution(
-        stopped.value, q_from_value(mdp, stopped.value, 1.0), greedy_policy(gain, 2 * noise.max(axis=1)),
+        stopped.value, q_from_value(mdp, stopped.value, 1.0), policy,
         "stochastic_shortest_path", "total", 1.0, iteration, residual, error_bound,
         error_bound <= tolerance or is_rounding, note="; ".join(filter(None, (note, _note(collapsed)))),
     )  # fmt: skip
