@@ -17,6 +17,8 @@ _HOMES = {
     "FiniteMDP": "bellgrad.mdp.model",
     "Solution": "bellgrad.mdp.solution",
     "solve": "bellgrad.mdp.solve",
+    "stationary_distribution": "bellgrad.mdp.chains",
+    "hitting_times": "bellgrad.mdp.chains",
     "train": "bellgrad.api",
     "resume": "bellgrad.api",
     "evaluate": "bellgrad.api",

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.components import end_components
 from bellgrad.mdp.examples import corridor, garnet
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, q_from_value
@@ -110,16 +109,12 @@ def test_all_agree_on_a_few_hundred_states():
 # ---------------------------------------------------------------------------------------------------- average
 @settings(max_examples=50, deadline=None)
 @given(mdps(kinds=["dense", "sparse", "periodic"]))
-def test_all_agree_on_the_gain_or_all_refuse(mdp):
-    component, _ = end_components(mdp, mdp.legal)
-    if len(set(component[component >= 0])) == 1:
-        solutions = answers(mdp, "average")
-        agree(solutions, lambda solution: solution.gain)
-        assert all(solution.converged for solution in solutions)
-    else:
-        for method in BY_CRITERION["average"]:
-            with pytest.raises(UsageError, match="multichain"):
-                solve(mdp, method, progress="off")
+def test_all_agree_on_the_gain_of_every_state(mdp):
+    solutions = answers(mdp, "average")
+    agree(solutions, lambda solution: solution.gains)
+    assert all(solution.converged for solution in solutions)
+    for solution in solutions:
+        assert solution.gain == pytest.approx(mdp.initial @ solution.gains)
 
 
 # --------------------------------------------------------------------------------- common mistakes of
@@ -151,6 +146,8 @@ def test_max_iter_reached_is_not_converged_and_a_warning_names_the_residual(meth
 @pytest.mark.parametrize("method", DISCOUNTED)
 @pytest.mark.parametrize("gamma", [1, 1.0, 1.5, -0.1, float("nan")])
 def test_infinite_horizon_solver_with_gamma_1_is_refused(method, gamma):
+    if method == "q_iteration" and gamma == 1:
+        pytest.skip("it also solves the total reward")
     with pytest.raises(UsageError, match="gamma"):
         solve(corridor(), method, gamma=gamma, progress="off")
     with pytest.raises(UsageError, match="gamma"):

@@ -106,7 +106,7 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
 
 def as_json(mdp: "FiniteMDP", solution: "Solution", env: str, seconds: float) -> dict[str, Any]:
     """A solution as one JSON object; with a horizon, value and policy are those of its first step."""
-    from bellgrad.report.finite.shown import first_step
+    from bellgrad.report.finite.shown import first_step, value_at_start
 
     value, _, policy = first_step(solution)
     found = {
@@ -124,13 +124,14 @@ def as_json(mdp: "FiniteMDP", solution: "Solution", env: str, seconds: float) ->
         "seconds": seconds,
         "note": solution.note,
         "gain": solution.gain,
-        "value_at_start": float(mdp.initial @ value),
+        "value_at_start": value_at_start(mdp, value),
     }
     if mdp.num_states <= LISTED:
-        found |= {"value": value.tolist(), "policy": policy.tolist()}
+        values = [_finite(state_value) for state_value in value.tolist()]
+        found |= {"value": values, "policy": policy.tolist()}
     return found
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """JSON has no infinity and no NaN."""
     return value if abs(value) < float("inf") else None

@@ -1,13 +1,17 @@
 """Which states an MDP can reach and in which sets it can stay: graphs of states with an edge for every
 possible outcome."""
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from bellgrad.mdp.model import FiniteMDP, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import uniform_policy
+from bellgrad.mdp.solution import Solution
 
 Mask = NDArray[np.bool_]
 
@@ -37,6 +41,69 @@ def next_towards(goal: Mask, source: Ints, target: Ints) -> Ints:
     graph = sparse.csr_array((np.ones(len(start), dtype=bool), (start, end)), shape=(states + 1, states + 1))
     following = csgraph.breadth_first_order(graph, states)[1][:states]
     return np.where(following < 0, -1, following)
+
+
+def reached_from(starts: Mask, source: Ints, target: Ints) -> Mask:
+    """`[S]` the states to which a path of edges leads from the states `starts [S]`, and these themselves."""
+    return next_towards(starts, target, source) >= 0
+
+
+def reachable_states(mdp: FiniteMDP) -> Mask:
+    """`[S]` the states in which an episode can ever be, from its first state on, whatever is done."""
+    pair, target = edges(mdp)
+    return reached_from(mdp.initial > 0, pair // mdp.num_actions, target)
+
+
+def without_states(mdp: FiniteMDP, left_out: Mask, *, ending: bool) -> FiniteMDP:
+    """The MDP in which nothing more happens after some states are reached: every action there has reward 0,
+    and ends the episode or stays.
+
+    Args:
+        mdp: the problem.
+        left_out: `[S]` these states.
+        ending: whether the episode ends there.
+    """
+    state = np.repeat(np.arange(mdp.num_states), np.diff(mdp.offset[:: mdp.num_actions]))
+    changed = left_out[state]
+    return replace(
+        mdp,
+        next_state=np.where(changed, state, mdp.next_state).astype(mdp.next_state.dtype),
+        reward=np.where(changed, 0.0, mdp.reward),
+        terminated=np.where(changed, ending, mdp.terminated),
+    )
+
+
+def leave_out(mdp: FiniteMDP, solution: Solution, left_out: Mask) -> Solution:
+    """A solution that says nothing of some states `[S]`: their values are NaN and their policy is uniform."""
+
+    def blank(values: Floats | None) -> Floats | None:
+        return None if values is None else np.where(left_out, np.nan, values)
+
+    row = left_out[:, None]
+    note = (
+        f"states that the start cannot reach, as {mdp.state_name(left_out.argmax())}, are left out, since the"
+        " whole problem has no solution: their values are NaN"
+    )
+    return replace(
+        solution,
+        value=np.where(left_out, np.nan, solution.value),
+        q=np.where(row & mdp.legal, np.nan, solution.q),
+        policy=np.where(row, uniform_policy(mdp), solution.policy),
+        bias=blank(solution.bias),
+        gains=blank(solution.gains),
+        note="; ".join(filter(None, (note, solution.note))),
+    )
+
+
+def closed_classes(chain: sparse.csr_array) -> list[Ints]:
+    """The states of each set that the chain `[S, S]` cannot leave and within which it reaches every state."""
+    count, component = csgraph.connected_components(chain, connection="strong")
+    source, target = chain.nonzero()
+    closed = np.ones(count, dtype=bool)
+    closed[component[source[component[source] != component[target]]]] = False
+    order = np.argsort(component, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(component, minlength=count))[:-1])
+    return [members[c] for c in np.flatnonzero(closed)]
 
 
 def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> tuple[Ints, Mask]:

@@ -12,8 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import as_numbers, check_gamma, count
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy, check_gamma, greedy_policy, q_from_value, value_from_q
+from bellgrad.mdp.policies import (
+    EPSILON,
+    as_policy,
+    best_actions,
+    equal_chances,
+    q_from_value,
+    value_from_q,
+)
 from bellgrad.mdp.solution import Solution
 
 
@@ -38,18 +46,21 @@ def backward_induction(
 
     Source: Puterman 1994, section 4.5.
     """
-    _check(horizon, gamma)
+    horizon, gamma = count("horizon", horizon), check_gamma(gamma)
     value = np.zeros((horizon + 1, mdp.num_states))
     q = np.empty((horizon, mdp.num_states, mdp.num_actions))
+    best = np.empty(q.shape, bool)
     for t in reversed(range(horizon)):
         q[t] = q_from_value(mdp, value[t + 1], gamma)
         value[t] = q[t].max(axis=1)
+        rounding = (horizon - 1 - t) * EPSILON * np.abs(value[t + 1]).max()
+        best[t] = best_actions(mdp, q[t], value[t + 1], gamma, rounding)
         if on_sweep is not None:
             on_sweep(horizon - t, value[t])
     return Solution(
         value,
         q,
-        greedy_policy(q),
+        equal_chances(best),
         "backward_induction",
         "total" if gamma == 1 else "discounted",
         gamma,
@@ -76,7 +87,7 @@ def finite_horizon_evaluation(
     Raises:
         UsageError: horizon or gamma is out of range, or the policy does not fit this MDP and number of steps.
     """
-    _check(horizon, gamma)
+    horizon, gamma = count("horizon", horizon), check_gamma(gamma)
     policies = policy_by_step(mdp, policy, horizon)
     value = np.zeros((horizon + 1, mdp.num_states))
     for t in reversed(range(horizon)):
@@ -91,15 +102,9 @@ def policy_by_step(mdp: FiniteMDP, policy: ArrayLike, horizon: int) -> Floats:
     Raises:
         UsageError: it does not fit this MDP or number of steps.
     """
-    policy = np.asarray(policy)
+    horizon, policy = count("horizon", horizon), as_numbers("policy", policy)
     if policy.ndim < 3:
         return np.broadcast_to(as_policy(mdp, policy), (horizon, mdp.num_states, mdp.num_actions))
     if len(policy) != horizon:
         raise UsageError(f"the policy is for {len(policy)} steps; the horizon is {horizon}")
     return np.stack([as_policy(mdp, step) for step in policy])
-
-
-def _check(horizon: int, gamma: float) -> None:
-    check_gamma(gamma)
-    if horizon < 1:
-        raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")

@@ -20,9 +20,10 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import array, check_gamma
 from bellgrad.mdp.components import next_towards
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import advantage, as_policy, check_gamma, induced_chain, q_from_value
+from bellgrad.mdp.policies import advantage, as_policy, induced_chain, q_from_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, norma
         UsageError: gamma is out of range, or it is 1 and the policy may go on forever, or it is 1 and
             `normalized` is true.
     """
+    gamma = check_gamma(gamma)
     if normalized and gamma == 1:
         raise UsageError(
             "gamma = 1 cannot be normalized: use normalized=False for the expected number of visits"
@@ -71,8 +73,12 @@ def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, norma
 
 
 def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
-    """`pi(a | s)` proportional to `exp(theta(s, a))` over the legal actions: `[S, A]` from `[S, A]`."""
-    theta = np.where(mdp.legal, theta, -np.inf)
+    """`pi(a | s)` proportional to `exp(theta(s, a))` over the legal actions: `[S, A]` from `[S, A]`.
+
+    Raises:
+        UsageError: theta has another shape or is not finite.
+    """
+    theta = np.where(mdp.legal, array("theta", theta, mdp.legal.shape), -np.inf)
     weight = np.exp(theta - theta.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
 
@@ -89,7 +95,8 @@ def softmax_gradient(mdp: FiniteMDP, theta: Floats, gamma: float) -> Floats:
         `[S, A]`.
 
     Raises:
-        UsageError: gamma is out of range, or it is 1 and an episode may go on forever.
+        UsageError: gamma is out of range, or it is 1 and an episode may go on forever, or theta has another
+            shape or is not finite.
 
     Source: Agarwal et al. 2021, "On the theory of policy gradient methods", equation 10 (there with the
     normalized d).
@@ -113,15 +120,18 @@ def policy_gradient(mdp: FiniteMDP, policy: ArrayLike, jacobian: Floats, gamma: 
         `[*D]`.
 
     Raises:
-        UsageError: gamma is out of range, or it is 1 and an episode may go on forever.
+        UsageError: gamma is out of range, or it is 1 and an episode may go on forever, or an array has the
+            wrong shape or is not finite.
     """
-    exact = _exact(mdp, policy, gamma)
+    exact, jacobian = _exact(mdp, policy, gamma), array("jacobian", jacobian)
+    if jacobian.shape[:2] != mdp.legal.shape:
+        raise UsageError(f"jacobian has shape {jacobian.shape}; it must begin with {mdp.legal.shape}")
     q = np.where(mdp.legal, q_from_value(mdp, exact.value, gamma), 0.0)
     return np.tensordot(exact.visits[:, None] * q, jacobian, axes=2)
 
 
 def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
-    check_gamma(gamma)
+    gamma = check_gamma(gamma)
     policy = as_policy(mdp, policy)
     chain, reward = induced_chain(mdp, policy)
     if gamma == 1:

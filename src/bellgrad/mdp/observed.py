@@ -18,8 +18,9 @@ from numpy.polynomial import Chebyshev
 from numpy.typing import ArrayLike
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
-from bellgrad.mdp.policies import check_gamma, value_from_q
+from bellgrad.mdp.checks import array, as_numbers, check_gamma, count
+from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import value_from_q
 
 MAX_POLICIES = 1_000_000  # policies that are enumerated
 
@@ -44,16 +45,14 @@ def memoryless_return(
         UsageError: horizon or gamma is out of range, a shape is wrong, a row is not a distribution, or an
             illegal action may be chosen.
     """
-    check_gamma(gamma)
-    if horizon < 1:
-        raise UsageError(f"horizon = {horizon} steps; at least 1 is needed")
-    observed, policy = _checked(mdp, observation), np.asarray(policy, dtype=float)
+    gamma, horizon = check_gamma(gamma), count("horizon", horizon)
+    observed, policy = _checked(mdp, observation), array("policy", policy)
     if policy.shape[-2:] != (observed.max() + 1, mdp.num_actions):
         raise UsageError(
             f"a memoryless policy has shape ({observed.max() + 1}, {mdp.num_actions}); this one has"
             f" {policy.shape}"
         )
-    if (policy < 0).any() or not np.allclose(policy.sum(axis=-1), 1):
+    if (policy < 0).any() or (np.abs(policy.sum(axis=-1) - 1) > PROBABILITY_TOLERANCE).any():
         raise UsageError("a row of the policy is not a distribution")
     by_state = policy.reshape(-1, *policy.shape[-2:])[:, observed]
     if (by_state[:, ~mdp.legal] > 0).any():
@@ -114,7 +113,8 @@ def best_memoryless_with_one_mixture(
             `memoryless_return` refuses the arguments.
     """
     observed = _checked(mdp, observation)
-    if not 0 <= at <= observed.max():
+    horizon, at = count("horizon", horizon), count("at", at, 0)
+    if at > observed.max():
         raise UsageError(f"observation {at} is out of range [0, {observed.max()}]")
     best: tuple[Floats, float] = (np.empty(0), -np.inf)
     legal = _legal(mdp, observed)[at]
@@ -145,10 +145,10 @@ def _turning_points(curve: Chebyshev) -> Floats:
 def _deterministic(mdp: FiniteMDP, observation: ArrayLike) -> Iterator[Floats]:
     """Every policy `[O, A]` with one action per observation, legal in all states with that observation."""
     legal = _legal(mdp, _checked(mdp, observation))
-    count = prod(len(actions) for actions in legal)
-    if count > MAX_POLICIES:
+    policies = prod(len(actions) for actions in legal)
+    if policies > MAX_POLICIES:
         raise UsageError(
-            f"there are {count:,} deterministic memoryless policies; {MAX_POLICIES:,} is the limit"
+            f"there are {policies:,} deterministic memoryless policies; {MAX_POLICIES:,} is the limit"
         )
     for choice in product(*legal):
         yield np.eye(mdp.num_actions)[list(choice)]
@@ -164,7 +164,7 @@ def _legal(mdp: FiniteMDP, observed: Ints) -> list[Ints]:
 
 
 def _checked(mdp: FiniteMDP, observation: ArrayLike) -> Ints:
-    observed = np.asarray(observation)
+    observed = as_numbers("observation", observation)
     if (
         observed.shape != (mdp.num_states,)
         or not np.issubdtype(observed.dtype, np.integer)

@@ -20,8 +20,10 @@ class Solution:
         iterations: of the method's outer loop.
         residual: `max |T v - v|` of the Bellman operator T at `value`, measured at the end.
         error_bound: `max |value - true value|` is at most this, except for rounding.
-        converged: whether `error_bound` is within the tolerance.
-        gain: the average reward per step; only with `criterion="average"`.
+        converged: whether `error_bound` is within the tolerance; without a discount also if it is only
+            rounding.
+        gain: the average reward per step from the start distribution; only with `criterion="average"`.
+        gains: `[S]` the average reward per step from each state; only with `criterion="average"`.
         bias: `[S]` the relative value; only with `criterion="average"`.
         horizon: steps, or None.
         note: which choices the solver made and why, in one line; empty if none.
@@ -38,6 +40,7 @@ class Solution:
     error_bound: float
     converged: bool
     gain: float | None = None
+    gains: Floats | None = None
     bias: Floats | None = None
     horizon: int | None = None
     note: str = ""

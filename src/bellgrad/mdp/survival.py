@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bellgrad.core.errors import UsageError
 from bellgrad.mdp.build import index_type
+from bellgrad.mdp.checks import check_gamma
 from bellgrad.mdp.model import FiniteMDP
 
 
@@ -28,8 +28,7 @@ def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
     Source: Sutton and Barto 2018, section 9.10 (discounting as a form of soft termination); Puterman 1994,
     section 5.3.
     """
-    if not 0 <= gamma <= 1:
-        raise UsageError(f"gamma = {gamma} is out of range [0, 1]")
+    gamma = check_gamma(gamma)
     copies = np.where(mdp.terminated, 1, 2)
     begins = np.concatenate([[0], np.cumsum(copies)])
     goes_on = begins[:-1][copies == 2]

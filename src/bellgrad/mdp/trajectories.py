@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import check_gamma, count
 from bellgrad.mdp.finite_horizon import policy_by_step
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 
@@ -74,7 +75,8 @@ class SampledReturn(NamedTuple):
 
 
 def discounted_return(trajectory: Trajectory, gamma: float) -> float:
-    """`sum_t gamma^t r_t`."""
+    """`sum_t gamma^t r_t`; gamma is in [0, 1]."""
+    gamma = check_gamma(gamma)
     return sum(gamma**t * reward for t, reward in enumerate(trajectory.reward))
 
 
@@ -128,6 +130,7 @@ def enumerate_trajectories(
     Raises:
         UsageError: horizon is below 1, or the policy does not fit this MDP.
     """
+    horizon = count("horizon", horizon)
     policies = policy_by_step(mdp, policy, horizon)
     unfinished = [
         (Trajectory((state,), (), (), False), mdp.initial[state])
@@ -175,8 +178,7 @@ def return_by_sampling(
     Raises:
         UsageError: horizon or episodes is too small, or the policy does not fit this MDP.
     """
-    if episodes < 2:
-        raise UsageError(f"episodes = {episodes}; at least 2 are needed for a standard error")
+    gamma, episodes = check_gamma(gamma), count("episodes", episodes, 2)  # one has no standard error
     returns = np.zeros(episodes)
     for t, (running, _, _, outcome) in enumerate(_simulate(mdp, policy, horizon, episodes, seed)):
         returns[running] += gamma**t * mdp.reward[outcome]
@@ -201,8 +203,7 @@ def sample_trajectories(
     Raises:
         UsageError: horizon or episodes is too small, or the policy does not fit this MDP.
     """
-    if episodes < 1:
-        raise UsageError(f"episodes = {episodes}; at least 1 is needed")
+    horizon, episodes = count("horizon", horizon), count("episodes", episodes)
     rows = []
     for running, state, action, outcome in _simulate(mdp, policy, horizon, episodes, seed):
         terminated = mdp.terminated[outcome]
@@ -225,7 +226,7 @@ def _simulate(
 ) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
     """For each step: the episodes in progress, and their state, action and outcome."""
     policies = policy_by_step(mdp, policy, horizon)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(count("seed", seed, 0))
     rows = np.append(0, np.cumsum(mdp.probability))  # positions of the outcomes of all pairs on one line
     state = rng.choice(mdp.num_states, size=episodes, p=mdp.initial / mdp.initial.sum())
     running = np.arange(episodes)

@@ -7,24 +7,29 @@ it pays more, the error shrinks by a factor gamma per sweep. With gamma near 1 t
 `max_iterations`; then a warning says so.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
 from bellgrad.mdp import kernels
+from bellgrad.mdp.checks import check_gamma, check_stop
 from bellgrad.mdp.discounted import (
     MAX_ITERATIONS,
-    ROUNDING,
     DiscountedProblem,
     MethodResult,
     OnSweep,
-    limited_threads,
+    Stop,
     q_sweeps,
     report_sweep,
 )
+from bellgrad.mdp.kernels import limited_threads
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy
+from bellgrad.mdp.policies import EPSILON, ROUNDING, as_policy
 from bellgrad.mdp.solution import Solution
+from bellgrad.mdp.total import evaluate_until_the_end, stochastic_shortest_path
 
 EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: of Jacobi sweeps, and in place
 JACOBI_LIMIT = 30  # iterations; if Jacobi sweeps would need more, sweeps in place are used
@@ -56,7 +61,8 @@ def value_iteration(
         max_iterations: most sweeps.
         dtype: of the value: `float64`, or `float32`, which halves the memory traffic and rounds at 1e-7 of
             the largest value.
-        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)`. With zeros, the n-th sweep gives the best
+        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)` in all states, with r the reward that every
+            state can earn at once. With zeros, the n-th sweep gives the best
             reward in n steps.
         on_sweep: called with the number of the sweep and the value `[S]`, which the next sweep overwrites.
 
@@ -131,23 +137,27 @@ def iterate(
     """
     action, new = np.zeros(len(value), np.int32), np.empty_like(value)
     undecided, in_place = in_place is None, bool(in_place)
-    backwards, width, note = False, np.inf, ""
+    backwards, width, note, stop = False, np.inf, "", Stop(problem)
     with limited_threads(problem.mdp):
         for iteration in range(1, problem.max_iterations + 1):
             evaluations = EVALUATION_SWEEPS[in_place] if evaluation_sweeps is None else evaluation_sweeps
             for turn in range(1 + evaluations):
                 improve = turn == 0
                 if in_place:
+                    before = value.copy() if improve and stop.near else None
                     high, size = kernels.sweep_in_place(*problem.arrays, value, action, improve, backwards)
                     low, backwards = -high, not backwards
                 else:
                     low, high, size = kernels.sweep(*problem.arrays, value, action, improve, new)
                     value, new = new, value
+                    before = new
                 if improve:
-                    first, before = high - low, width
-                    middle, width, settled = problem.progress(low, high, value, size)
-                    if settled or iteration == problem.max_iterations:
+                    first, last_width = high - low, width
+                    middle, width, settled = stop(low, high, value, before, size, lambda: action)
+                    settled |= iteration == problem.max_iterations
+                    if settled or stop.near:
                         value += middle
+                    if settled:
                         report_sweep(on_sweep, iteration, value)
                         return MethodResult(value, width, iteration, note)
                 elif high - low <= EVALUATION_STOP * first:
@@ -156,7 +166,7 @@ def iterate(
             if (
                 undecided
                 and iteration > 2
-                and np.log(problem.tolerance / width) < JACOBI_LIMIT * np.log(width / before)
+                and np.log(problem.tolerance / width) < JACOBI_LIMIT * np.log(width / last_width)
             ):
                 undecided, in_place = False, True
                 note = (
@@ -177,7 +187,8 @@ def prioritized_sweeping(
     """Back up the state whose value differs most from its backup, then compute the differences of its
     predecessors again.
 
-    Stops when no difference is above `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`. The
+    Stops when no difference is above `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`, or
+    above the rounding of the state's own terms. The
     differences are kept up to date for all states, so that the largest is `max |T v - v|`, and the error is
     within the tolerance.
 
@@ -206,10 +217,14 @@ def prioritized_sweeping(
         (np.ones(len(state), bool), (state, mdp.next_state)), shape=(mdp.num_states,) * 2
     )
     iteration = 0
-    while iteration < max_iterations:
-        threshold = max(
-            tolerance * (1 - problem.max_factor), ROUNDING * np.finfo(float).eps * np.abs(value).max()
-        )
+    while iteration < problem.max_iterations:
+        size = np.abs(value).max()
+        threshold = np.full(mdp.num_states, problem.tolerance * (1 - problem.max_factor) - EPSILON * size)
+        if (
+            threshold[0] < ROUNDING * EPSILON * 3 * size
+        ):  # the terms of a value are at most three times the greatest
+            own = problem.term_size(value, problem.lookahead(value).argmax(axis=1))
+            threshold = np.maximum(threshold, ROUNDING * EPSILON * own)
         if not (error > threshold).any():
             break
         kernels.prioritized_backups(*problem.arrays, value, error, follows.indptr, follows.indices, threshold)
@@ -230,22 +245,33 @@ def q_iteration(
     """Sweeps of action values: `q <- r(s, a) + gamma * E[max_a' q(s', a')]` for Q*, or with `E_a' q(s', a')`
     for those of a policy.
 
-    Stops like `value_iteration`; the errors of action values are at most those of state values.
+    Stops like `value_iteration`; the errors of action values are at most those of state values. With gamma 1
+    it is the total reward until the end of the episode, by the sweeps and equations of
+    `stochastic_shortest_path`, or for a policy by those of `evaluate_policy`.
 
     Args:
         mdp: the problem.
-        gamma: discount per step, in [0, 1).
+        gamma: discount per step, in [0, 1].
         policy: `[S]` integers or `[S, A]` probabilities whose Q is wanted; None for Q*.
         tolerance: greatest error of any pair's value.
         max_iterations: most sweeps.
         on_sweep: called with the number of the sweep and the resulting state values `[S]`.
 
     Raises:
-        UsageError: gamma is out of range, or the policy does not fit this MDP.
+        UsageError: gamma is out of range, the policy does not fit this MDP, or gamma is 1 and there is no
+            finite and unique total.
 
     Source: Bertsekas 2012, "Dynamic programming and optimal control", volume 2, section 2.2.3 (Q-factors);
     Sutton and Barto 2018, equations 4.2 and 4.4.
     """
+    if check_gamma(gamma) == 1:
+        stop: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
+        if policy is None:
+            solution = stochastic_shortest_path(mdp, **stop, on_sweep=on_sweep)
+        else:
+            check_stop(**stop)
+            solution = evaluate_until_the_end(mdp, policy, tolerance=tolerance)
+        return replace(solution, method="q_iteration")
     problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
     chosen = None if policy is None else as_policy(mdp, policy)
     return problem.solution("q_iteration", q_sweeps(problem, chosen, on_sweep), chosen)

@@ -38,6 +38,12 @@ def first_step(solution: Solution) -> FirstStep:
     return FirstStep(solution.value if solution.bias is None else solution.bias, solution.q, solution.policy)
 
 
+def value_at_start(mdp: FiniteMDP, value: Floats) -> float:
+    """The mean of `value [S]` over the first state; it may be NaN in states that are never reached."""
+    starts = mdp.initial > 0
+    return float(mdp.initial[starts] @ value[starts])
+
+
 def choices(policy: Floats) -> NDArray[np.bool_]:
     """`[S, A]` the most likely actions."""
     return policy >= policy.max(axis=1, keepdims=True) - 1e-9

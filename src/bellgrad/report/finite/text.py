@@ -15,6 +15,7 @@ from bellgrad.report.finite.shown import (
     moves,
     rounded,
     state_labels,
+    value_at_start,
 )
 from bellgrad.report.tables import markdown_table
 
@@ -58,8 +59,8 @@ def solution_text(mdp: FiniteMDP, solution: Solution) -> str:
     if solution.gain is not None:
         lines.append(f"gain {digits(solution.gain)} per step")
     lines.append(
-        f"value {digits(mdp.initial @ value)} at the start, {digits(value.min())} to {digits(value.max())} "
-        f"over {mdp.num_states:,} states with {mdp.num_actions:,} actions"
+        f"value {digits(value_at_start(mdp, value))} at the start, {digits(np.nanmin(value))} to"
+        f" {digits(np.nanmax(value))} over {mdp.num_states:,} states with {mdp.num_actions:,} actions"
     )
     return "\n".join(
         [*lines, "", _grid(mdp, value, policy) or _table(mdp, value, q, policy, solution.residual)]
