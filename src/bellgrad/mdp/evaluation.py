@@ -19,7 +19,7 @@ from bellgrad.mdp.total import evaluate_until_the_end
 LinearMethod = Literal["direct", "gmres"]
 GMRES_VECTORS = 50  # vectors that GMRES stores before it restarts
 GMRES_RESTARTS = 200
-GMRES_AGAIN = 100  # the factor of accuracy at which GMRES goes on, if the true residual is too large
+GMRES_PROGRESS = 0.95  # if more of the residual than this is left after a restart, GMRES has stalled
 EVALUATIONS = (*get_args(LinearMethod), "iterative")
 
 
@@ -122,23 +122,18 @@ def linear_solve(
 
     note = ""
     if method == "gmres":
-        value = start
-        for accuracy in (
-            near,
-            near / GMRES_AGAIN,
-        ):  # the norm that GMRES computes may differ from the true one
+        value, before = start, np.inf
+        for _ in range(GMRES_RESTARTS):
             value = linalg.gmres(
-                matrix,
-                reward,
-                x0=value,
-                rtol=0.0,
-                atol=accuracy,
-                restart=GMRES_VECTORS,
-                maxiter=GMRES_RESTARTS,
+                matrix, reward, x0=value, rtol=0.0, atol=near, restart=GMRES_VECTORS, maxiter=1
             )[0]
             left, rounding = residual(value)
             if left.max() <= max(near, ROUNDING * rounding.max()):
                 return Solved(value, np.full(len(value), (left + rounding).max() / (1 - problem.max_factor)))
+            norm = float(np.linalg.norm(left))
+            if norm > GMRES_PROGRESS * before:
+                break
+            before = norm
         note = "a policy was evaluated directly, since GMRES did not reach the accuracy"
     factors = linalg.splu(matrix.tocsc())
     value = factors.solve(reward)
