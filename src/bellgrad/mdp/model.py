@@ -6,17 +6,18 @@ Rewards are always maximized. A cost is a negative reward: a builder that takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from bellgrad.core.errors import UsageError
-from bellgrad.mdp import build, kernels
+from bellgrad.core.errors import CheckpointError, UsageError, unknown
+from bellgrad.mdp import build, frames, kernels, saving
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -29,6 +30,7 @@ FIELD_TYPES = {
     "terminated": (np.bool_,),
     "initial": (np.float64,),
 }
+MAX_LISTED = 100  # names in a message
 PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
 
 
@@ -185,6 +187,113 @@ class FiniteMDP:
         return cls._from_outcomes(num_states, num_actions, counted, initial, False, other_fields)
 
     @classmethod
+    def from_pairs(
+        cls,
+        state: ArrayLike,
+        action: ArrayLike,
+        reward: Any,
+        transition: Any,
+        *,
+        terminated: Any = None,
+        num_actions: int | None = None,
+        initial: int | ArrayLike | None = None,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP from one row per legal state-action pair, like QuantEcon's `DiscreteDP`.
+
+        Args:
+            state: `[L]` integers.
+            action: `[L]` integers; a pair that is not among the rows is illegal.
+            reward: `r(s, a)` as `[L]`, or `r(s, a, s')` as `[L, S']`, dense or sparse.
+            transition: `p(s' | s, a)` as `[L, S']`, dense or sparse.
+            terminated: whether the episode ends, in one of the reward's shapes; None if it never does.
+            num_actions: `A`; None is one more than the largest action.
+            initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            costs: whether `reward` contains costs, to be minimized: its sign is then changed.
+            other_fields: other fields of `FiniteMDP`: names, grid and time limit.
+
+        Raises:
+            UsageError: shapes do not fit, a pair occurs twice, or a row is empty; names the row.
+        """
+        from bellgrad.mdp.pairs import from_pairs  # each builder is read when it is used
+
+        actions, outcomes = from_pairs(state, action, reward, transition, terminated, num_actions)
+        num_states = (len(outcomes.offset) - 1) // actions
+        return cls._from_outcomes(num_states, actions, outcomes, initial, costs, other_fields)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        *,
+        states: Iterable[Hashable] | None = None,
+        actions: Iterable[Hashable] | None = None,
+        initial: Any = None,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP from a table with one row per outcome.
+
+        States and actions may be anything that can be hashed. They are numbered in the order in which they
+        first occur, integers by size, and keep their names; the integers 0 to n - 1 are their own numbers.
+        Rows that differ in their probability only are one outcome, whose probability is their sum. A pair
+        without rows is illegal. A state that is reached only when an episode ends needs no rows.
+
+        Args:
+            rows: tuples (state, action, probability, next state, reward, terminated), the last one optional;
+                dictionaries with these keys (`next_state`); or a table with these columns: a data frame of
+                pandas or polars, a structured array, a dictionary of columns. Others are ignored.
+            states: all states in the order of their numbers; None is as above.
+            actions: all actions, the same.
+            initial: the first state as the rows name it, a dictionary of states and their probabilities, or
+                the distribution `[S]`; None for a uniform distribution.
+            costs: whether the rewards are costs, to be minimized: their sign is then changed.
+            other_fields: other fields of `FiniteMDP`: grid and time limit.
+
+        Raises:
+            UsageError: a row is not an outcome, or `FiniteMDP` refuses the numbers; names the row.
+        """
+        from bellgrad.mdp.rows import from_rows
+
+        made = from_rows(rows, states, actions, initial)
+        return cls._from_outcomes(costs=costs, other_fields=other_fields, **made)
+
+    @classmethod
+    def from_states(
+        cls,
+        start: Any,
+        actions: Callable[[Any], Iterable[Hashable]] | Sequence[Hashable],
+        outcomes: Callable[[Any, Any], Iterable[tuple[float, Any, float, bool]]],
+        *,
+        max_states: int = 1_000_000,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP of all states that can be reached from a start, found breadth first.
+
+        States and actions may be anything that can be hashed, for example tuples. States are numbered in the
+        order in which they are found, and named by `str`: `mdp.state_index(state)` gives the number.
+
+        Args:
+            start: the first state, or a dictionary of first states and their probabilities.
+            actions: a function of a state that returns its legal actions, or a list, if all are always legal.
+            outcomes: a function of state and action that returns `[(probability, next state, reward,
+                terminated), ...]`; an empty list if the action is illegal. It is not asked about states that
+                are reached only when an episode ends.
+            max_states: more states than that are refused.
+            costs: whether the function returns costs, to be minimized: their sign is then changed.
+            other_fields: other fields of `FiniteMDP`: grid and time limit.
+
+        Raises:
+            UsageError: there are more states, or a function returns something else; names the state.
+        """
+        from bellgrad.mdp.rows import from_states
+
+        made = from_states(start, actions, outcomes, max_states)
+        return cls._from_outcomes(costs=costs, other_fields=other_fields, **made)
+
+    @classmethod
     def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
         """The dynamics of a Gymnasium environment that has them in `P`, or of Blackjack; see
         `bellgrad.mdp.from_gym`.
@@ -209,11 +318,15 @@ class FiniteMDP:
         initial: int | ArrayLike | None,
         costs: bool,
         other_fields: dict[str, Any],
+        **names: Any,
     ) -> FiniteMDP:
         if costs:
             outcomes = outcomes._replace(reward=-outcomes.reward)
         return cls(
-            num_actions, *outcomes, initial=build.start_distribution(initial, num_states), **other_fields
+            num_actions,
+            *outcomes,
+            initial=build.start_distribution(initial, num_states),
+            **names | other_fields,
         )
 
     @property
@@ -265,6 +378,69 @@ class FiniteMDP:
     def action_name(self, action: int) -> str:
         """`action 1`, with its name if it has one."""
         return f"action {action}" + (f" ({self.action_names[action]})" if self.action_names else "")
+
+    def save(self, path: str | Path) -> None:
+        """Write the MDP to a file, from which `FiniteMDP.load` gives the same bits; an older file of this
+        name is replaced.
+
+        Raises:
+            CheckpointError: the file cannot be written; an older one is then intact.
+        """
+        saving.save(path, "finite MDP", {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> FiniteMDP:
+        """An MDP from a file that `save` wrote; for other formats see `bellgrad.mdp.formats`.
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it holds something else.
+        """
+        found = saving.load(path, "finite MDP", {field.name for field in fields(cls)})
+        try:
+            return cls(**found)
+        except (TypeError, UsageError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary per outcome, in the columns that `from_rows` reads; states and actions by name if
+        all names are different, otherwise by number."""
+        return frames.as_rows(frames.outcome_table(self))
+
+    def to_frame(self) -> Any:
+        """The rows of `to_rows` as a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frames.as_frame(frames.outcome_table(self))
+
+    def state_index(self, state: Any) -> int:
+        """The number of the state with this name; its own number if states have no names.
+
+        Args:
+            state: the name, or anything whose `str` is the name, as given to `from_states`.
+
+        Raises:
+            UsageError: there is none, or more than one.
+        """
+        return _index("state", state, self.state_names, self.num_states)
+
+    def action_index(self, action: Any) -> int:
+        """The number of the action with this name; see `state_index`."""
+        return _index("action", action, self.action_names, self.num_actions)
+
+
+def _index(kind: str, name: Any, names: tuple[str, ...] | None, number: int) -> int:
+    if names is None:
+        if isinstance(name, (int, np.integer)) and 0 <= name < number:
+            return int(name)
+        raise UsageError(f"{kind}s have no names; {name!r} is not a number from 0 to {number - 1}")
+    text = str(name)
+    if names.count(text) > 1:
+        raise UsageError(f"{names.count(text)} {kind}s have the name {text!r}; use their numbers")
+    if text not in names:
+        raise unknown(kind, text, names if len(names) <= MAX_LISTED else names[:MAX_LISTED])
+    return names.index(text)
 
 
 def _check_sizes(mdp: FiniteMDP) -> None:
