@@ -131,7 +131,7 @@ def test_a_reward_model_must_be_chosen_if_there_are_several(drn):
 
 @pytest.mark.parametrize("read", [read_drn, read_prism])
 def test_files_that_are_no_text_or_not_there_are_refused(tmp_path, read):
-    with pytest.raises(UsageError, match="x.tra cannot be read: there is no such file"):
+    with pytest.raises(UsageError, match=r"x.tra cannot be read: there is no such file"):
         read(tmp_path / "x.tra")
     with pytest.raises(UsageError, match="is not an ordinary file"):
         read(tmp_path)
@@ -139,7 +139,7 @@ def test_files_that_are_no_text_or_not_there_are_refused(tmp_path, read):
     with pytest.raises(UsageError, match="is not a text file"):
         read(tmp_path / "x.tra")
     (tmp_path / "x.tra").write_text("")
-    with pytest.raises(UsageError, match="x.tra"):
+    with pytest.raises(UsageError, match=r"x.tra"):
         read(tmp_path / "x.tra")
 
 
@@ -210,7 +210,7 @@ def test_names_grid_limit_and_start_come_back(tmp_path, name):
 def test_rewards_that_a_format_cannot_express_are_refused_or_replaced_by_their_mean(tmp_path):
     mdp = FiniteMDP.from_function(1, 1, lambda s, a: [(0.25, 0, 4.0, False), (0.75, 0, 0.0, False)])
     for write, read in ((write_drn, read_drn), (write_prism, read_prism)):
-        with pytest.raises(UsageError, match="rewards from 0 to 4.*expected_rewards=True"):
+        with pytest.raises(UsageError, match=r"rewards from 0 to 4.*expected_rewards=True"):
             write(mdp, tmp_path / "x.tra")
         assert list(tmp_path.iterdir()) == []
         write(mdp, tmp_path / "x.tra", expected_rewards=True)

@@ -12,6 +12,7 @@ what the format cannot say, and the MDP comes back as it was.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -135,7 +136,7 @@ class Lines:
         for number, line in enumerate(read_text(self.path).splitlines(), 1):
             text, _, said = line.partition(comment)
             if said.strip().startswith(NOTE):
-                self.note = self._parsed(number, said.strip().removeprefix(NOTE))
+                self.note = parsed_note(self.path, number, said.strip().removeprefix(NOTE))
             if text.strip():
                 self._lines.append((number, text.strip()))
         self._lines.reverse()
@@ -182,14 +183,20 @@ class Lines:
             self.refuse(f"probability {text} is out of range 0 to 1")
         return value
 
-    def _parsed(self, number: int, text: str) -> dict[str, Any]:
-        try:
-            note = json.loads(text)
-            if not isinstance(note, dict):
-                raise ValueError("it is not an object")
-        except ValueError as error:
-            self.refuse(f"the comment of Bellgrad is damaged: {error}", number)
-        return note
+
+def parsed_note(path: Path, number: int, text: str) -> dict[str, Any]:
+    """The content of the comment `text` on a line.
+
+    Raises:
+        UsageError: it is not JSON; names the line.
+    """
+    try:
+        note = json.loads(text)
+        if not isinstance(note, dict):
+            raise ValueError("it is not an object")
+    except ValueError as error:
+        raise UsageError(f"{path}, line {number}: the comment of Bellgrad is damaged: {error}") from error
+    return note
 
 
 def read_text(path: Path) -> str:
@@ -239,12 +246,11 @@ def assemble(
         UsageError: a state has no action, probabilities do not sum to one, or the note does not fit.
     """
     note = lines.note
-    try:
-        ends = [int(end) for end in note.get("ends", [])]
-        num_states = len(choices) - len(ends)
-        numbers, num_actions, action_names = _number_actions(choices[:num_states], note)
-        rows = []
-        for state, own in enumerate(choices[:num_states]):
+    rows: list[tuple[float, ...]] = []
+    with _fitting(lines.path):
+        own_states = len(choices) - len(note.get("ends", []))
+        numbers, num_actions, action_names = _number_actions(choices[:own_states], note)
+        for state, own in enumerate(choices[:own_states]):
             if not own:
                 raise UsageError(
                     f"{lines.path}: state {state} has no action; a state that nothing leaves needs a"
@@ -252,42 +258,75 @@ def assemble(
                 )
             for choice, action in zip(own, numbers[state], strict=True):
                 _check_sum(lines, f"state {state}, action {choice.name or action}", choice)
-                for target, probability, reward in choice.row:
-                    ended = target >= num_states
-                    successor = ends[target - num_states] if ended else target
-                    rows.append((state * num_actions + action, probability, successor, reward, ended))
+                rows += [(state, action, *transition) for transition in choice.row]
+    first = np.array(["init" in own for own in labels])
+    words = names or [" ".join(name for name in own if name not in RESERVED[:2]) for own in labels]
+    fields = {
+        "initial": first / first.sum() if first.any() else np.eye(1, len(choices))[0],
+        "state_names": tuple(words) if any(words) else None,
+        "action_names": action_names,
+    }
+    columns = list(np.array(rows, np.float64).T)
+    if costs:
+        columns[4] = -columns[4]
+    return from_columns(lines.path, len(choices), num_actions, columns, note, fields)
+
+
+def from_columns(
+    path: Path,
+    total: int,
+    num_actions: int,
+    columns: Sequence[NDArray[Any]],
+    note: dict[str, Any],
+    fields: dict[str, Any],
+) -> FiniteMDP:
+    """The MDP of a table of transitions.
+
+    Args:
+        path: the file, for messages.
+        total: states, with those that stand for ends.
+        num_actions: actions.
+        columns: `[L]` each: state, action, target, probability, reward.
+        note: of the file; its fields are used instead of `fields` if it has any.
+        fields: the other fields of the MDP.
+
+    Raises:
+        UsageError: the note does not fit, or `FiniteMDP` refuses the numbers.
+    """
+    with _fitting(path):
+        ends = np.array([int(end) for end in note.get("ends", [])], np.int64)
+        num_states = total - len(ends)
         if note:
             initial = np.zeros(num_states)
             for state, weight in note["initial"].items():
                 initial[int(state)] = weight
-            other = {
+            fields = {"initial": initial} | {
                 name: tuple(note[name]) if isinstance(note[name], list) else note[name]
                 for name in ("state_names", "action_names", "grid", "max_episode_steps")
             }
-        else:
-            first = np.array(["init" in own for own in labels])
-            initial = first / first.sum() if first.any() else np.eye(1, num_states)[0]
-            words = names or [" ".join(name for name in own if name not in RESERVED[:2]) for own in labels]
-            other = {"state_names": tuple(words) if any(words) else None, "action_names": action_names}
-        columns = np.array(rows, np.float64).T
-        pairs = columns[0].astype(np.int64)
+        state, action, target = (column.astype(np.int64) for column in columns[:3])
+        kept = state < num_states
+        pairs = state[kept] * num_actions + action[kept]
         order = np.argsort(pairs, kind="stable")
+        successor, probability, reward = target[kept][order], columns[3][kept][order], columns[4][kept][order]
+        ended = successor >= num_states
+        successor[ended] = ends[successor[ended] - num_states]
         offset = build.offsets(np.bincount(pairs, minlength=num_states * num_actions))
-        probability, successor, reward, ended = (column[order] for column in columns[1:])
-        if costs:
-            reward = -reward
-        return FiniteMDP(
-            num_actions,
-            offset,
-            probability,
-            successor.astype(offset.dtype),
-            reward,
-            ended == 1,
-            initial,
-            **other,
-        )
+        try:
+            return FiniteMDP(
+                num_actions, offset, probability, successor.astype(offset.dtype), reward, ended, **fields
+            )
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """What a note says may be anything: it does not fit the file if the block fails."""
+    try:
+        yield
     except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
-        raise UsageError(f"{lines.path}: the comment of Bellgrad does not fit the file: {error!r}") from error
+        raise UsageError(f"{path}: the comment of Bellgrad does not fit the file: {error!r}") from error
 
 
 def _check_sum(lines: Lines, where: str, choice: Choice) -> None:
