@@ -1,6 +1,7 @@
 """Random MDPs for hypothesis, and slow reference results for small ones that share no code with the
 solvers."""
 
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -81,3 +82,87 @@ def deterministic_policies(mdp: FiniteMDP) -> list[np.ndarray]:
     """All deterministic policies, `[S, A]` each."""
     choices = product(*(np.flatnonzero(row) for row in mdp.legal))
     return [np.eye(mdp.num_actions)[list(choice)] for choice in choices]
+
+
+def exact_best(mdp: FiniteMDP, gamma: float) -> tuple[list[Fraction], list[list[Fraction | None]]]:
+    """`V* [S]` and `Q* [S, A]`, None if illegal, without rounding: the best of all deterministic policies,
+    each evaluated by Gauss-Jordan elimination on fractions."""
+    states, actions = mdp.num_states, mdp.num_actions
+    columns = (mdp.probability, mdp.next_state, mdp.reward, mdp.terminated)
+    rows = [
+        [
+            (Fraction(float(p)), int(after), Fraction(float(r)), Fraction(0 if ends else gamma))
+            for p, after, r, ends in zip(*(column[first:last] for column in columns), strict=True)
+        ]
+        for first, last in zip(mdp.offset[:-1], mdp.offset[1:], strict=True)
+    ]
+    value = None
+    for choice in product(*(np.flatnonzero(row) for row in mdp.legal)):
+        equations = [[Fraction(int(i == j)) for j in range(states)] + [Fraction(0)] for i in range(states)]
+        for state, action in enumerate(choice):
+            for p, after, r, factor in rows[state * actions + action]:
+                equations[state][after] -= p * factor
+                equations[state][-1] += p * r
+        found = _eliminate(equations)
+        value = found if value is None else [max(pair) for pair in zip(value, found, strict=True)]
+    q = [sum(p * (r + factor * value[after]) for p, after, r, factor in row) if row else None for row in rows]
+    return value, [q[state * actions : (state + 1) * actions] for state in range(states)]
+
+
+def _eliminate(equations: list[list[Fraction]]) -> list[Fraction]:
+    for column in range(len(equations)):
+        pivot = next(row for row in range(column, len(equations)) if equations[row][column])
+        equations[column], equations[pivot] = equations[pivot], equations[column]
+        equations[column] = [entry / equations[column][column] for entry in equations[column]]
+        for row, entries in enumerate(equations):
+            if row != column and entries[column]:
+                factor = entries[column]
+                equations[row] = [a - factor * b for a, b in zip(entries, equations[column], strict=True)]
+    return [row[-1] for row in equations]
+
+
+SIZES = ("even", "small steps", "penalties", "large", "two worlds", "tiny", "rare and huge")
+
+
+def rough_mdp(seed: int) -> FiniteMDP:
+    """Few states, exact probabilities, and rewards of very different sizes: `SIZES`, in turn by the seed.
+
+    Every second one has terminations; some have illegal actions, or two sets of states without a way between
+    them.
+    """
+    rng, size = np.random.default_rng(seed), SIZES[seed % len(SIZES)]
+    states, actions = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    legal = rng.random((states, actions)) < rng.choice([1.0, 0.7])
+    legal[np.arange(states), rng.integers(actions, size=states)] = True
+    world, apart = rng.integers(2, size=states), rng.random() < 0.3
+
+    def reward(state, action):
+        r = float(rng.integers(-5, 6))
+        match size:
+            case "small steps":
+                return r * 10.0 ** rng.integers(-12, 1)
+            case "penalties" if action == actions - 1 and legal[state, :-1].any():
+                return -1e12
+            case "large":
+                return r * 1e10
+            case "two worlds":
+                return r * (1e10 if world[state] else 1e-3)
+            case "tiny":
+                return r * 1e-20
+            case "rare and huge":
+                return r + 1e12 * rng.integers(-1, 2) * (rng.random() < 0.2)
+        return r
+
+    def outcomes(state, action):
+        if not legal[state, action]:
+            return []
+        weight = rng.integers(1, 5, size=int(rng.integers(1, 4)))
+        total = 1 << int(weight.sum() - 1).bit_length()
+        weight[-1] += total - weight.sum()
+        targets = np.flatnonzero(world == world[state]) if apart else np.arange(states)
+        return [
+            (w / total, int(rng.choice(targets)), reward(state, action), seed % 2 == 0 and rng.random() < 0.3)
+            for w in weight.tolist()
+        ]
+
+    return FiniteMDP.from_function(states, actions, outcomes)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.discounted import MIN_PARALLEL_OUTCOMES
 from bellgrad.mdp.evaluation import evaluate_policy
 from bellgrad.mdp.examples import corridor, garnet
 from bellgrad.mdp.gridworld import gridworld
+from bellgrad.mdp.kernels import MIN_PARALLEL_OUTCOMES
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.policies import bellman, uniform_policy
 from bellgrad.mdp.policy_iteration import modified_policy_iteration, policy_iteration

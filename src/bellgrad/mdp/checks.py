@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bellgrad.core.errors import UsageError
+from bellgrad.core.errors import UsageError, unknown
 
 Floats = NDArray[np.floating]
+DTYPES = ("float64", "float32")
 MAX_SHOWN = 60  # letters of an argument in a message
 
 
@@ -46,6 +47,21 @@ def check_stop(tolerance: Any, max_iterations: Any) -> tuple[float, int]:
         UsageError: one of them is out of range.
     """
     return check_tolerance(tolerance), count("max_iterations", max_iterations)
+
+
+def check_dtype(dtype: Any) -> str:
+    """The name of the type of the values in sweeps, from a name or a NumPy type.
+
+    Raises:
+        UsageError: it is not one of `DTYPES`.
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in DTYPES or dtype is None:
+        raise unknown("dtype", str(dtype), DTYPES)
+    return name
 
 
 def number(name: str, value: Any) -> float:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError, check_range, check_types
+from bellgrad.mdp.checks import array, count
 from bellgrad.mdp.gradient import softmax_policy
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import advantage, induced_chain, q_from_value, value_from_q
@@ -57,8 +58,8 @@ class Estimator:
         lambda_: of `gae`, in [0, 1].
 
     Raises:
-        UsageError: a name is unknown, a number is out of range, `return` has a state weight, or the critic
-            that `phi` needs is missing.
+        UsageError: a name is unknown, a number is out of range or not finite, `return` has a state weight, or
+            the critic that `phi` needs is missing.
     """
 
     phi: Phi
@@ -71,6 +72,9 @@ class Estimator:
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, gamma=(0, 1), lambda_=(0, 1))
+        for name in ("value", "q"):
+            if getattr(self, name) is not None:
+                array(name, getattr(self, name), minus_inf=name == "q")
         for critic, phis in CRITIC_NEEDED_BY.items():
             if self.phi in phis and getattr(self, critic) is None:
                 raise UsageError(f"phi={self.phi!r} needs a critic: give {critic}")
@@ -100,6 +104,7 @@ def episode_gradients(
             observation.
         seed: of the random numbers of the state weight `geometric`.
     """
+    theta = array("theta", theta)
     state, action = torch.from_numpy(episodes.state), torch.from_numpy(episodes.action)
     mask = torch.from_numpy(episodes.mask)
     steps, columns = mask.shape
@@ -171,6 +176,7 @@ def expected_gradient(
         observation: `[S]` the observation of each state, integers below O; None if every state is its own
             observation.
     """
+    theta, horizon = array("theta", theta), count("horizon", horizon)
     observation = np.arange(mdp.num_states) if observation is None else observation
     policy = softmax_policy(mdp, theta[observation])
     chain, _ = induced_chain(mdp, policy)

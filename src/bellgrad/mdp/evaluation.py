@@ -1,7 +1,7 @@
 """The value of a policy: `v = r + gamma * P v`, with its expected rewards `r [S]` and its chain `P [S,
 S]`."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,12 +11,14 @@ from scipy.sparse import linalg
 from bellgrad.core.errors import unknown
 from bellgrad.mdp.discounted import MAX_ITERATIONS, DiscountedProblem, MethodResult, OnSweep, q_sweeps
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy, induced_chain
+from bellgrad.mdp.policies import EPSILON, ROUNDING, as_policy, induced_chain
 from bellgrad.mdp.solution import Solution
 
 LinearMethod = Literal["direct", "gmres"]
 GMRES_VECTORS = 50  # vectors that GMRES stores before it restarts
 GMRES_RESTARTS = 200
+GMRES_AGAIN = 100  # the factor of accuracy at which GMRES goes on, if the true residual is too large
+EVALUATIONS = (*get_args(LinearMethod), "iterative")
 
 
 def evaluate_policy(
@@ -34,8 +36,8 @@ def evaluate_policy(
     - `direct`: a sparse LU factorization. Exact except for rounding.
     - `iterative`: sweeps `v <- r + gamma * P v`. Stops like `value_iteration`, whose bounds hold for a single
       policy too. The only method that copies no outcomes.
-    - `gmres`: restarted GMRES. Stops when the norm of the residual, which is at least its largest entry, is
-      within `tolerance * (1 - g)`.
+    - `gmres`: restarted GMRES. Stops when the largest entry of the residual is within `tolerance * (1 - g)`,
+      and solves directly if that is not reached.
 
     Args:
         mdp: the problem.
@@ -55,37 +57,79 @@ def evaluate_policy(
 
     Source: Puterman 1994, section 6.1; Saad and Schultz 1986 (GMRES).
     """
+    if method not in EVALUATIONS:
+        raise unknown("way to evaluate a policy", str(method), EVALUATIONS)
     problem, chosen = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations), as_policy(mdp, policy)
     if method == "iterative":
         result = q_sweeps(problem, chosen, on_sweep)
     else:
-        result = MethodResult(
-            linear_solve(problem, *induced_chain(mdp, chosen), method, np.zeros(mdp.num_states)), np.inf, 1
-        )
+        near = problem.tolerance * (1 - problem.max_factor) / 2
+        solved = linear_solve(problem, *induced_chain(mdp, chosen), method, np.zeros(mdp.num_states), near)
+        result = MethodResult(solved.value, np.inf, 1, solved.note, solved.error)
     return problem.solution(f"policy evaluation ({method})", result, chosen)
 
 
+class Solved(NamedTuple):
+    """The value of a policy.
+
+    Attributes:
+        value: `[S]`.
+        error: `[S]` an upper bound on the error of each state's value, from the residual and its rounding.
+        note: which method was used, if not the one that was asked for.
+    """
+
+    value: Floats
+    error: Floats
+    note: str = ""
+
+
 def linear_solve(
-    problem: DiscountedProblem, chain: sparse.csr_array, reward: Floats, method: str, start: Floats
-) -> Floats:
+    problem: DiscountedProblem,
+    chain: sparse.csr_array,
+    reward: Floats,
+    method: str,
+    start: Floats,
+    near: float,
+) -> Solved:
     """Solve `v = reward + gamma * chain v`.
 
     Args:
-        problem: gives discount and tolerance.
+        problem: gives the discount.
         chain: `[S, S]`.
         reward: `[S]`.
         method: one of `LinearMethod`.
         start: `[S]`, the initial guess of `gmres`.
-
-    Raises:
-        UsageError: the method is unknown.
+        near: the largest entry of the residual at which `gmres` may stop, unless rounding is more.
     """
-    if method not in get_args(LinearMethod):
-        raise unknown("way to evaluate a policy", method, [*get_args(LinearMethod), "iterative"])
-    matrix = sparse.eye_array(len(reward), format="csr") - problem.gamma * chain
-    if method == "direct":
-        return linalg.splu(matrix.tocsc()).solve(reward)
-    near = problem.tolerance * (1 - problem.max_factor)
-    return linalg.gmres(
-        matrix, reward, x0=start, rtol=0.0, atol=near, restart=GMRES_VECTORS, maxiter=GMRES_RESTARTS
-    )[0]
+    ahead = problem.gamma * chain
+    matrix = sparse.eye_array(len(reward), format="csr") - ahead
+
+    def residual(value: Floats) -> tuple[Floats, Floats]:
+        """Of every state: its absolute value, and its rounding."""
+        left, size = reward + ahead @ value - value, np.abs(reward) + ahead @ np.abs(value)
+        return np.abs(left), EPSILON * size
+
+    note = ""
+    if method == "gmres":
+        value = start
+        for accuracy in (
+            near,
+            near / GMRES_AGAIN,
+        ):  # the norm that GMRES computes may differ from the true one
+            value = linalg.gmres(
+                matrix,
+                reward,
+                x0=value,
+                rtol=0.0,
+                atol=accuracy,
+                restart=GMRES_VECTORS,
+                maxiter=GMRES_RESTARTS,
+            )[0]
+            left, rounding = residual(value)
+            if left.max() <= max(near, ROUNDING * rounding.max()):
+                return Solved(value, np.full(len(value), (left + rounding).max() / (1 - problem.max_factor)))
+        note = "a policy was evaluated directly, since GMRES did not reach the accuracy"
+    factors = linalg.splu(matrix.tocsc())
+    value = factors.solve(reward)
+    left, rounding = residual(value)
+    return Solved(value, np.abs(factors.solve(left + rounding)), note)

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.checks import array, as_numbers, check_gamma, count
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy, greedy_policy, q_from_value, value_from_q
+from bellgrad.mdp.policies import (
+    EPSILON,
+    as_policy,
+    best_actions,
+    equal_chances,
+    q_from_value,
+    value_from_q,
+)
 from bellgrad.mdp.solution import Solution
 
 MDPByStep = FiniteMDP | Sequence[FiniteMDP] | Callable[[int], FiniteMDP]
@@ -55,15 +62,19 @@ def backward_induction(
     last = at(horizon - 1)
     value = _values(last, horizon, terminal_value)
     q = np.empty((horizon, last.num_states, last.num_actions))
+    best = np.empty(q.shape, bool)
     for t in reversed(range(horizon)):
-        q[t] = q_from_value(last if t == horizon - 1 else at(t), value[t + 1], gamma)
+        step = last if t == horizon - 1 else at(t)
+        q[t] = q_from_value(step, value[t + 1], gamma)
         value[t] = q[t].max(axis=1)
+        rounding = (horizon - 1 - t) * EPSILON * np.abs(value[t + 1]).max()
+        best[t] = best_actions(step, q[t], value[t + 1], gamma, rounding)
         if on_sweep is not None:
             on_sweep(horizon - t, value[t])
     return Solution(
         value,
         q,
-        greedy_policy(q),
+        equal_chances(best),
         "backward_induction",
         "total" if gamma == 1 else "discounted",
         gamma,

@@ -18,8 +18,9 @@ from scipy.optimize import linprog
 
 from bellgrad.core.errors import BellgradError
 from bellgrad.mdp.checks import check_gamma
-from bellgrad.mdp.discounted import DiscountedProblem, MethodResult
+from bellgrad.mdp.discounted import DiscountedProblem
 from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.policy_iteration import improve
 from bellgrad.mdp.solution import Solution
 
 FEASIBILITY_TOLERANCE = 1e-10  # the smallest that HiGHS accepts
@@ -54,13 +55,15 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
     gamma = check_gamma(gamma, below_one=True)
     states, actions = mdp.legal.shape
     legal = np.flatnonzero(mdp.legal)
+    # powers of two change no digit; HiGHS's tolerances are absolute
+    unit = np.ldexp(1.0, np.frexp(np.abs(mdp.expected_reward).max())[1] - 1)
     here = sparse.csr_array(
         (np.ones(len(legal)), (np.arange(len(legal)), legal // actions)), shape=(len(legal), states)
     )
     result = linprog(
         c=np.full(states, 1 / states),
         A_ub=gamma * mdp.transition[legal] - here,
-        b_ub=-mdp.expected_reward.ravel()[legal],
+        b_ub=-mdp.expected_reward.ravel()[legal] / unit,
         bounds=(None, None),
         method="highs",
         options={
@@ -72,23 +75,28 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
         raise BellgradError(f"linear programming failed: {result.message}")
     occupancy = np.zeros(states * actions)
     occupancy[legal] = -result.ineqlin.marginals
-    return LinearProgram(result.x, occupancy.reshape(states, actions), result.nit)
+    return LinearProgram(result.x * unit, occupancy.reshape(states, actions), result.nit)
 
 
 def linear_programming(mdp: FiniteMDP, gamma: float, *, tolerance: float = 1e-6) -> Solution:
-    """V* by linear programming. The error bound follows from the residual, by the bounds of
-    `bellgrad.mdp.discounted`.
+    """V* by linear programming, and the exact value of its policy. The error bound follows from the residual,
+    by the bounds of `bellgrad.mdp.discounted`.
 
-    Stops when HiGHS reports a solution; meant for up to some ten thousand states.
+    Stops when HiGHS reports a solution; meant for up to some ten thousand states. Its accuracy is 1e-10 of
+    the greatest reward, which is not enough for every tolerance. So its policy is evaluated by a linear
+    solve, and improved if an action is better, as in policy iteration.
 
     Args:
         mdp: the problem.
         gamma: discount per step, in [0, 1).
-        tolerance: greatest error of any state's value; only for `converged`, since HiGHS always uses its best
-            accuracy.
+        tolerance: greatest error of any state's value; only for `converged`, since the result is exact except
+            for rounding.
 
     Raises:
         UsageError: gamma is out of range.
     """
     problem, program = DiscountedProblem.of(mdp, gamma, tolerance), solve_linear_program(mdp, gamma)
-    return problem.solution("linear_programming", MethodResult(program.value, np.inf, program.iterations))
+    best = np.where(mdp.legal, program.occupancy, -np.inf).argmax(axis=1)
+    exact = improve(problem, best)
+    note = f"HiGHS's policy was improved {exact.iterations - 1} times" if exact.iterations > 1 else ""
+    return problem.solution("linear_programming", exact._replace(iterations=program.iterations, note=note))

@@ -6,16 +6,19 @@ action for each state.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp import kernels
 from bellgrad.mdp.checks import array, as_numbers, check_gamma, count, number
+from bellgrad.mdp.kernels import limited_threads
 from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
 
-# Relative to the value: actions this near to the best count as equally good, since rounding may have
-# separated them.
-TIE_TOLERANCE = 1e-9
+# Units in the last place of the size of a sum's terms: smaller differences are rounding.
+ROUNDING = 4
+EPSILON = float(np.finfo(float).eps)
+TIE_TOLERANCE = 1e-9  # of values without a discount
 
 
 def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
@@ -60,7 +63,7 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
 
 def uniform_policy(mdp: FiniteMDP) -> Floats:
     """`[S, A]`: every legal action with the same probability."""
-    return mdp.legal / mdp.legal.sum(axis=1, keepdims=True)
+    return equal_chances(mdp.legal)
 
 
 def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
@@ -68,15 +71,64 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
 
     Args:
         q: `[..., A]`, -inf if an action is illegal.
-        tie: actions whose value is within this of the best count as best; a number or `[...]`. A tolerance
-            for rounding is added.
+        tie: actions whose value is within this of the best count as best; a number or `[...]`. A few units
+            in the last place of the best are added, for rounding.
 
     Returns:
         `[..., A]` probabilities.
+
+    Raises:
+        UsageError: a value is NaN or +inf.
     """
+    q = array("q", q, minus_inf=True)
     best = q.max(axis=-1, keepdims=True)
-    good = q >= best - np.asarray(tie)[..., None] - TIE_TOLERANCE * np.maximum(1, np.abs(best))
-    return good / good.sum(axis=-1, keepdims=True)
+    good = q >= best - np.asarray(tie)[..., None] - ROUNDING * EPSILON * np.abs(best)
+    return equal_chances(good)
+
+
+def best_actions(
+    mdp: FiniteMDP, q: Floats, value: Floats, gamma: float, error: Floats | float = 0.0
+) -> NDArray[np.bool_]:
+    """The actions that are the best of their state, or that only rounding or errors of the values may
+    separate from it.
+
+    The difference of two actions with transition probabilities `p` and `p'` is uncertain by `gamma * sum_s
+    |p(s) - p'(s)| error(s)`, so that errors do not matter for actions that lead to the same states. Rounding
+    is a few units in the last place of the size of the terms, `E|r| + gamma * E|value(s')|`.
+
+    Args:
+        mdp: the problem.
+        q: `[S, A]`, one step of lookahead from `value`.
+        value: `[S]`.
+        gamma: discount per step.
+        error: of the value, in every state or `[S]`.
+
+    Returns:
+        `[S, A]`, at least one per state.
+    """
+    found, size = np.empty(q.shape, np.int8), np.abs(value, dtype=float)
+    error = np.full(value.shape, error) if np.ndim(error) == 0 else error
+    most_reward = max(-mdp.reward.min(), mdp.reward.max())
+    # twice, for probabilities that sum to a little more than 1
+    most = 2 * (ROUNDING * EPSILON * (most_reward + size.max()) + 2 * error.max())
+    with limited_threads(mdp):
+        kernels.compare_with_best(
+            mdp.offset, mdp.probability, mdp.continuing, mdp.next_state, mdp.reward, gamma,
+            size, error, q, ROUNDING * EPSILON, most, found,
+        )  # fmt: skip
+    good = found == 1
+    pair = np.flatnonzero(found == 2)
+    if pair.size:
+        state = pair // mdp.num_actions
+        best = state * mdp.num_actions + q[state].argmax(axis=1)
+        apart = kernels.distance(mdp.offset, mdp.continuing, mdp.next_state, error, pair, best)
+        good.flat[pair] = q.flat[best] - q.flat[pair] <= gamma * apart
+    return good
+
+
+def equal_chances(actions: NDArray[np.bool_]) -> Floats:
+    """The policy that takes each of the marked actions with the same probability: `[..., A]`."""
+    return actions / actions.sum(axis=-1, keepdims=True)
 
 
 def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
@@ -84,12 +136,13 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
     -inf if illegal.
 
     Raises:
-        UsageError: epsilon is not in [0, 1].
+        UsageError: epsilon is not in [0, 1], or a value is NaN or +inf.
 
     Source: Sutton and Barto 2018, section 5.4.
     """
     if not 0 <= number("epsilon", epsilon) <= 1:
         raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
+    q = array("q", q, minus_inf=True)
     legal = q > -np.inf
     return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
 
@@ -173,7 +226,10 @@ def greedy(mdp: FiniteMDP, value: Floats, depth: int = 1, *, gamma: float, tie: 
     gamma = check_gamma(gamma)
     for _ in range(count("depth", depth) - 1):
         value = bellman(mdp, value, gamma)
-    return greedy_policy(q_from_value(mdp, value, gamma), tie)
+    q = q_from_value(mdp, value, gamma)
+    if tie:
+        return greedy_policy(q, tie)
+    return equal_chances(best_actions(mdp, q, value, gamma, (depth - 1) * EPSILON * np.abs(value).max()))
 
 
 def induced_chain(mdp: FiniteMDP, policy: Floats) -> tuple[sparse.csr_array, Floats]:

@@ -1,12 +1,15 @@
 """Policy iteration: evaluate a policy, exactly or approximately, take the greedy policy of its value, and
 repeat."""
 
+from typing import get_args
+
 import numpy as np
 
+from bellgrad.core.errors import unknown
 from bellgrad.mdp.discounted import MAX_ITERATIONS, DiscountedProblem, MethodResult, OnSweep, report_sweep
 from bellgrad.mdp.evaluation import LinearMethod, linear_solve
-from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import TIE_TOLERANCE
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.policies import EPSILON, best_actions
 from bellgrad.mdp.solution import Solution
 from bellgrad.mdp.value_iteration import iterate
 
@@ -23,8 +26,9 @@ def policy_iteration(
     """Howard's policy iteration: each policy is evaluated by solving its linear equations.
 
     Stops when no action is better than the policy's own. This takes finitely many policies, each better than
-    the one before. An action is replaced only by one that is better by more than rounding, so that no policy
-    occurs twice. The error is that of the last evaluation.
+    the one before. An action is replaced only by one that is better by more than rounding and the error of
+    the evaluation, so that no policy occurs twice. With `gmres`, the evaluation becomes more accurate until
+    the last policy is within the tolerance of the best.
 
     Args:
         mdp: the problem.
@@ -39,23 +43,53 @@ def policy_iteration(
 
     Source: Howard 1960; Puterman 1994, section 6.4.
     """
+    if evaluation not in get_args(LinearMethod):
+        raise unknown("way to evaluate a policy", str(evaluation), get_args(LinearMethod))
     problem = DiscountedProblem.of(mdp, gamma, tolerance, max_iterations)
+    action = problem.lookahead(np.zeros(mdp.num_states)).argmax(axis=1)
+    return problem.solution("policy_iteration", improve(problem, action, evaluation, on_sweep))
+
+
+def improve(
+    problem: DiscountedProblem,
+    action: Ints,
+    evaluation: LinearMethod = "direct",
+    on_sweep: OnSweep | None = None,
+) -> MethodResult:
+    """Evaluate and improve a policy until no action is better than its own.
+
+    An approximate evaluation is made more accurate when none is certainly better, until the policy is within
+    the tolerance of the best.
+
+    Args:
+        problem: what to solve.
+        action: `[S]` the first policy.
+        evaluation: as in `policy_iteration`.
+        on_sweep: called with the number of the policy and its value `[S]`.
+    """
+    mdp, note = problem.mdp, ""
     states, value = np.arange(mdp.num_states), np.zeros(mdp.num_states)
-    action = problem.lookahead(value).argmax(axis=1)
-    evaluation_error = 0.0 if evaluation == "direct" else 2 * gamma * tolerance
+    near = problem.tolerance * (1 - problem.max_factor) / 4
     for iteration in range(1, problem.max_iterations + 1):
         pairs = states * mdp.num_actions + action
-        value = linear_solve(
-            problem, mdp.transition[pairs], mdp.expected_reward.ravel()[pairs], evaluation, value
-        )
+        chain, reward = mdp.transition[pairs], mdp.expected_reward.ravel()[pairs]
+        while True:
+            value, error, used = linear_solve(problem, chain, reward, evaluation, value, near)
+            note = note or used
+            q = problem.lookahead(value)
+            better = ~best_actions(mdp, q, value, problem.gamma, error)[states, action]
+            change = q.max(axis=1) - value
+            bound = max(abs(end) for end in problem.bounds(float(change.min()), float(change.max())))
+            if better.any() or evaluation == "direct" or bound <= problem.tolerance:
+                break
+            near /= 100
+            if near < EPSILON * np.abs(value).max():
+                evaluation, note = "direct", "the last policies were evaluated directly, for more accuracy"
         report_sweep(on_sweep, iteration, value)
-        q = problem.lookahead(value)
-        own = q[states, action]
-        better = q.max(axis=1) > own + evaluation_error + TIE_TOLERANCE * np.maximum(1, np.abs(own))
         if not better.any():
             break
         action = np.where(better, q.argmax(axis=1), action)
-    return problem.solution("policy_iteration", MethodResult(value, np.inf, iteration))
+    return MethodResult(value, np.inf, iteration, note, error)
 
 
 def modified_policy_iteration(

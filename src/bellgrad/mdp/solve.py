@@ -4,7 +4,7 @@ that do not fit together."""
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from bellgrad.core.errors import UsageError, unknown
 
 if TYPE_CHECKING:  # the command line lists the table below and should not wait for numba
+    from numpy.typing import ArrayLike
+
     from bellgrad.mdp.model import FiniteMDP, Floats
     from bellgrad.mdp.solution import Solution
 
@@ -71,6 +73,7 @@ def solve(
     tolerance: float = 1e-6,
     max_iterations: int | None = None,
     dtype: str = "float64",
+    initial_value: "ArrayLike | None" = None,
     on_sweep: "Callable[[int, Floats], None] | None" = None,
     progress: Literal["auto", "off"] = "auto",
 ) -> "Solution":
@@ -88,6 +91,8 @@ def solve(
         tolerance: greatest error of any state's value, or of the gain.
         max_iterations: of the method's outer loop; None is the method's default.
         dtype: of the values in sweeps, `float64` or `float32`.
+        initial_value: `[S]` values from which sweeps begin, as those of a similar problem; None is the
+            method's default.
         on_sweep: called after each sweep with its number and the value `[S]`, read-only and later
             overwritten.
         progress: `auto` shows a line on standard error, if it is a terminal and solving takes more than one
@@ -103,14 +108,19 @@ def solve(
         raise unknown("criterion", criterion, CRITERIA)
     if method != "auto" and method not in SOLVERS:
         raise unknown("solver", method, [*SOLVERS, "auto"])
+    from bellgrad.mdp.checks import check_dtype, check_gamma, check_stop, count  # not before it is needed
+
+    dtype, gamma = check_dtype(dtype), None if gamma is None else check_gamma(gamma)
+    horizon = None if horizon is None else count("horizon", horizon)
+    check_stop(tolerance, 1 if max_iterations is None else max_iterations)
     if progress not in ("auto", "off"):
         raise unknown("progress", str(progress), ("auto", "off"))
     kind, reason = _resolve_criterion(method, gamma, criterion, horizon)
     if method == "auto":
-        method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None)
+        method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None, initial_value is not None)
         reason = f"{method}: {reason or pick_reason}"
-    solver = getattr(import_module(f"bellgrad.mdp.{SOLVERS[method].module}"), method)
-    parameters = inspect.signature(solver).parameters
+    solver = _function(method)
+    parameters = _parameters(method)
     options: dict[str, Any] = {"tolerance": tolerance} if "tolerance" in parameters else {}
     if kind == "discounted":
         options["gamma"] = DEFAULT_GAMMA if gamma is None else gamma
@@ -119,12 +129,15 @@ def solve(
     optional = {
         "max_iterations": max_iterations,
         "dtype": None if dtype == "float64" else dtype,
+        "initial_value": initial_value,
         "on_sweep": on_sweep,
     }
     for name, value in optional.items():
         if value is not None:
             if name not in parameters:
-                raise UsageError(f"{method} has no {name}; leave it out, or use another method")
+                having = [other for other in _methods(kind) if name in _parameters(other)]
+                instead = f"use {' or '.join(having)}" if having else "no method of this criterion has one"
+                raise UsageError(f"{method} has no {name}; leave it out, or {instead}")
             options[name] = value
     if progress == "auto" and "on_sweep" in parameters and sys.stderr.isatty():
         with _ProgressLine(method, on_sweep) as line:
@@ -132,6 +145,18 @@ def solve(
     else:
         solution = solver(mdp, **options)
     return replace(solution, note="; ".join(filter(None, (reason, solution.note))))
+
+
+def _function(method: str) -> "Callable[..., Solution]":
+    return getattr(import_module(f"bellgrad.mdp.{SOLVERS[method].module}"), method)
+
+
+def _parameters(method: str) -> "Mapping[str, inspect.Parameter]":
+    return inspect.signature(_function(method)).parameters
+
+
+def _methods(kind: str) -> list[str]:
+    return [name for name, solver in SOLVERS.items() if solver.criterion == kind]
 
 
 def _resolve_criterion(
@@ -166,7 +191,9 @@ def _resolve_criterion(
     return kind, "without a discount it is the total reward" if undiscounted else ""
 
 
-def _pick_method(mdp: "FiniteMDP", kind: str, dtype: str, has_callback: bool) -> tuple[str, str]:
+def _pick_method(
+    mdp: "FiniteMDP", kind: str, dtype: str, has_callback: bool, has_start: bool
+) -> tuple[str, str]:
     """A solver for a criterion, and the reason for it."""
     small = mdp.num_states <= MAX_EXACT_STATES
     if kind == "horizon":
@@ -180,11 +207,15 @@ def _pick_method(mdp: "FiniteMDP", kind: str, dtype: str, has_callback: bool) ->
             "relative_value_iteration",
             "its sweeps are shown" if small else f"more than {MAX_EXACT_STATES:,} states",
         )
-    if small and dtype == "float64":
+    if small and dtype == "float64" and not has_start:
         return "policy_iteration", f"exact, and at most {MAX_EXACT_STATES:,} states"
     return (
         "modified_policy_iteration",
-        f"more than {MAX_EXACT_STATES:,} states" if not small else "its sweeps can be in float32",
+        f"more than {MAX_EXACT_STATES:,} states"
+        if not small
+        else "its sweeps can begin with given values"
+        if has_start
+        else "its sweeps can be in float32",
     )
 
 

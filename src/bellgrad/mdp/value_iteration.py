@@ -14,16 +14,16 @@ from scipy import sparse
 from bellgrad.mdp import kernels
 from bellgrad.mdp.discounted import (
     MAX_ITERATIONS,
-    ROUNDING,
     DiscountedProblem,
     MethodResult,
     OnSweep,
-    limited_threads,
+    Stop,
     q_sweeps,
     report_sweep,
 )
+from bellgrad.mdp.kernels import limited_threads
 from bellgrad.mdp.model import FiniteMDP, Floats
-from bellgrad.mdp.policies import as_policy
+from bellgrad.mdp.policies import EPSILON, ROUNDING, as_policy
 from bellgrad.mdp.solution import Solution
 
 EVALUATION_SWEEPS = {False: 5, True: 20}  # after each improvement: of Jacobi sweeps, and in place
@@ -56,7 +56,8 @@ def value_iteration(
         max_iterations: most sweeps.
         dtype: of the value: `float64`, or `float32`, which halves the memory traffic and rounds at 1e-7 of
             the largest value.
-        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)`. With zeros, the n-th sweep gives the best
+        initial_value: `[S]`; None is `min(0, r) / (1 - gamma)` in all states, with r the reward that every
+            state can earn at once. With zeros, the n-th sweep gives the best
             reward in n steps.
         on_sweep: called with the number of the sweep and the value `[S]`, which the next sweep overwrites.
 
@@ -131,23 +132,27 @@ def iterate(
     """
     action, new = np.zeros(len(value), np.int32), np.empty_like(value)
     undecided, in_place = in_place is None, bool(in_place)
-    backwards, width, note = False, np.inf, ""
+    backwards, width, note, stop = False, np.inf, "", Stop(problem)
     with limited_threads(problem.mdp):
         for iteration in range(1, problem.max_iterations + 1):
             evaluations = EVALUATION_SWEEPS[in_place] if evaluation_sweeps is None else evaluation_sweeps
             for turn in range(1 + evaluations):
                 improve = turn == 0
                 if in_place:
+                    before = value.copy() if improve and stop.near else None
                     high, size = kernels.sweep_in_place(*problem.arrays, value, action, improve, backwards)
                     low, backwards = -high, not backwards
                 else:
                     low, high, size = kernels.sweep(*problem.arrays, value, action, improve, new)
                     value, new = new, value
+                    before = new
                 if improve:
-                    first, before = high - low, width
-                    middle, width, settled = problem.progress(low, high, value, size)
-                    if settled or iteration == problem.max_iterations:
+                    first, last_width = high - low, width
+                    middle, width, settled = stop(low, high, value, before, size, lambda: action)
+                    settled |= iteration == problem.max_iterations
+                    if settled or stop.near:
                         value += middle
+                    if settled:
                         report_sweep(on_sweep, iteration, value)
                         return MethodResult(value, width, iteration, note)
                 elif high - low <= EVALUATION_STOP * first:
@@ -156,7 +161,7 @@ def iterate(
             if (
                 undecided
                 and iteration > 2
-                and np.log(problem.tolerance / width) < JACOBI_LIMIT * np.log(width / before)
+                and np.log(problem.tolerance / width) < JACOBI_LIMIT * np.log(width / last_width)
             ):
                 undecided, in_place = False, True
                 note = (
@@ -177,7 +182,8 @@ def prioritized_sweeping(
     """Back up the state whose value differs most from its backup, then compute the differences of its
     predecessors again.
 
-    Stops when no difference is above `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`. The
+    Stops when no difference is above `tolerance * (1 - g)`, with `g` as in `bellgrad.mdp.discounted`, or
+    above the rounding of the state's own terms. The
     differences are kept up to date for all states, so that the largest is `max |T v - v|`, and the error is
     within the tolerance.
 
@@ -207,9 +213,13 @@ def prioritized_sweeping(
     )
     iteration = 0
     while iteration < problem.max_iterations:
-        threshold = max(
-            problem.tolerance * (1 - problem.max_factor), ROUNDING * np.finfo(float).eps * np.abs(value).max()
-        )
+        size = np.abs(value).max()
+        threshold = np.full(mdp.num_states, problem.tolerance * (1 - problem.max_factor) - EPSILON * size)
+        if (
+            threshold[0] < ROUNDING * EPSILON * 3 * size
+        ):  # the terms of a value are at most three times the greatest
+            own = problem.term_size(value, problem.lookahead(value).argmax(axis=1))
+            threshold = np.maximum(threshold, ROUNDING * EPSILON * own)
         if not (error > threshold).any():
             break
         kernels.prioritized_backups(*problem.arrays, value, error, follows.indptr, follows.indices, threshold)

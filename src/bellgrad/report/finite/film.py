@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.policies import greedy
 from bellgrad.report.figures import INK, figure_in_style
 from bellgrad.report.files import replacing
 from bellgrad.report.finite.grid import color_bar, draw_values, panel, scale
@@ -114,19 +115,11 @@ def _draw_grid(mdp: FiniteMDP, frames: list[Frame], gamma: float | None) -> Iter
         ax = figure.subplots()
         for frame in frames:
             ax.clear()
-            policy = None if gamma is None else _greedy(mdp, frame.value, gamma)
+            policy = None if gamma is None else greedy(mdp, frame.value, gamma=gamma)
             color_bar(
                 ax, draw_values(ax, mdp, what, frame.value, policy, norm, size.cell), "Value", size.width
             )
             yield _picture(figure, ax, frame)
-
-
-def _greedy(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
-    """`[S, A]` the best actions for the values, each with the same probability."""
-    ahead = (mdp.transition @ value).reshape(mdp.legal.shape)
-    q = np.where(mdp.legal, mdp.expected_reward + gamma * ahead, -np.inf)
-    best = np.isclose(q, q.max(axis=1, keepdims=True), rtol=1e-9, atol=1e-12)
-    return best / best.sum(axis=1, keepdims=True)
 
 
 def _draw_states(mdp: FiniteMDP, frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
