@@ -124,9 +124,10 @@ def test_optimal_growth_with_logarithmic_utility():
         ([[0, 1], [2, 1]], "axis 1 must be two or more rising numbers"),
         ([0.0, float("nan")], r"axis 0\[1\] is nan"),
         ([], "axis 0 must be"),
+        (5, "axes must be an array of coordinates"),
         (["a", "b"], "axis 0 must be an array of numbers"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_axes_that_are_not_rising_numbers_are_refused(axes, words):
     with pytest.raises(UsageError, match=words):
@@ -136,7 +137,7 @@ def test_axes_that_are_not_rising_numbers_are_refused(axes, words):
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (lambda x, u: [(1.0, x + 1, 0.0, False)], r"a next state is not on the grid: the point \[2.0\]"),
+        (lambda x, u: [(1.0, x + 1, 0.0, False)], r"state \[1.0\], action 7: the point \[2.0\] is outside"),
         (lambda x, u: [(1.0, x, 0.0)], r"state \[0.0\], action 7: expected outcomes"),
         (lambda x, u: None, r"state \[0.0\], action 7: expected outcomes"),
         (lambda x, u: [(1.0, [x, x], 0.0, False)], r"state \[0.0\], action 7: expected outcomes"),

@@ -34,7 +34,11 @@ def save(path: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
     arrays = {
         name: np.ascontiguousarray(value) for name, value in fields.items() if isinstance(value, np.ndarray)
     }
-    rest = {name: value for name, value in fields.items() if name not in arrays}
+    rest = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in fields.items()
+        if name not in arrays
+    }
     header = {"format": f"bellgrad {kind}", "version": str(VERSION), "fields": json.dumps(rest)}
     write_atomic(Path(path), as_bytes(arrays, header))
 

@@ -74,13 +74,14 @@ def solve(
     max_iterations: int | None = None,
     dtype: str = "float64",
     initial_value: "ArrayLike | None" = None,
+    terminal_value: "ArrayLike | None" = None,
     on_sweep: "Callable[[int, Floats], None] | None" = None,
     progress: Literal["auto", "off"] = "auto",
 ) -> "Solution":
     """The optimal value and policy of an MDP.
 
     Args:
-        mdp: the problem.
+        mdp: the problem; with a horizon also one per step: see `backward_induction`.
         method: one of `SOLVERS`; `auto` chooses by criterion and size, and explains it in the solution's
             `note`.
         gamma: discount per step, in [0, 1]. None is 0.99 for the discounted criterion, and 1 (no
@@ -93,6 +94,7 @@ def solve(
         dtype: of the values in sweeps, `float64` or `float32`.
         initial_value: `[S]` values from which sweeps begin, as those of a similar problem; None is the
             method's default.
+        terminal_value: `[S]` the value of being in a state after the last step of a horizon; None is 0.
         on_sweep: called after each sweep with its number and the value `[S]`, read-only and later
             overwritten.
         progress: `auto` shows a line on standard error, if it is a terminal and solving takes more than one
@@ -130,6 +132,7 @@ def solve(
         "max_iterations": max_iterations,
         "dtype": None if dtype == "float64" else dtype,
         "initial_value": initial_value,
+        "terminal_value": terminal_value,
         "on_sweep": on_sweep,
     }
     for name, value in optional.items():
@@ -195,9 +198,9 @@ def _pick_method(
     mdp: "FiniteMDP", kind: str, dtype: str, has_callback: bool, has_start: bool
 ) -> tuple[str, str]:
     """A solver for a criterion, and the reason for it."""
-    small = mdp.num_states <= MAX_EXACT_STATES
     if kind == "horizon":
         return "backward_induction", "a horizon is given"
+    small = mdp.num_states <= MAX_EXACT_STATES
     if kind == "total":
         return "stochastic_shortest_path", "the reward until the end, without a discount"
     if kind == "average":

@@ -50,7 +50,10 @@ class StateGrid:
     ):
         if outside not in OUTSIDE:
             raise unknown("choice for points outside", str(outside), OUTSIDE)
-        given = [axes] if np.ndim(axes[0] if len(axes) else 0) == 0 else list(axes)
+        if not np.iterable(axes):
+            raise UsageError(f"axes must be an array of coordinates, or one per dimension; got {axes!r}")
+        parts = list(axes)
+        given = [parts] if not parts or np.ndim(parts[0]) == 0 else parts
         self.axes = tuple(array(f"axis {i}", axis).astype(np.float64) for i, axis in enumerate(given))
         for i, axis in enumerate(self.axes):
             if axis.ndim != 1 or len(axis) < 2 or not (np.diff(axis) > 0).all():
@@ -180,13 +183,14 @@ class StateGrid:
                 counts.append(len(chances) - before)
         if not chances:
             raise UsageError("no action has an outcome in any state")
+        pair = np.repeat(np.arange(len(counts)), counts)
         try:
             index, weight = self.weights(np.array(targets))
-        except UsageError as error:
-            raise UsageError(f"a next state is not on the grid: {error}") from error
+        except UsageError:
+            self._name_outside(actions, pair, targets)
+            raise
         spread = weight * np.array(chances)[:, None]
         kept = weight > 0
-        pair = np.repeat(np.arange(len(counts)), counts)
         per_pair = np.bincount(pair, kept.sum(axis=1), minlength=len(counts)).astype(np.int64)
         offset = build.offsets(per_pair)
         corners = kept.shape[1]
@@ -201,6 +205,16 @@ class StateGrid:
             self._start(initial),
             **{"action_names": tuple(map(str, actions)), "state_names": self._names()} | other_fields,
         )
+
+    def _name_outside(self, actions: list[Any], pair: NDArray[np.int64], targets: list[Any]) -> None:
+        """Raise the error of the first next state outside, with its state and action."""
+        for at, target in zip(pair.tolist(), targets, strict=True):
+            try:
+                self.weights(np.array([target]))
+            except UsageError as error:
+                state, action = divmod(at, len(actions))
+                where = f"state {self.points[state].tolist()}, action {actions[action]!r}"
+                raise UsageError(f"{where}: {error}") from None
 
     def _names(self) -> tuple[str, ...]:
         if len(self.axes) == 1:
