@@ -133,8 +133,9 @@ def test_a_reward_model_must_be_chosen_if_there_are_several(drn):
 def test_files_that_are_no_text_or_not_there_are_refused(tmp_path, read):
     with pytest.raises(UsageError, match=r"x.tra cannot be read: there is no such file"):
         read(tmp_path / "x.tra")
+    (tmp_path / "folder.tra").mkdir()
     with pytest.raises(UsageError, match="is not an ordinary file"):
-        read(tmp_path)
+        read(tmp_path / "folder.tra")
     (tmp_path / "x.tra").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="is not a text file"):
         read(tmp_path / "x.tra")

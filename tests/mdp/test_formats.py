@@ -12,6 +12,7 @@ from bellgrad.cli import main
 from bellgrad.cli.solve import FILES
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp import formats
+from bellgrad.mdp.prism import read_prism, write_prism
 
 MACHINE = expressible(random_mdp("absorbing", 4, 2, seed=0), per_pair=True)
 
@@ -38,6 +39,26 @@ def test_an_unknown_end_or_option_is_refused(tmp_path):
         bg.read_mdp("x.pomdp", costs=True)
     with pytest.raises(UsageError, match=r"its options are discount, expected_rewards"):
         bg.write_mdp(MACHINE, "x.mdp", gamma=0.9)
+
+
+@pytest.mark.parametrize("suffix", formats.WRITERS)
+def test_what_is_no_mdp_or_no_path_is_refused(tmp_path, suffix):
+    for call in (formats.WRITERS[suffix], bg.write_mdp):
+        if suffix != ".safetensors" or call is bg.write_mdp:
+            with pytest.raises(UsageError, match=r"expected a .*FiniteMDP, got str"):
+                call("x", tmp_path / f"x{suffix}")
+    for call in (formats.READERS[suffix], lambda path: formats.WRITERS[suffix](MACHINE, path)):
+        with pytest.raises(UsageError, match="path = 5 must be the name of a file"):
+            call(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_the_name_of_files_of_prism_may_be_left_out(tmp_path):
+    write_prism(MACHINE, tmp_path / "machine.v2")
+    written = {file.name for file in tmp_path.iterdir()}
+    assert written == {f"machine.v2.{suffix}" for suffix in ("tra", "trew", "lab", "sta")}
+    assert same(read_prism(tmp_path / "machine.v2"), MACHINE)
+    assert same(bg.read_mdp(tmp_path / "machine.v2.tra"), MACHINE)
 
 
 def solved(capsys, *arguments):
@@ -100,3 +121,5 @@ def test_terminal_values_and_one_mdp_per_step_go_through_solve():
     assert found.value[3].tolist() == [1, 2, 3, 4] and found.method == "backward_induction"
     with pytest.raises(UsageError, match="has no terminal_value"):
         bg.solve(MACHINE, gamma=0.9, terminal_value=[0.0] * 4)
+    with pytest.raises(UsageError, match="one MDP per step needs a horizon"):
+        bg.solve([MACHINE] * 3)

@@ -133,6 +133,8 @@ def test_integers_from_zero_are_their_own_numbers_and_others_keep_their_names():
     from_one = FiniteMDP.from_rows([(2, 1, 1.0, 1, 5.0), (1, 1, 1.0, 2, 2.0)])
     assert from_one.state_names == ("1", "2") and from_one.action_names == ("1",)
     assert outcomes(from_one, 1, 0) == [(1.0, 0, 5.0, False)]
+    as_floats = FiniteMDP.from_rows([(1.0, 0, 1.0, 0, 5.0), (0.0, 0, 1.0, 1.0, 2.0)])
+    assert as_floats.state_names is None and outcomes(as_floats, 0, 0) == [(1.0, 1, 2.0, False)]
     listed = FiniteMDP.from_rows(ROWS, states=["park", "work", "home"], actions=["fly", "drive", "walk"])
     assert listed.state_names == ("park", "work", "home") and listed.num_actions == 3
     assert not listed.legal[:2, 0].all() and outcomes(listed, 2, 1) == [(1.0, 0, 0.5, True)]
@@ -203,8 +205,11 @@ def test_rows_that_are_no_outcomes_are_refused_by_number(rows, words):
         ({"initial": "hom"}, "initial = 'hom' is not a state"),
         ({"initial": {"hom": 1}}, "start in state 'hom': it is not a state"),
         ({"initial": {"home": 0.5}}, "start distribution"),
+        ({"initial": ("a", "b")}, "initial must be an array of numbers"),
+        ({"states": 5}, "states must be a list of names; got 5"),
+        ({"actions": "walk"}, "actions must be a list of names; got 'walk'"),
     ],
-    ids=range(6),
+    ids=range(9),
 )
 def test_names_that_no_row_has_are_refused(arguments, words):
     with pytest.raises(UsageError, match=words):
@@ -273,8 +278,10 @@ def test_states_are_numbered_breadth_first_and_actions_as_listed():
             "state 0, action 0 leads to state 1, which has no rows",
         ),
         (0, [0], lambda s, a: [(0.9, s, 0.0, False)], "probabilities sum to 0.9"),
+        (0, 5, lambda s, a: [], "actions must be a list of names; got 5"),
+        (0, lambda s: None, lambda s, a: [], "state 0: expected its legal actions, got NoneType"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_functions_that_return_something_else_are_refused_by_state(start, actions, step, words):
     with pytest.raises(UsageError, match=words):

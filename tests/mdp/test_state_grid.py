@@ -155,6 +155,23 @@ def test_outcomes_that_are_none_are_refused(step, words):
         StateGrid([0.0, 1.0]).mdp([7], step)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"actions": 5}, "actions must be a list of actions; got 5"),
+        ({"initial": 7}, r"the point \[7.0\] is outside the grid"),
+        ({"initial": "abc"}, "initial must be an array of numbers"),
+        ({"initial": {0.0: "x"}}, "the probability of an initial state = 'x' must be a number"),
+        ({"initial": {0.0: 0.5}}, "the start distribution"),
+    ],
+    ids=range(5),
+)
+def test_actions_and_starts_that_are_none_are_refused(arguments, words):
+    with pytest.raises(UsageError, match=words):
+        right = {"actions": [0], "outcomes": lambda x, u: [(1.0, x, 0.0, False)]}
+        StateGrid([0.0, 1.0]).mdp(**right | arguments)
+
+
 def test_arrays_of_the_wrong_shape_and_unknown_words_are_refused():
     grid = StateGrid([[0, 1], [0, 1]])
     with pytest.raises(UsageError, match=r"points has shape \(1, 3\); expected \[K, D\] with D = 2"):

@@ -4,13 +4,26 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from bellgrad.core.errors import CheckpointError
+from bellgrad.core.errors import CheckpointError, UsageError
 
 
 def reason(error: OSError) -> str:
     """The operating system's message, without number and path."""
     return error.strerror or str(error)
+
+
+def file_path(path: Any) -> Path:
+    """A path that a user gave.
+
+    Raises:
+        UsageError: it is not a path.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise UsageError(f"path = {path!r} must be the name of a file") from None
 
 
 def fsync_folder(folder: Path) -> None:

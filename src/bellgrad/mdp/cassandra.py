@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.files import write_atomic
+from bellgrad.core.files import file_path, write_atomic
 from bellgrad.mdp.explicit import NOTE, WORD, from_columns, notes_of, parsed_note, read_text, transitions
 from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP
 from bellgrad.mdp.pomdp import POMDP
@@ -125,6 +125,8 @@ def write_pomdp(
         mdp, discount = model.mdp, model.discount
     else:
         mdp, discount = model, 0.99 if discount is None else discount
+    if not isinstance(mdp, FiniteMDP):
+        raise UsageError(f"expected a POMDP or a FiniteMDP, got {type(mdp).__name__}")
     if not mdp.legal.all():
         raise UsageError(
             f"{mdp.place(int((~mdp.legal).argmax()))} is illegal, and this format has no illegal actions;"
@@ -157,7 +159,7 @@ def write_pomdp(
             ]
         # What an end looks like does not matter: nothing is done after it.
         lines += [f"O: * : {end} uniform" for end in range(mdp.num_states, states)]
-    write_atomic(Path(path), "\n".join(lines) + "\n")
+    write_atomic(file_path(path), "\n".join(lines) + "\n")
 
 
 def _text(value: float) -> str:
@@ -178,7 +180,7 @@ RESERVED = (*KEYWORDS, "uniform", "identity", "reset", "reward", "cost", "includ
 # -------------------------------------------------------------------------------------------------- reading
 def _read(path: str | Path) -> tuple[FiniteMDP, Parsed, int]:
     """The MDP of a file, its tables, and the number of states without those that stand for ends."""
-    reader = _Reader(Path(path))
+    reader = _Reader(file_path(path))
     parsed = reader.parse()
     actions, states, _ = parsed.transition.shape
     state, action, target = np.nonzero(parsed.transition.transpose(1, 0, 2))

@@ -26,7 +26,7 @@ import re
 from pathlib import Path
 
 from bellgrad.core.errors import UsageError, unknown
-from bellgrad.core.files import write_atomic
+from bellgrad.core.files import file_path, write_atomic
 from bellgrad.mdp.explicit import (
     Choice,
     Lines,
@@ -80,7 +80,7 @@ def write_drn(mdp: FiniteMDP, path: str | Path, *, expected_rewards: bool = Fals
         lines.append(f"\t\t{target} : {probability!r}")
     for end in range(mdp.num_states, states):
         lines += [f"state {end} [0] terminated", f"\taction {texts[0]} [0]", f"\t\t{end} : 1"]
-    write_atomic(Path(path), "\n".join(lines) + "\n")
+    write_atomic(file_path(path), "\n".join(lines) + "\n")
 
 
 def read_drn(path: str | Path, *, reward_model: str | None = None, costs: bool = False) -> FiniteMDP:

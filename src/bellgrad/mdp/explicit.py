@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.files import reason
+from bellgrad.core.files import file_path, reason
 from bellgrad.mdp import build
 from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP
 
@@ -59,8 +59,10 @@ def transitions(mdp: FiniteMDP, per_pair: bool, expected_rewards: bool, file_for
         file_format: its name, for messages.
 
     Raises:
-        UsageError: rewards differ where the format has one, and may not be replaced.
+        UsageError: it is no MDP, or rewards differ where the format has one, and may not be replaced.
     """
+    if not isinstance(mdp, FiniteMDP):
+        raise UsageError(f"expected a FiniteMDP, got {type(mdp).__name__}")
     ends = np.unique(mdp.next_state[mdp.terminated])
     pair = np.repeat(np.arange(len(mdp.offset) - 1), np.diff(mdp.offset))
     target = mdp.next_state.astype(np.int64)
@@ -131,7 +133,7 @@ class Lines:
     """
 
     def __init__(self, path: str | Path, comment: str):
-        self.path, self.number, self.note = Path(path), 0, {}
+        self.path, self.number, self.note = file_path(path), 0, {}
         self._lines: list[tuple[int, str]] = []
         for number, line in enumerate(read_text(self.path).splitlines(), 1):
             text, _, said = line.partition(comment)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.files import file_path
 from bellgrad.mdp.cassandra import read_cassandra_mdp, write_pomdp
 from bellgrad.mdp.drn import read_drn, write_drn
 from bellgrad.mdp.model import FiniteMDP
@@ -69,11 +70,13 @@ def write_mdp(mdp: FiniteMDP, path: str | Path, **options: Any) -> None:
         UsageError: the end of the name or an option is unknown, or the format cannot express the MDP.
         CheckpointError: the file cannot be written; an older one is then intact.
     """
+    if not isinstance(mdp, FiniteMDP):
+        raise UsageError(f"expected a FiniteMDP, got {type(mdp).__name__}; a POMDP is written by write_pomdp")
     _of(WRITERS, path, options)(mdp, path, **options)
 
 
 def _of(functions: dict[str, Callable[..., Any]], path: str | Path, options: dict[str, Any]) -> Any:
-    suffix = Path(path).suffix.lower()
+    suffix = file_path(path).suffix.lower()
     if suffix not in functions:
         raise UsageError(f"{path}: the name of an MDP's file ends in {', '.join(functions)}")
     known = [

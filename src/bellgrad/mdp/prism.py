@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import UsageError
-from bellgrad.core.files import write_atomic
+from bellgrad.core.files import file_path, write_atomic
 from bellgrad.mdp.explicit import (
     RESERVED,
     Choice,
@@ -70,8 +70,8 @@ def write_prism(mdp: FiniteMDP, path: str | Path, *, expected_rewards: bool = Fa
         ".sta": ["(s)", *(f"{state}:({state})" for state in range(states))],
     }
     for suffix, text in whole.items():
-        write_atomic(Path(path).with_suffix(suffix), "\n".join(text) + "\n")
-    Path(path).with_suffix(".srew").unlink(missing_ok=True)  # of an older model: it would be read with these
+        write_atomic(_beside(path, suffix), "\n".join(text) + "\n")
+    _beside(path, ".srew").unlink(missing_ok=True)  # of an older model: it would be read with these
 
 
 def read_prism(path: str | Path, *, costs: bool = False) -> FiniteMDP:
@@ -85,7 +85,7 @@ def read_prism(path: str | Path, *, costs: bool = False) -> FiniteMDP:
     Raises:
         UsageError: a file is missing, or a line is not as it should be; names file and line.
     """
-    path = Path(path)
+    path = _beside(path, ".tra")
     tra = Lines(path, "#")
     size = next(tra, "").split()
     if len(size) not in (2, 3):
@@ -109,8 +109,8 @@ def read_prism(path: str | Path, *, costs: bool = False) -> FiniteMDP:
         read += 1
     if read != count:
         raise UsageError(f"{path}: there are {read} transitions, and the first line says {count}")
-    state_reward = _state_rewards(path.with_suffix(".srew"), states)
-    reward, note = _transition_rewards(path.with_suffix(".trew"), states, chain)
+    state_reward = _state_rewards(_beside(path, ".srew"), states)
+    reward, note = _transition_rewards(_beside(path, ".trew"), states, chain)
     tra.note = note
 
     def paid(s: int, k: int, t: int) -> float:
@@ -128,13 +128,20 @@ def read_prism(path: str | Path, *, costs: bool = False) -> FiniteMDP:
     if reward.keys() - known:
         s, k, t = min(reward.keys() - known)
         raise UsageError(
-            f"{path.with_suffix('.trew')}: state {s}, choice {k} has a reward for target {t}, but no"
-            " transition"
+            f"{_beside(path, '.trew')}: state {s}, choice {k} has a reward for target {t}, but no transition"
         )
-    labels = _labels(path.with_suffix(".lab"), states)
+    labels = _labels(_beside(path, ".lab"), states)
     named = any(name not in RESERVED[:2] for own in labels for name in own)
-    values = None if named else _variables(path.with_suffix(".sta"), states)
+    values = None if named else _variables(_beside(path, ".sta"), states)
     return assemble(tra, choices, labels, costs, values)
+
+
+def _beside(path: str | Path, suffix: str) -> Path:
+    """The file of a model with this suffix; `.tra` may be left out of the model's name."""
+    given = file_path(path)
+    if given.suffix.lower() != ".tra":
+        return given.with_name(f"{given.name}{suffix}")
+    return given if suffix == ".tra" else given.with_suffix(suffix)
 
 
 def _state_rewards(path: Path, states: int) -> dict[int, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp import build
+from bellgrad.mdp import build, checks
 
 COLUMNS = ("state", "action", "probability", "next_state", "reward", "terminated")
 MAX_STATES = 1_000_000
@@ -33,15 +33,15 @@ def from_rows(
     Raises:
         UsageError: a row is not an outcome, or names an unknown state or action; the message names the row.
     """
-    number, made = _tabulate(
-        _read(rows), None if states is None else list(states), None if actions is None else list(actions)
-    )
+    number, made = _tabulate(_read(rows), _listed("states", states), _listed("actions", actions))
     if isinstance(initial, Mapping):
         initial = _start(initial, number)
     elif isinstance(initial, Hashable) and initial is not None and _is_name(initial, number):
         initial = number[initial]
     elif isinstance(initial, (str, int)):
         raise UsageError(f"initial = {initial!r} is not a state of any row")
+    elif initial is not None and np.ndim(initial):
+        initial = checks.array("initial", initial)
     return made | {"initial": initial}
 
 
@@ -57,6 +57,7 @@ def from_states(
     Raises:
         UsageError: more than `max_states` states, or an outcome that is none; the message names the state.
     """
+    max_states = checks.count("max_states", max_states)
     weights = dict(start) if isinstance(start, Mapping) else {_hashable("the start", start): 1.0}
     if not weights:
         raise UsageError("start has no state")
@@ -64,7 +65,7 @@ def from_states(
     number, made = _tabulate(
         _explore(list(weights), actions, outcomes, max_states, order),
         order,  # filled while the rows are made
-        None if callable(actions) else list(actions),
+        None if callable(actions) else _listed("actions", actions),
     )
     return made | {"initial": _start(weights, number)}
 
@@ -80,6 +81,12 @@ def _start(weights: Mapping[Any, Any], number: Mapping[Hashable, int]) -> NDArra
             raise UsageError(f"start in state {state!r}: {problem}")
         initial[number[state]] = weight
     return initial
+
+
+def _listed(name: str, values: Iterable[Hashable] | None) -> list[Hashable] | None:
+    if values is not None and (not isinstance(values, Iterable) or isinstance(values, str)):
+        raise UsageError(f"{name} must be a list of names; got {values!r}")
+    return None if values is None else list(values)
 
 
 def _is_name(value: Any, number: Mapping[Hashable, int]) -> bool:
@@ -103,7 +110,10 @@ def _explore(
     expanded = set(start)
     while ahead:
         state = ahead.popleft()
-        for action in actions(state) if callable(actions) else actions:
+        legal = actions(state) if callable(actions) else actions
+        if not isinstance(legal, Iterable):
+            raise UsageError(f"state {state!r}: expected its legal actions, got {type(legal).__name__}")
+        for action in legal:
             where = f"state {state!r}, action {action!r}"
             for outcome in _each(where, outcomes(state, action)):
                 try:
@@ -231,7 +241,9 @@ class _Names:
         """The final number of each, and their names; None if they are the integers from 0 on."""
         names = list(self.number)
         numbers = list(range(len(names)))
-        whole = all(isinstance(name, (int, np.integer)) and not isinstance(name, bool) for name in names)
+        whole = all(_is_whole(name) for name in names)
+        if whole:  # a data frame may have made them floats
+            names = [int(name) for name in names]
         if whole and self._known is None:
             rank = {name: i for i, name in enumerate(sorted(names))}
             numbers, names = [rank[name] for name in names], sorted(names)
@@ -317,6 +329,10 @@ def _bad_number(name: str, value: Any) -> str:
     if isinstance(value, (Real, np.number)) and not isinstance(value, (bool, complex)):
         return "" if math.isfinite(value) else f"{name} = {value} must be finite"
     return f"{name} = {value!r} must be a number"
+
+
+def _is_whole(name: Any) -> bool:
+    return isinstance(name, (Real, np.number)) and not isinstance(name, bool) and float(name).is_integer()
 
 
 def _is_number(value: Any, among: tuple[int, ...]) -> bool:

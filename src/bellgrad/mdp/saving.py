@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import CheckpointError
-from bellgrad.core.files import reason, write_atomic
+from bellgrad.core.files import file_path, reason, write_atomic
 
 VERSION = 1
 
@@ -40,7 +40,7 @@ def save(path: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
         if name not in arrays
     }
     header = {"format": f"bellgrad {kind}", "version": str(VERSION), "fields": json.dumps(rest)}
-    write_atomic(Path(path), as_bytes(arrays, header))
+    write_atomic(file_path(path), as_bytes(arrays, header))
 
 
 def load(path: str | Path, kind: str, names: set[str]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def load(path: str | Path, kind: str, names: set[str]) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    path = file_path(path)
     try:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path} is not an ordinary file")

@@ -118,6 +118,8 @@ def solve(
     if progress not in ("auto", "off"):
         raise unknown("progress", str(progress), ("auto", "off"))
     kind, reason = _resolve_criterion(method, gamma, criterion, horizon)
+    if kind != "horizon" and isinstance(mdp, (list, tuple)) and mdp and hasattr(mdp[0], "num_states"):
+        raise UsageError("one MDP per step needs a horizon, the number of steps")
     if method == "auto":
         method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None, initial_value is not None)
         reason = f"{method}: {reason or pick_reason}"

@@ -151,6 +151,8 @@ class StateGrid:
             UsageError: the function returns something else, a next state is outside and `outside` is
                 `refuse`, or `FiniteMDP` refuses the numbers; the message names state and action.
         """
+        if not np.iterable(actions):
+            raise UsageError(f"actions must be a list of actions; got {actions!r}")
         actions = list(actions)
         alone = len(self.axes) == 1
         counts: list[int] = []
@@ -224,12 +226,11 @@ class StateGrid:
     def _start(self, initial: Any) -> Floats:
         if initial is None:
             return np.full(self.num_states, 1 / self.num_states)
-        chances = initial if isinstance(initial, Mapping) else {_key(initial): 1.0}
-        index, weight = self.weights(np.array([np.ravel(state) for state in chances], float))
+        given = initial if isinstance(initial, Mapping) else None
+        states = [np.ravel(array("initial", state)) for state in (given or [initial])]
+        given_chances = given.values() if given else [1.0]
+        chances = [number("the probability of an initial state", chance) for chance in given_chances]
+        index, weight = self.weights(np.array(states))
         distribution = np.zeros(self.num_states)
-        np.add.at(distribution, index, weight * np.array(list(chances.values()), float)[:, None])
+        np.add.at(distribution, index, weight * np.array(chances)[:, None])
         return distribution
-
-
-def _key(state: Any) -> Any:
-    return tuple(np.ravel(state).tolist())
