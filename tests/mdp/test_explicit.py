@@ -277,6 +277,7 @@ def test_only_the_transitions_of_prism_are_needed(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "old", "new", "words"),
     [
+        ("tra", "3 4 5\n", "999999999999 4 5\n", "x.tra, line 1: 999999999999 states need as many"),
         ("tra", "3 4 5\n", "3\n", "x.tra, line 1: expected the numbers of states"),
         ("tra", "3 4 5\n", "3 4 6\n", "x.tra: there are 5 transitions, and the first line says 6"),
         ("tra", "0 1 0 1 wait", "0 1 0", "x.tra, line 4: expected a transition of 4 numbers"),
@@ -323,7 +324,7 @@ def test_only_the_transitions_of_prism_are_needed(tmp_path):
             "comment of Bellgrad does not fit",
         ),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_files_of_prism_that_are_wrong_are_refused_by_line(tmp_path, suffix, old, new, words):
     assert old in FILES[suffix]

@@ -156,6 +156,10 @@ class Lines:
         """The next line, empty at the end of the file."""
         return self._lines[-1][1] if self._lines else ""
 
+    def __len__(self) -> int:
+        """Lines that are still to be read."""
+        return len(self._lines)
+
     def refuse(self, problem: str, number: int | None = None) -> NoReturn:
         """Raise an error that names the file and the line."""
         raise UsageError(f"{self.path}, line {number or self.number}: {problem}")

@@ -92,6 +92,8 @@ def read_prism(path: str | Path, *, costs: bool = False) -> FiniteMDP:
         tra.refuse("expected the numbers of states, choices and transitions", max(tra.number, 1))
     chain = len(size) == 2
     states, *_, count = (tra.integer(text, "size") for text in size)
+    if states > len(tra):
+        tra.refuse(f"{states} states need as many transitions at least, and there are {len(tra)}")
     found: list[dict[int, tuple[int, str | None, list[tuple[int, float]]]]] = [{} for _ in range(states)]
     read = 0
     for line in tra:
