@@ -186,8 +186,8 @@ class FiniteMDP:
 
     @classmethod
     def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
-        """The dynamics of a Gymnasium environment that has them in `P`, or of Blackjack; see
-        `bellgrad.mdp.from_gym`.
+        """The dynamics of a Gymnasium environment that has them in `P`, of Blackjack, or of a
+        `FiniteMDPEnv`; see `bellgrad.mdp.from_gym`.
 
         Args:
             env: a registered id, an environment, or a class or function that makes one.
@@ -196,9 +196,9 @@ class FiniteMDP:
         Raises:
             UsageError: the environment has no `P`, or its steps do not follow it.
         """
-        from bellgrad.mdp.from_gym import gymnasium_rules  # not before it is needed: it imports Gymnasium
+        from bellgrad.mdp.from_gym import from_gymnasium  # not before it is needed: it imports Gymnasium
 
-        return cls.from_function(**gymnasium_rules(env, **env_kwargs))
+        return from_gymnasium(env, **env_kwargs)
 
     @classmethod
     def _from_outcomes(
