@@ -280,7 +280,9 @@ def test_an_environment_whose_steps_contradict_its_p_is_refused(wrong, words):
     assert known_dynamics(Walk(wrong)) is None
 
 
-@pytest.mark.parametrize("env", [123, None, [1], {}, object()], ids=["number", "none", "list", "dict", "object"])
+@pytest.mark.parametrize(
+    "env", [123, None, [1], {}, object()], ids=["number", "none", "list", "dict", "object"]
+)
 def test_what_is_no_environment_is_refused(env):
     with pytest.raises(UsageError, match="an environment is an id, a gymnasium.Env, or a class or function"):
         FiniteMDP.from_gymnasium(env)
@@ -289,7 +291,9 @@ def test_what_is_no_environment_is_refused(env):
 @pytest.mark.parametrize("p", [7, None, "P", 1.5, [[1]], [[None]], [[[3]]], [[["abc"]]], [[[(1.0, 0)]]]],
                          ids=str)  # fmt: skip
 def test_a_p_that_is_no_table_is_refused(p):
-    with pytest.raises(UsageError, match="has no entry for state 0, action 0|state 0, action 0: expected outc"):
+    with pytest.raises(
+        UsageError, match="has no entry for state 0, action 0|state 0, action 0: expected outc"
+    ):
         FiniteMDP.from_gymnasium(Shown(p, states=1))
 
 

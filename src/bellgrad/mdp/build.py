@@ -4,6 +4,7 @@ functions."""
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -79,8 +80,10 @@ def from_arrays(
     not copied."""
     if order is not None and order not in ORDERS:
         raise unknown("order of axes", str(order), ORDERS)
-    transition, reward, terminated = _read("transition", transition), _read("reward", reward), (
-        None if terminated is None else _read("terminated", terminated)
+    transition, reward, terminated = (
+        _read("transition", transition),
+        _read("reward", reward),
+        (None if terminated is None else _read("terminated", terminated)),
     )
     rows = _pair_rows(transition, order)
     num_states = rows.shape[1]
@@ -103,11 +106,15 @@ def from_arrays(
         rows.indptr.astype(index, copy=False).view(),
         rows.data.astype(np.float64, copy=False).view(),
         rows.indices.astype(index, copy=False).view(),
-        _per_outcome("reward", reward, rows, order, of_next_state=False).astype(np.float64, copy=False).view(),
+        _per_outcome("reward", reward, rows, order, of_next_state=False)
+        .astype(np.float64, copy=False)
+        .view(),
         (
             np.zeros(rows.nnz, bool)
             if terminated is None
-            else _booleans("terminated", _per_outcome("terminated", terminated, rows, order, of_next_state=True))
+            else _booleans(
+                "terminated", _per_outcome("terminated", terminated, rows, order, of_next_state=True)
+            )
         ),
     )
     kept = np.where(allowed.ravel(), counts, 0)
@@ -231,9 +238,9 @@ def _numbers(name: str, values: Any) -> NDArray[Any]:
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise UsageError(f"{name} has masked entries; fill them, or mark illegal actions in `legal`")
-    if isinstance(values, np.ndarray) and values.dtype == object:
-        if all(isinstance(value, (int, float, np.number, np.bool_)) for value in values.flat):
-            values = values.tolist()
+    if isinstance(values, np.ndarray) and values.dtype == object and values.size:
+        if all(isinstance(value, Real) for value in values.flat):
+            values = values.astype(np.float64)
     return as_numbers(name, values)
 
 

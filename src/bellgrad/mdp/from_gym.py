@@ -51,9 +51,7 @@ WRITE_IT = (
 CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 
 
-def from_gymnasium(
-    env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any
-) -> "FiniteMDP":
+def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> "FiniteMDP":
     """The dynamics of an environment that has them in `P`, of Blackjack, or of a `FiniteMDPEnv`.
 
     Wrappers must not change what happens. How Blackjack's states are numbered is documented in
@@ -188,7 +186,9 @@ def _compare(inner: gymnasium.Env, mdp: "FiniteMDP", name: str, what: str) -> No
             f"{name}: its steps could not be compared with {what}: {type(error).__name__}: {error}"
         ) from error
     if contradiction:
-        raise UsageError(f"{name} does not follow its {what.removeprefix('the ')}: {contradiction}; {WRITE_IT}")
+        raise UsageError(
+            f"{name} does not follow its {what.removeprefix('the ')}: {contradiction}; {WRITE_IT}"
+        )
 
 
 def _rules_of(env: gymnasium.Env, name: str) -> dict[str, Any]:

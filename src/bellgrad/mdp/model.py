@@ -31,9 +31,7 @@ FIELD_TYPES = {
     "initial": (np.float64,),
 }
 PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
-INFINITE = (
-    "rewards must be finite; an illegal action has no outcomes, or is marked in `legal` of from_arrays"
-)
+INFINITE = "rewards must be finite; an illegal action has no outcomes, or is marked in `legal` of from_arrays"
 
 
 @dataclass(frozen=True, eq=False)
