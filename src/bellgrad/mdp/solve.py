@@ -64,7 +64,7 @@ SOLVERS = {
 
 
 def solve(
-    mdp: "FiniteMDP",
+    mdp: "FiniteMDP | Any",
     method: str = "auto",
     *,
     gamma: float | None = None,
@@ -81,7 +81,8 @@ def solve(
     """The optimal value and policy of an MDP.
 
     Args:
-        mdp: the problem; with a horizon also one per step: see `backward_induction`.
+        mdp: the problem; or what `FiniteMDP.from_gymnasium` accepts, such as `"FrozenLake-v1"`; with a
+            horizon also a list with one MDP per step: see `backward_induction`.
         method: one of `SOLVERS`; `auto` chooses by criterion and size, and explains it in the solution's
             `note`.
         gamma: discount per step, in [0, 1]. None is 0.99 for the discounted criterion, and 1 (no
@@ -106,10 +107,12 @@ def solve(
     Raises:
         UsageError: a name is unknown, or arguments do not fit together.
     """
+    by_step = isinstance(mdp, (list, tuple)) and len(mdp) > 0 and hasattr(mdp[0], "num_states")
+    mdp = mdp if by_step else _problem(mdp)
     if criterion is not None and criterion not in CRITERIA:
-        raise unknown("criterion", criterion, CRITERIA)
-    if method != "auto" and method not in SOLVERS:
-        raise unknown("solver", method, [*SOLVERS, "auto"])
+        raise unknown("criterion", str(criterion), CRITERIA)
+    if method not in ("auto", *SOLVERS):
+        raise unknown("solver", str(method), [*SOLVERS, "auto"])
     from bellgrad.mdp.checks import check_dtype, check_gamma, check_stop, count  # not before it is needed
 
     dtype, gamma = check_dtype(dtype), None if gamma is None else check_gamma(gamma)
@@ -118,7 +121,7 @@ def solve(
     if progress not in ("auto", "off"):
         raise unknown("progress", str(progress), ("auto", "off"))
     kind, reason = _resolve_criterion(method, gamma, criterion, horizon)
-    if kind != "horizon" and isinstance(mdp, (list, tuple)) and mdp and hasattr(mdp[0], "num_states"):
+    if by_step and kind != "horizon":
         raise UsageError("one MDP per step needs a horizon, the number of steps")
     if method == "auto":
         method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None, initial_value is not None)
@@ -162,6 +165,25 @@ def _parameters(method: str) -> "Mapping[str, inspect.Parameter]":
 
 def _methods(kind: str) -> list[str]:
     return [name for name, solver in SOLVERS.items() if solver.criterion == kind]
+
+
+def _problem(given: Any) -> "FiniteMDP":
+    """An MDP as it is, and an environment's dynamics."""
+    from bellgrad.mdp.model import FiniteMDP  # not before it is needed
+
+    if isinstance(given, FiniteMDP):
+        return given
+    gymnasium = sys.modules.get("gymnasium")
+    if (
+        isinstance(given, str)
+        or (gymnasium is not None and isinstance(given, gymnasium.Env))
+        or callable(given)
+    ):
+        return FiniteMDP.from_gymnasium(given)
+    raise UsageError(
+        f"mdp must be a FiniteMDP, or an environment or its name; got a {type(given).__name__}: make one with"
+        " FiniteMDP.from_arrays(transition, reward) or another of its builders"
+    )
 
 
 def _resolve_criterion(
