@@ -5,10 +5,13 @@ import itertools
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.toy_text import FrozenLakeEnv, TaxiEnv
 from gymnasium.envs.toy_text.blackjack import BlackjackEnv, deck, is_natural
 from plain import optimal_q, outcomes, policy_value
 
 from bellgrad.core.errors import UsageError
+from bellgrad.envs.discrete import known_dynamics
+from bellgrad.envs.mdp import FiniteMDPEnv, to_gymnasium
 from bellgrad.mdp.blackjack import blackjack_rules
 from bellgrad.mdp.examples import cliff_walking
 from bellgrad.mdp.model import FiniteMDP
@@ -118,6 +121,180 @@ STAY = [(1.0, 0, 0.0, False)]
 def test_an_environment_without_known_dynamics_is_refused(env, kwargs, words):
     with pytest.raises(UsageError, match=words):
         FiniteMDP.from_gymnasium(env, **kwargs)
+
+
+class HolePenalty(FrozenLakeEnv):
+    """Falling into a hole costs 1, which `P` does not say."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, (-1.0 if terminated and reward == 0 else reward), terminated, truncated, info
+
+
+class RandomStart(FrozenLakeEnv):
+    def reset(self, **options):
+        _, info = super().reset(**options)
+        self.s = int(self.np_random.integers(4))
+        return self.s, info
+
+
+class Inherits(HolePenalty):
+    pass
+
+
+class Mixin:
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, 2.0, *others
+
+
+class Mixed(Mixin, FrozenLakeEnv):
+    pass
+
+
+class TwiceTheReward(gymnasium.Wrapper):
+    def step(self, action):
+        obs, reward, *others = self.env.step(action)
+        return obs, 2 * reward, *others
+
+
+class StrictLimit(gymnasium.wrappers.TimeLimit):
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward - truncated, terminated, truncated, info
+
+
+def assigned(env, name="step"):
+    setattr(env, name, getattr(env, name))
+    return env
+
+
+class Penalized(BlackjackEnv):
+    def step(self, action):
+        obs, reward, *others = super().step(action)
+        return obs, reward - 1, *others
+
+
+class Cheat(FiniteMDPEnv):
+    def step(self, action):
+        obs, reward, *others = super().step(action)
+        return obs, reward + 1, *others
+
+
+REPLACED = {
+    "step": lambda: HolePenalty(),
+    "reset": lambda: RandomStart(),
+    "a class between": lambda: Inherits(),
+    "a mixin": lambda: Mixed(),
+    "an assigned step": lambda: assigned(FrozenLakeEnv()),
+    "an assigned reset": lambda: assigned(TaxiEnv(), "reset"),
+    "a wrapper": lambda: TwiceTheReward(FrozenLakeEnv()),
+    "a wrapper inside a limit": lambda: gymnasium.wrappers.TimeLimit(TwiceTheReward(FrozenLakeEnv()), 9),
+    "a subclass of the limit": lambda: StrictLimit(FrozenLakeEnv(), 9),
+    "an assigned step of a wrapper": lambda: assigned(gymnasium.wrappers.TimeLimit(FrozenLakeEnv(), 9)),
+    "rewards": lambda: gymnasium.wrappers.TransformReward(FrozenLakeEnv(), lambda r: -r),
+    "blackjack": lambda: Penalized(),
+    "an assigned step of blackjack": lambda: assigned(BlackjackEnv()),
+    "a FiniteMDPEnv": lambda: Cheat(cliff_walking()),
+}
+
+
+@pytest.mark.parametrize("make", REPLACED.values(), ids=REPLACED)
+def test_p_is_not_taken_for_steps_that_something_else_has_replaced(make):
+    with pytest.raises(UsageError, match="need not describe|describes the environment without"):
+        FiniteMDP.from_gymnasium(make())
+    assert known_dynamics(make()) is None
+
+
+class Renders(FrozenLakeEnv):
+    def __init__(self):
+        super().__init__()
+        self.P[0][0] = [(1.0, 5, -7.0, True)]
+
+    def render(self):
+        return "nothing"
+
+
+class Named(gymnasium.Wrapper):
+    def render(self):
+        return "something"
+
+
+def test_a_subclass_and_wrappers_that_leave_step_and_reset_alone_keep_p():
+    limited = gymnasium.wrappers.TimeLimit(Named(Renders()), 9)
+    recorded = gymnasium.wrappers.RecordEpisodeStatistics(limited)
+    assert outcomes(FiniteMDP.from_gymnasium(recorded), 0, 0) == [(1.0, 5, -7.0, True)]
+    assert outcomes(known_dynamics(gymnasium.wrappers.TimeLimit(Renders(), 9)), 0, 0) == [(1, 5, -7, True)]
+
+
+def test_the_mdp_of_an_environment_that_samples_it_is_given_back():
+    mdp = cliff_walking()
+    assert FiniteMDP.from_gymnasium(to_gymnasium(mdp, 9)) is mdp
+    assert known_dynamics(to_gymnasium(mdp, 9)) is mdp
+
+
+class Walk(gymnasium.Env):
+    """Three states in a row with a `P` of its own; `wrong` says what the steps do differently."""
+
+    def __init__(self, wrong=None):
+        self.P = [[[(1.0, max(s - 1, 0), 0.0, False)], [(1.0, s + 1, 1.5, s == 1)]] for s in range(2)]
+        self.P.append([[(1.0, 2, 0.0, True)]] * 2)
+        self.initial_state_distrib = np.array([1.0, 0, 0])
+        self.observation_space = gymnasium.spaces.Discrete(3)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        self.wrong, self.s = wrong, None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.s = 1 if self.wrong == "start" else 0
+        return self.s, {}
+
+    def step(self, action):
+        if self.wrong == "error":
+            raise RuntimeError("out of order")
+        _, after, reward, ends = self.P[self.s][action][0]
+        self.s = 0 if self.wrong == "state" else after
+        return self.s, reward + (self.wrong == "reward"), ends and self.wrong != "end", False, {}
+
+
+def test_an_environment_of_ones_own_with_p_is_compared_with_it_on_a_copy():
+    env = Walk()
+    env.reset(seed=0)
+    assert FiniteMDP.from_gymnasium(env).reward.tolist() == [0, 1.5, 0, 1.5, 0, 0]
+    assert env.s == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ("start", "it begins in state 1, which has probability 0"),
+        ("reward", "next state [01], reward [12].[05], terminated False, which is none of its outcomes"),
+        ("state", "state 0, action 1 gave next state 0, reward 1.5"),
+        ("end", "state 1, action 1 gave next state 2, reward 1.5, terminated False"),
+        ("error", "could not be compared with `P`: RuntimeError: out of order"),
+    ],
+)
+def test_an_environment_whose_steps_contradict_its_p_is_refused(wrong, words):
+    with pytest.raises(UsageError, match=words):
+        FiniteMDP.from_gymnasium(Walk, wrong=wrong)
+    assert known_dynamics(Walk(wrong)) is None
+
+
+@pytest.mark.parametrize(
+    "env", [123, None, [1], {}, object()], ids=["number", "none", "list", "dict", "object"]
+)
+def test_what_is_no_environment_is_refused(env):
+    with pytest.raises(UsageError, match="an environment is an id, a gymnasium.Env, or a class or function"):
+        FiniteMDP.from_gymnasium(env)
+
+
+@pytest.mark.parametrize("p", [7, None, "P", 1.5, [[1]], [[None]], [[[3]]], [[["abc"]]], [[[(1.0, 0)]]]],
+                         ids=str)  # fmt: skip
+def test_a_p_that_is_no_table_is_refused(p):
+    with pytest.raises(
+        UsageError, match="has no entry for state 0, action 0|state 0, action 0: expected outc"
+    ):
+        FiniteMDP.from_gymnasium(Shown(p, states=1))
 
 
 CARD_PROBABILITY = {card: deck.count(card) / len(deck) for card in deck}

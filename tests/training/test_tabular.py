@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.toy_text import FrozenLakeEnv
 
 import bellgrad as bg
 from bellgrad.core.errors import EnvironmentFault, UsageError
@@ -35,6 +36,22 @@ def metrics(run):
 
 def same(left, right):
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+class HolePenalty(FrozenLakeEnv):
+    """Falling into a hole costs 1, which the `P` of its parent does not say."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, (-1.0 if terminated and reward == 0 else reward), terminated, truncated, info
+
+
+def test_learning_sees_the_rewards_of_a_subclass_and_not_those_of_its_parent(tmp_path):
+    learned = table(train(tmp_path / "own", env=HolePenalty))
+    assert learned.q.min() < -0.1
+    assert same(learned, table(train(tmp_path / "steps", env=HolePenalty, backend="gymnasium")))
+    with pytest.raises(UsageError, match="the dynamics of .*HolePenalty are not known"):
+        train(tmp_path / "native", env=HolePenalty, backend="native")
 
 
 def test_compiled_and_plain_sampling_give_the_same_bits(tmp_path):

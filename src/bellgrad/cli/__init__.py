@@ -63,7 +63,9 @@ def build_parser() -> Parser:
 
     p = command("solve", "solve exactly an environment with known dynamics", solve.run)
     p.add_argument(
-        "env", help=f"a Gymnasium id, module:function that gives a FiniteMDP, or {', '.join(solve.NAMED)}"
+        "env",
+        help="a Gymnasium id, module:function that gives a FiniteMDP, a file that ends in"
+        f" {', '.join(solve.FILES)}, or {', '.join(solve.NAMED)}",
     )
     p.add_argument(
         "--method",

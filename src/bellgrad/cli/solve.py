@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bellgrad.core.errors import BellgradError, UsageError, unknown
@@ -23,6 +24,8 @@ NAMED = {
     "vacuum_world": "examples",
     "windy_gridworld": "examples",
 }
+# How the names of files end that `bellgrad.mdp.formats` reads.
+FILES = (".drn", ".tra", ".pomdp", ".mdp", ".safetensors")
 LISTED = 1_000  # states, up to which the values and the policy are in the JSON
 
 
@@ -44,7 +47,9 @@ def run(args: argparse.Namespace) -> Any:
         name: getattr(args, name)
         for name in ("gamma", "criterion", "horizon", "tolerance", "max_iterations", "dtype")
     }
-    mdp = find_mdp(args.env, args.env_kwargs)
+    mdp, discount = find_mdp_and_discount(args.env, args.env_kwargs)
+    if discount is not None and _is_discounted(options):
+        options["gamma"] = discount
     began = perf_counter()
     watch: dict[str, Any] = {
         "on_sweep": sweeps if film else None,
@@ -63,8 +68,27 @@ def run(args: argparse.Namespace) -> Any:
     return as_json(mdp, solution, args.env, seconds) if args.json else solution_text(mdp, solution)
 
 
+def _is_discounted(options: dict[str, Any]) -> bool:
+    """Whether the discount of a file is used: nothing on the command line says otherwise."""
+    return (
+        options["gamma"] is None
+        and options["horizon"] is None
+        and options["criterion"] in (None, "discounted")
+    )
+
+
+def find_mdp_and_discount(name: str, env_kwargs: dict[str, Any]) -> tuple["FiniteMDP", float | None]:
+    """The finite MDP of a file or of another name, and the discount if the file has one; see `find_mdp`."""
+    suffix = Path(name).suffix.lower()
+    if suffix in FILES:
+        from bellgrad.mdp.formats import read_with_discount
+
+        return read_with_discount(name, **env_kwargs)
+    return find_mdp(name, env_kwargs), None
+
+
 def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
-    """The finite MDP of a name on the command line.
+    """The finite MDP of a name on the command line that is not a file.
 
     Args:
         name: one of `NAMED`; a Gymnasium id whose environment shows its dynamics; or `module:function`, which

@@ -33,7 +33,7 @@ class CheckpointError(BellgradError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """A `UsageError` for a wrong name that offers the nearest right ones.
+    """A `UsageError` for a wrong name that offers the nearest right ones, or says that there are none.
 
     Args:
         kind: what the name is a name of, for example `"algorithm"`.
@@ -41,6 +41,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
         known: every right name.
     """
     names = sorted(known)
+    if not names:
+        return UsageError(f"unknown {kind} {name!r}; there is none that could be named")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -185,6 +185,11 @@ class Registry:
             found = getattr(found, part, None)
         if found is None:
             there = [key for key, value in vars(module).items() if self.fits(value)]
+            if not there:
+                raise UsageError(
+                    f"the module {module_name!r} has no {path!r}, and nothing else in it is"
+                    f" {self._described()}"
+                )
             raise unknown(f"{self.kind} in module {module_name!r}", path, there)
         return found
 

@@ -172,14 +172,13 @@ def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:
 def known_dynamics(env: gymnasium.Env) -> FiniteMDP | None:
     """The MDP behind an environment that shows it: a `FiniteMDPEnv`, an environment with `P`, Blackjack.
 
-    None if a wrapper around it may change what happens.
+    None if a wrapper or a subclass may change what happens.
     """
-    while isinstance(env, PLAIN_WRAPPERS):
-        env = env.env
-    if isinstance(env, gymnasium.Wrapper):
+    layer = env
+    while type(layer) in PLAIN_WRAPPERS:
+        layer = layer.env
+    if isinstance(layer, gymnasium.Wrapper):
         return None
-    if isinstance(getattr(env, "mdp", None), FiniteMDP):
-        return env.mdp
     try:
         return FiniteMDP.from_gymnasium(env)
     except UsageError:

@@ -10,6 +10,7 @@ from gymnasium.utils import colorize
 from gymnasium.wrappers import TimeLimit
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.mdp.checks import count
 from bellgrad.mdp.model import FiniteMDP, Floats
 
 
@@ -34,9 +35,7 @@ def to_gymnasium(
     env = FiniteMDPEnv(mdp, render_mode)
     if limit is None:
         return env
-    if limit < 1:
-        raise UsageError(f"max_episode_steps = {limit} must be 1 or more")
-    return TimeLimit(env, limit)
+    return TimeLimit(env, count("max_episode_steps", limit))
 
 
 class FiniteMDPEnv(gymnasium.Env):
@@ -58,6 +57,8 @@ class FiniteMDPEnv(gymnasium.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(self, mdp: FiniteMDP, render_mode: str | None = None):
+        if not isinstance(mdp, FiniteMDP):
+            raise UsageError(f"mdp must be a FiniteMDP, got a {type(mdp).__name__}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown("render mode", str(render_mode), self.metadata["render_modes"])
         self.mdp = mdp
@@ -99,7 +100,7 @@ class FiniteMDPEnv(gymnasium.Env):
         action = "" if self._action is None else f"  ({mdp.action_name(self._action)})"
         if mdp.grid is None:
             return f"{mdp.state_name(self._state)}{action}\n"
-        cells = [name[0] for name in mdp.state_names] if mdp.state_names else ["."] * mdp.num_states
+        cells = [name[:1] or " " for name in mdp.state_names] if mdp.state_names else ["."] * mdp.num_states
         cells[self._state] = colorize(cells[self._state], "red", highlight=True)
         columns = mdp.grid[1]
         return (

@@ -205,12 +205,20 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
         return found
     if path in gymnasium.registry:
         return path
-    classes = [
-        name
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, gymnasium.Env)
-    ]
-    raise unknown(f"environment in module {module_name!r}", path, [name for name in classes if name != "Env"])
+    there = [name for name, value in vars(module).items() if _makes_envs(value, module_name)]
+    if not there:
+        raise UsageError(
+            f"the module {module_name!r} has no {path!r}, and no other class or function that makes an"
+            " environment; write module:Class"
+        )
+    raise unknown(f"environment in module {module_name!r}", path, there)
+
+
+def _makes_envs(value: Any, module: str) -> bool:
+    """An environment class, or a function that is defined in the module."""
+    if inspect.isclass(value):
+        return issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+    return inspect.isfunction(value) and value.__module__ == module
 
 
 def _import(name: str) -> Any:

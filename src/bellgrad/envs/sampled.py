@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.checks import count
 from bellgrad.mdp.model import FiniteMDP
 
 
@@ -51,6 +52,10 @@ class SampledMDP:
     step_noise: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mdp, FiniteMDP):
+            raise UsageError(f"mdp must be a FiniteMDP, got a {type(self.mdp).__name__}")
+        if self.max_episode_steps is not None:
+            object.__setattr__(self, "max_episode_steps", count("max_episode_steps", self.max_episode_steps))
         if not self.mdp.legal.all():
             raise UsageError(
                 f"{self.mdp.place(self.mdp.legal.argmin())} is illegal; here every action must be legal"

@@ -1,8 +1,10 @@
 """The outcomes of a `FiniteMDP` from arrays, from a function, or from counted data; its builders use these
 functions."""
 
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.mdp.checks import as_numbers, count
 
 SparseRows = sparse.sparray | sparse.spmatrix | Sequence[sparse.sparray | sparse.spmatrix]
 Unseen = Literal["absorb", "self_loop", "uniform", "refuse"]
+Order = Literal["SAS", "ASS"]
+ORDERS = ("SAS", "ASS")
 UNSEEN = ("absorb", "self_loop", "uniform", "refuse")
 
 
@@ -47,13 +52,16 @@ def start_distribution(initial: int | ArrayLike | None, num_states: int) -> NDAr
     """
     if initial is None:
         return np.full(num_states, 1 / num_states)
-    if np.ndim(initial) == 0:
-        if not 0 <= initial < num_states:
-            raise UsageError(f"initial = {initial} is not a state: there are {num_states}")
+    if isinstance(initial, (str, bytes)) or np.isscalar(initial) or getattr(initial, "ndim", None) == 0:
+        if isinstance(initial, (int, np.integer)) and not 0 <= initial < num_states:
+            raise UsageError(f"initial = {initial} is not a state: there are {num_states}, from 0")
+        first = count("initial", initial, 0)
+        if first >= num_states:
+            raise UsageError(f"initial = {initial} is not a state: there are {num_states}, from 0")
         distribution = np.zeros(num_states)
-        distribution[initial] = 1
+        distribution[first] = 1
         return distribution
-    distribution = np.array(initial, np.float64)
+    distribution = _numbers("initial", initial).astype(np.float64)
     if distribution.shape != (num_states,):
         raise UsageError(
             f"initial has shape {distribution.shape}; expected one state, or [S] = {(num_states,)}"
@@ -66,32 +74,47 @@ def from_arrays(
     reward: ArrayLike | SparseRows,
     terminated: ArrayLike | SparseRows | None,
     legal: ArrayLike | None,
+    order: Order | None,
 ) -> tuple[int, Outcomes]:
     """The number of actions, and the outcomes; see `FiniteMDP.from_arrays`. The arrays of a CSR matrix are
     not copied."""
-    rows = _pair_rows(transition)
+    if order is not None and order not in ORDERS:
+        raise unknown("order of axes", str(order), ORDERS)
+    transition, reward, terminated = (
+        _read("transition", transition),
+        _read("reward", reward),
+        (None if terminated is None else _read("terminated", terminated)),
+    )
+    rows = _pair_rows(transition, order)
     num_states = rows.shape[1]
     shape = (num_states, rows.shape[0] // num_states)
+    if order is None:
+        _warn_if_square(shape, transition=transition, reward=reward, terminated=terminated)
     counts = np.diff(rows.indptr)
-    allowed = np.ones(shape, bool) if legal is None else _booleans("legal", np.asarray(legal))
+    allowed = np.ones(shape, bool) if legal is None else _booleans("legal", _numbers("legal", legal))
     if allowed.shape != shape:
         raise UsageError(f"legal has shape {allowed.shape}; expected [S, A] = {shape}")
     empty = (counts == 0) & allowed.ravel()
     if empty.any():
         state, action = divmod(int(empty.argmax()), shape[1])
         raise UsageError(
-            f"state {state}, action {action} has an empty row; if it is illegal, mark it in `legal`"
+            f"state {state}, action {action} has an empty row; if it is illegal, mark it in `legal`; if the"
+            " episode has ended there, lead it to its own state and mark that in `terminated`"
         )
     index = index_type(rows.nnz, rows.shape[0])
     outcomes = Outcomes(
         rows.indptr.astype(index, copy=False).view(),
         rows.data.astype(np.float64, copy=False).view(),
         rows.indices.astype(index, copy=False).view(),
-        _per_outcome("reward", reward, rows, of_next_state=False).astype(np.float64, copy=False).view(),
+        _per_outcome("reward", reward, rows, order, of_next_state=False)
+        .astype(np.float64, copy=False)
+        .view(),
         (
             np.zeros(rows.nnz, bool)
             if terminated is None
-            else _booleans("terminated", _per_outcome("terminated", terminated, rows, of_next_state=True))
+            else _booleans(
+                "terminated", _per_outcome("terminated", terminated, rows, order, of_next_state=True)
+            )
         ),
     )
     kept = np.where(allowed.ravel(), counts, 0)
@@ -107,6 +130,12 @@ def from_function(
     outcomes: Callable[[int, int], Iterable[tuple[float, int, float, bool]]],
 ) -> Outcomes:
     """The outcomes that a function returns for each pair; see `FiniteMDP.from_function`."""
+    num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
+    if not callable(outcomes):
+        raise UsageError(
+            f"outcomes must be a function of state and action, got a {type(outcomes).__name__}; for arrays"
+            " there is FiniteMDP.from_arrays"
+        )
     counts, next_state, terminated = array("q"), array("i"), array("b")
     probability, reward = array("d"), array("d")
     for state in range(num_states):
@@ -116,9 +145,9 @@ def from_function(
             try:
                 for p, successor, r, terminates in given:
                     probability.append(p)
-                    next_state.append(successor)
+                    next_state.append(_whole(successor))
                     reward.append(r)
-                    terminated.append(bool(terminates))
+                    terminated.append(_flag(terminates))
             except (TypeError, ValueError, OverflowError) as error:
                 raise UsageError(
                     f"state {state}, action {action}: expected outcomes (probability, next state, reward,"
@@ -146,11 +175,13 @@ def from_transitions(
 ) -> Outcomes:
     """The outcomes of the empirical distribution; see `FiniteMDP.from_transitions`."""
     if unseen not in UNSEEN:
-        raise unknown("choice for unseen pairs", unseen, UNSEEN)
+        raise unknown("choice for unseen pairs", str(unseen), UNSEEN)
+    num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
     states = _indices("obs", obs, num_states)
     actions = _indices("action", action, num_actions)
     successors = _indices("next_obs", next_obs, num_states)
-    rewards, ends = np.asarray(reward, np.float64), _booleans("terminated", np.asarray(terminated))
+    rewards = _numbers("reward", reward).astype(np.float64, copy=False)
+    ends = _booleans("terminated", _numbers("terminated", terminated))
     for name, values in (
         ("action", actions),
         ("reward", rewards),
@@ -199,10 +230,48 @@ def from_transitions(
     )
 
 
-def _pair_rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
-    """`[S*A, S]` from a dense `[S, A, S']`, a sparse `[S*A, S']`, or a list of one sparse `[S, S']` per
-    action."""
-    if sparse.issparse(transition) or _is_list_of_sparse(transition):
+def _numbers(name: str, values: Any) -> NDArray[Any]:
+    """An array of numbers or flags, from whatever a user gives; objects that are all real numbers count.
+
+    Raises:
+        UsageError: it is something else: text, complex numbers, rows of different lengths, masked entries.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise UsageError(f"{name} has masked entries; fill them, or mark illegal actions in `legal`")
+    if isinstance(values, np.ndarray) and values.dtype == object and values.size:
+        if all(isinstance(value, Real) for value in values.flat):
+            values = values.astype(np.float64)
+    return as_numbers(name, values)
+
+
+def _read(name: str, values: Any) -> Any:
+    """A sparse matrix, a list of one matrix per action, or a dense array; each of numbers."""
+    if sparse.issparse(values):
+        return _sparse(name, values)
+    listed = isinstance(values, (list, tuple)) and any(sparse.issparse(part) for part in values)
+    objects = isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1
+    if listed or (objects and any(sparse.issparse(part) or np.ndim(part) == 2 for part in values)):
+        return [
+            _sparse(f"{name} of action {action}", part)
+            if sparse.issparse(part)
+            else _numbers(f"{name} of action {action}", part)
+            for action, part in enumerate(values)
+        ]
+    return _numbers(name, values)
+
+
+def _sparse(name: str, values: Any) -> Any:
+    if values.ndim != 2 or values.dtype.kind not in "fiub":
+        raise UsageError(
+            f"{name} must be a sparse matrix of numbers, got {values.ndim} axes of {values.dtype}"
+        )
+    return values
+
+
+def _pair_rows(transition: Any, order: Order | None) -> sparse.csr_array:
+    """`[S*A, S]` from what `_read` gives: a dense `[S, A, S']` or `[A, S, S']`, a sparse `[S*A, S']`, or a
+    list of one `[S, S']` per action."""
+    if not isinstance(transition, np.ndarray):
         rows = _sparse_rows(transition)
         if rows.shape[1] == 0 or rows.shape[0] == 0 or rows.shape[0] % rows.shape[1]:
             raise UsageError(
@@ -210,24 +279,46 @@ def _pair_rows(transition: ArrayLike | SparseRows) -> sparse.csr_array:
                 " action a"
             )
         return rows
-    dense = np.asarray(transition, np.float64)
+    dense, expected = transition, "[A, S, S']" if order == "ASS" else "[S, A, S']"
+    if dense.ndim == 3 and order == "ASS":
+        dense = dense.transpose(1, 0, 2)
     if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
-        actions_first = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
-        hint = "; actions come first: transpose(1, 0, 2)" if actions_first else ""
-        raise UsageError(f"transition has shape {dense.shape}; expected [S, A, S']{hint}")
-    return sparse.csr_array(dense.reshape(-1, dense.shape[2]))
+        other = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
+        hint = "; actions come first: transpose(1, 0, 2), or say order='ASS'" if other else ""
+        if other and order == "ASS":
+            hint = "; states come first: leave out order='ASS'"
+        raise UsageError(f"transition has shape {transition.shape}; expected {expected}{hint}")
+    if 0 in dense.shape:
+        raise UsageError(
+            f"an MDP needs at least one state and one action; transition has shape {transition.shape}"
+        )
+    return sparse.csr_array(dense.reshape(-1, dense.shape[2]).astype(np.float64, copy=False))
 
 
-def _is_list_of_sparse(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and any(sparse.issparse(part) for part in values)
+def _warn_if_square(shape: tuple[int, int], **arrays: Any) -> None:
+    """Warn if there are as many actions as states, so that no shape tells which axis is which."""
+    s, a = shape
+    unclear = [
+        name
+        for name, values in arrays.items()
+        if s == a and np.shape(values) == (s, a, s) and isinstance(values, np.ndarray)
+        if not np.array_equal(values, values.transpose(1, 0, 2))
+    ]
+    if unclear:
+        warnings.warn(
+            f"there are as many actions as states, {s}, so the shape of {' and '.join(unclear)} does not tell"
+            " their order: read as [S, A, S']. Say order='SAS', or order='ASS' for [A, S, S'] as in"
+            " pymdptoolbox",
+            stacklevel=4,
+        )
 
 
-def _sparse_rows(values: SparseRows) -> sparse.csr_array:
+def _sparse_rows(values: Any) -> sparse.csr_array:
     if sparse.issparse(values):
         return sparse.csr_array(values)
-    num_states, num_actions = values[0].shape[0], len(values)
+    num_states, num_actions = np.shape(values[0])[0] if np.ndim(values[0]) else 0, len(values)
     for action, part in enumerate(values):
-        if not sparse.issparse(part) or part.shape != (num_states, num_states):
+        if part.shape != (num_states, num_states):
             raise UsageError(
                 f"the matrix of action {action} has shape {np.shape(part)}; expected sparse"
                 f" {(num_states, num_states)}"
@@ -237,13 +328,15 @@ def _sparse_rows(values: SparseRows) -> sparse.csr_array:
 
 
 def _per_outcome(
-    name: str, values: ArrayLike | SparseRows, rows: sparse.csr_array, of_next_state: bool
+    name: str, values: Any, rows: sparse.csr_array, order: Order | None, of_next_state: bool
 ) -> NDArray:
     """One value per outcome, from one per state (before or after the step), per pair, or per pair and next
     state."""
     s, a = rows.shape[1], rows.shape[0] // rows.shape[1]
     counts = np.diff(rows.indptr)
-    if sparse.issparse(values) or _is_list_of_sparse(values):
+    if isinstance(values, list) and all(np.ndim(part) == 1 for part in values):
+        values = np.array(values)
+    if not isinstance(values, np.ndarray):
         given = _sparse_rows(values)
         if given.shape != rows.shape:
             raise UsageError(
@@ -252,18 +345,40 @@ def _per_outcome(
         if np.array_equal(given.indptr, rows.indptr) and np.array_equal(given.indices, rows.indices):
             return given.data
         return given[np.repeat(np.arange(s * a), counts), rows.indices]
-    dense = np.asarray(values)
+    dense = values
     if dense.shape == (s,):
         return dense[rows.indices] if of_next_state else np.repeat(np.repeat(dense, a), counts)
     if dense.shape == (s, a):
         return np.repeat(dense.ravel(), counts)
-    if dense.shape == (s, a, s):
-        return dense.reshape(s * a, s)[np.repeat(np.arange(s * a), counts), rows.indices]
+    cube, axes = ((a, s, s), "[A, S, S']") if order == "ASS" else ((s, a, s), "[S, A, S']")
+    if dense.shape == cube:
+        by_pair = dense.transpose(1, 0, 2) if order == "ASS" else dense
+        return by_pair.reshape(s * a, s)[np.repeat(np.arange(s * a), counts), rows.indices]
     by_state = "[S']" if of_next_state else "[S]"
+    hint = ""
+    if dense.shape == (a, s):
+        hint = f"; this is [A, S]: transpose it, {name}.T"
+    elif dense.shape == (a, s, s):
+        hint = "; actions come first: transpose(1, 0, 2), or say order='ASS' if they do in every array"
+    elif dense.shape == (s, a, s):
+        hint = "; states come first: transpose(1, 0, 2), or leave out order='ASS'"
     raise UsageError(
-        f"{name} has shape {dense.shape}; expected {by_state} = {(s,)}, [S, A] = {(s, a)}, [S, A, S'] ="
-        f" {(s, a, s)}, or sparse [S*A, S'] = {rows.shape}"
+        f"{name} has shape {dense.shape}; expected {by_state} = {(s,)}, [S, A] = {(s, a)}, {axes} ="
+        f" {cube}, or sparse [S*A, S'] = {rows.shape}{hint}"
     )
+
+
+def _whole(value: Any) -> int:
+    whole = int(value)
+    if whole != value:  # also text that int() reads
+        raise ValueError(f"next state {value!r} is not a whole number")
+    return whole
+
+
+def _flag(value: Any) -> bool:
+    if value not in (True, False):
+        raise ValueError(f"terminated is {value!r}, not True or False")
+    return bool(value)
 
 
 def _booleans(name: str, values: NDArray) -> NDArray[np.bool_]:
@@ -274,8 +389,9 @@ def _booleans(name: str, values: NDArray) -> NDArray[np.bool_]:
 
 def _indices(name: str, values: ArrayLike, number: int) -> NDArray[np.int64]:
     """`[N]` integers from 0 to `number - 1`, checked."""
-    checked = np.asarray(values)
-    if checked.ndim != 1 or not (np.issubdtype(checked.dtype, np.integer) or checked.size == 0):
+    checked = _numbers(name, values)
+    whole = checked.dtype.kind in "iu" or (checked.dtype.kind == "f" and (checked == np.floor(checked)).all())
+    if checked.ndim != 1 or not (whole or checked.size == 0):
         raise UsageError(
             f"{name} must be one integer per step, [N]; got shape {checked.shape} of {checked.dtype}"
         )

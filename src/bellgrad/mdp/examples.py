@@ -6,6 +6,7 @@ import numpy as np
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.build import index_type
+from bellgrad.mdp.checks import count, number
 from bellgrad.mdp.gridworld import gridworld
 from bellgrad.mdp.model import FiniteMDP
 
@@ -87,6 +88,7 @@ def vacuum_world(*, hamster: float = -1.0) -> FiniteMDP:
     Source: the aliased grid world in Silver 2015, "Lectures on reinforcement learning", lecture 7, as a
     corridor.
     """
+    hamster = number("hamster", hamster)
     below = {0: hamster, 2: 1.0, 4: hamster}
     steps = {1: 1, 3: -1}  # east, west
 
@@ -118,7 +120,8 @@ def random_walk(num_states: int = 5, *, left: float = 0.0, right: float = 1.0) -
 
     Source: Sutton and Barto 2018, example 6.2 (5 states, 0 and 1) and example 7.1 (19 states, -1 and 1).
     """
-    if num_states < 1 or num_states % 2 == 0:
+    num_states, left, right = count("num_states", num_states), number("left", left), number("right", right)
+    if num_states % 2 == 0:
         raise UsageError(f"num_states = {num_states} must be odd, since the walk begins in the middle")
     last = num_states - 1
 
@@ -147,6 +150,8 @@ def chain(num_states: int = 5, *, slip: float = 0.2, small: float = 2.0, large: 
 
     Source: Strens 2000, "A Bayesian framework for reinforcement learning", figure 1.
     """
+    num_states, slip = count("num_states", num_states), number("slip", slip)
+    small, large = number("small", small), number("large", large)
     if not 0 <= slip <= 1:
         raise UsageError(f"slip = {slip} is out of range [0, 1]")
     last = num_states - 1
@@ -180,6 +185,8 @@ def garnet(num_states: int, num_actions: int, successors: int, *, seed: int) -> 
         in Bhatnagar et al. 2009, "Natural actor-critic algorithms", section 8. Successors: Floyd's sample, in
         Bentley and Floyd 1987, "Programming pearls: a sample of brilliance".
     """
+    num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
+    successors, seed = count("successors", successors, 0), count("seed", seed, 0)
     if not 1 <= successors <= num_states:
         raise UsageError(f"successors = {successors} is out of range [1, {num_states}], the number of states")
     rng = np.random.default_rng(seed)

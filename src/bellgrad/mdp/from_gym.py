@@ -1,41 +1,69 @@
 """Finite MDPs from Gymnasium: environments that have their dynamics in `P`, and Blackjack from its rules.
 
 Outcomes keep the order of `P`, so that a uniform number chooses the same outcome here and in Gymnasium.
+
+That an environment has `P` does not show that its `step` and `reset` follow it: a subclass, a wrapper or an
+assignment may have replaced them. They are believed if exactly one class defines them. Those of Gymnasium's
+own classes are known to follow `P`; those of another class are compared with it, step by step, on a copy.
 """
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
+from gymnasium import wrappers
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.blackjack import blackjack_rules
+
+if TYPE_CHECKING:
+    from bellgrad.mdp.model import FiniteMDP
 
 ACTION_NAMES = {
     CliffWalkingEnv: ("up", "right", "down", "left"),
     FrozenLakeEnv: ("left", "down", "right", "up"),
     TaxiEnv: ("south", "north", "east", "west", "pick up", "drop off"),
 }
+# The steps and resets that are known to follow `P`, or the rules of Blackjack.
+KNOWN = {cls: (cls.step, cls.reset) for cls in (*ACTION_NAMES, BlackjackEnv)}
+# Wrappers that change nothing of what happens in an episode.
+PLAIN = {
+    cls: (cls.step, cls.reset)
+    for cls in (
+        gymnasium.Wrapper,
+        wrappers.HumanRendering,
+        wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker,
+        wrappers.RecordEpisodeStatistics,
+        wrappers.RecordVideo,
+        wrappers.RenderCollection,
+        wrappers.TimeLimit,
+    )
+}
+COMPARED = 1_000  # steps of an environment of another class
+WRITE_IT = (
+    "write its dynamics as FiniteMDP.from_function(num_states, num_actions, outcomes), or learn from its"
+    " samples"
+)
 CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 
 
-def gymnasium_rules(
-    env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any
-) -> dict[str, Any]:
-    """The dynamics of an environment that has them in `P`, or of Blackjack: the arguments of
-    `FiniteMDP.from_function`.
+def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> "FiniteMDP":
+    """The dynamics of an environment that has them in `P`, of Blackjack, or of a `FiniteMDPEnv`.
 
-    Wrappers must not change observations, actions or rewards. How Blackjack's states are numbered is
-    documented in `bellgrad.mdp.blackjack`.
+    Wrappers must not change what happens. How Blackjack's states are numbered is documented in
+    `bellgrad.mdp.blackjack`.
 
     Args:
         env: a registered id, an environment, or a class or function that makes one.
         env_kwargs: arguments of the environment, if it is made here.
 
     Returns:
-        Among the arguments is the time limit of the environment's specification; for Gymnasium's own
-        environments also names and grid.
+        The MDP, with the time limit of the environment's specification; for Gymnasium's own environments
+        also names and grid.
 
     Raises:
         UsageError: the environment cannot be made, it has no `P`, or its steps do not follow `P`.
@@ -43,46 +71,141 @@ def gymnasium_rules(
     if isinstance(env, gymnasium.Env):
         if env_kwargs:
             raise UsageError(f"an environment object takes no arguments, got {', '.join(env_kwargs)}")
-        return _rules_of(env)
+        return _dynamics_of(env)
+    if not isinstance(env, str) and not callable(env):
+        raise UsageError(
+            f"an environment is an id, a gymnasium.Env, or a class or function that makes one; got a"
+            f" {type(env).__name__}"
+        )
     try:
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     except Exception as error:
         raise UsageError(
             f"the environment {env} could not be made: {' '.join(str(error).split())}"
         ) from error
+    if not isinstance(made, gymnasium.Env):
+        raise UsageError(f"{env} made a {type(made).__name__}, not a gymnasium.Env")
     try:
-        return _rules_of(made)
+        return _dynamics_of(made)
     finally:
         made.close()
 
 
-def _rules_of(env: gymnasium.Env) -> dict[str, Any]:
+def _dynamics_of(env: gymnasium.Env) -> "FiniteMDP":
+    from bellgrad.mdp.model import FiniteMDP
+
     inner = env.unwrapped
     name = env.spec.id if env.spec else type(inner).__name__
     layer = env
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(
-            layer, (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
-        ):
+    while layer is not inner and isinstance(layer, gymnasium.Wrapper):
+        if _replaced(layer) or (type(layer).step, type(layer).reset) not in PLAIN.values():
             raise UsageError(
-                f"{type(layer).__name__} changes {name}, but `P` describes the environment without"
-                " that wrapper"
+                f"{type(layer).__name__} changes {name}, but `P` describes the environment without that"
+                f" wrapper; {WRITE_IT}"
             )
         layer = layer.env
-    limit = env.spec.max_episode_steps if env.spec else None
-    if type(inner) is BlackjackEnv:
-        return blackjack_rules(natural=bool(inner.natural), sab=bool(inner.sab), max_episode_steps=limit)
-    if not hasattr(inner, "P") or not hasattr(inner, "initial_state_distrib"):
+    shown = getattr(inner, "mdp", None)
+    if not isinstance(shown, FiniteMDP):
+        shown = None
+        if not isinstance(inner, BlackjackEnv) and not (
+            hasattr(inner, "P") and hasattr(inner, "initial_state_distrib")
+        ):
+            raise UsageError(
+                f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
+                " samples"
+            )
+    what = "the rules of Blackjack" if isinstance(inner, BlackjackEnv) else "`mdp`" if shown else "`P`"
+    _check_owner(inner, name, what)
+    made = shown or FiniteMDP.from_function(**_rules_of(env, name))
+    own = (type(inner).step, type(inner).reset)
+    ours = own[0].__module__ == own[1].__module__ == "bellgrad.envs.mdp"  # `FiniteMDPEnv`
+    if own not in KNOWN.values() and not ours and own[0] is not gymnasium.Env.step:
+        _compare(inner, made, name, what)
+    return made
+
+
+def _replaced(layer: gymnasium.Env) -> bool:
+    """Whether `step` or `reset` was assigned to this object."""
+    return not getattr(layer, "__dict__", {}).keys().isdisjoint(("step", "reset"))
+
+
+def _check_owner(inner: gymnasium.Env, name: str, what: str) -> None:
+    """Refuse `step` and `reset` that replace those which `P` may describe."""
+    if _replaced(inner):
         raise UsageError(
-            f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
-            " samples"
+            f"{name}: its step or reset was replaced, and {what} need not describe the new one; {WRITE_IT}"
         )
+    base = next((cls for cls in KNOWN if isinstance(inner, cls)), None)
+    for k, method in enumerate(("step", "reset")):
+        owners = [cls for cls in type(inner).__mro__ if method in vars(cls) and cls is not gymnasium.Env]
+        altered = base is not None and vars(base)[method] is not KNOWN[base][k]
+        if len(owners) > 1 or altered:
+            raise UsageError(
+                f"{name}: {owners[0].__name__} has a {method} of its own, which {what} of"
+                f" {owners[-1].__name__} need not describe; {WRITE_IT}"
+            )
+
+
+def _compare(inner: gymnasium.Env, mdp: "FiniteMDP", name: str, what: str) -> None:
+    """Take random steps in a copy of the environment: each must be an outcome of the MDP."""
+    try:
+        env = copy.deepcopy(inner)
+    except Exception as error:  # whatever a user's environment holds
+        raise UsageError(
+            f"{name} cannot be copied to compare its steps with {what} ({type(error).__name__}: {error});"
+            f" {WRITE_IT}"
+        ) from error
+    rng = np.random.default_rng(0)
+    try:
+        state = int(env.reset(seed=0)[0])
+        starts = 0 <= state < mdp.num_states and mdp.initial[state] > 0
+        contradiction = None if starts else f"it begins in state {state}, which has probability 0"
+        for _ in range(COMPARED):
+            if contradiction:
+                break
+            action = int(rng.choice(np.flatnonzero(mdp.legal[state])))
+            obs, reward, terminated, truncated, _ = env.step(action)
+            pair = state * mdp.num_actions + action
+            one = slice(mdp.offset[pair], mdp.offset[pair + 1])
+            fits = (
+                (mdp.next_state[one] == int(obs))
+                & np.isclose(mdp.reward[one], float(reward), rtol=1e-6, atol=1e-9)
+                & (mdp.terminated[one] == bool(terminated))
+                & (mdp.probability[one] > 0)
+            )
+            if not fits.any():
+                contradiction = (
+                    f"{mdp.place(pair)} gave next state {obs}, reward {reward}, terminated {terminated}, which"
+                    f" is none of its outcomes"
+                )
+            state = int(env.reset()[0]) if terminated or truncated else int(obs)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a user's environment raises
+        raise UsageError(
+            f"{name}: its steps could not be compared with {what}: {type(error).__name__}: {error}"
+        ) from error
+    if contradiction:
+        raise UsageError(
+            f"{name} does not follow its {what.removeprefix('the ')}: {contradiction}; {WRITE_IT}"
+        )
+
+
+def _rules_of(env: gymnasium.Env, name: str) -> dict[str, Any]:
+    """The arguments of `FiniteMDP.from_function`."""
+    inner = env.unwrapped
+    limit = env.spec.max_episode_steps if env.spec else None
+    if isinstance(inner, BlackjackEnv):
+        return blackjack_rules(natural=bool(inner.natural), sab=bool(inner.sab), max_episode_steps=limit)
     if getattr(inner, "fickle_passenger", False):
         raise UsageError(
             f"{name}: a fickle passenger depends on the last step, which `P` does not include; use"
             " fickle_passenger=False"
         )
-    other_fields: dict[str, Any] = {"max_episode_steps": limit, "action_names": ACTION_NAMES.get(type(inner))}
+    other_fields: dict[str, Any] = {
+        "max_episode_steps": limit,
+        "action_names": next((names for cls, names in ACTION_NAMES.items() if isinstance(inner, cls)), None),
+    }
     if isinstance(inner, FrozenLakeEnv):
         other_fields |= {
             "grid": inner.desc.shape,
@@ -95,7 +218,7 @@ def _rules_of(env: gymnasium.Env) -> dict[str, Any]:
     def outcomes(state: int, action: int) -> list[tuple[float, int, float, bool]]:
         try:
             return inner.P[state][action]
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, TypeError) as error:
             raise UsageError(f"{name}: `P` has no entry for state {state}, action {action}") from error
 
     sizes = {"num_states": num_states, "num_actions": num_actions}

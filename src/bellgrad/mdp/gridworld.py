@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp.build import Outcomes, index_type, offsets
-from bellgrad.mdp.model import FiniteMDP
+from bellgrad.mdp.checks import as_numbers, number
+from bellgrad.mdp.model import FiniteMDP, check_fields
 
 # Clockwise, so that a turn of 90 degrees is a quarter of the list: (name, rows down, columns right).
 MOVES = {
@@ -64,20 +65,36 @@ def gridworld(
         other_fields: other fields of `FiniteMDP`, such as `max_episode_steps`.
 
     Raises:
-        UsageError: the lines differ in length, a letter is unknown, the wind is not one number per column, or
-            slip is outside [0, 1].
+        UsageError: the lines differ in length, a letter is unknown, a reward is for a letter that is not on
+            the map, the wind is not one number per column, or slip is outside [0, 1].
 
     Source: Sutton and Barto 2018, examples 3.5, 6.5 and 6.6, exercises 6.9 and 6.10 (king's moves, stochastic
     wind).
     """
-    if moves not in MOVES:
-        raise unknown("set of moves", moves, MOVES)
+    if moves not in tuple(MOVES):
+        raise unknown("set of moves", str(moves), MOVES)
+    slip, step_reward = number("slip", slip), number("step_reward", step_reward)
     if not 0 <= slip <= 1:
         raise UsageError(f"slip = {slip} is out of range [0, 1]")
-    rewards = {"G": 1.0} if rewards is None else rewards
+    kinds = {"start": start, "floor": floor, "terminal": terminal, "walls": walls, "restart": restart}
+    for name, kind in kinds.items():
+        if not isinstance(kind, str):
+            raise UsageError(f"{name} = {kind!r} must be letters, as one text")
+    if rewards is not None and not isinstance(rewards, Mapping):
+        raise UsageError(f"rewards = {rewards!r} must be a dictionary from a letter to its reward")
+    check_fields(other_fields)
+    given, rewards = rewards, {"G": 1.0} if rewards is None else rewards
+    if not all(isinstance(letter, str) for letter in rewards):
+        raise UsageError(f"the keys of rewards must be letters, got {', '.join(map(repr, rewards))}")
     letters = _letters(text_map, {*start, *floor, *terminal, *walls, *restart, *rewards})
     rows, columns = letters.shape
-    strength = np.zeros(columns, int) if wind is None else np.asarray(wind)
+    absent = [letter for letter in given or () if letter not in set(letters.ravel().tolist())]
+    if absent:
+        raise UsageError(
+            f"rewards has {', '.join(map(repr, absent))}, which is not on the map; on it are"
+            f" {' '.join(sorted(set(letters.ravel().tolist())))}"
+        )
+    strength = np.zeros(columns, int) if wind is None else as_numbers("wind", wind)
     if strength.shape != (columns,) or not np.issubdtype(strength.dtype, np.integer):
         raise UsageError(f"wind must be one integer for each of {columns} columns, got {wind}")
     if stochastic_wind and not strength.any():
@@ -96,7 +113,7 @@ def gridworld(
 
     cell_reward = np.full(flat.size, float(step_reward))
     for letter, reward in rewards.items():
-        cell_reward[flat == letter] = reward
+        cell_reward[flat == letter] = number(f"rewards[{letter!r}]", reward)
 
     cell = np.arange(flat.size, dtype=index_type(flat.size))
     row, column = np.divmod(cell, columns)
@@ -147,6 +164,12 @@ def gridworld(
 
 def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]:
     """`[rows, columns]` the letters of the map."""
+    rows = [text_map] if isinstance(text_map, str) else text_map
+    if not isinstance(rows, Sequence | np.ndarray) or not all(isinstance(line, str) for line in rows):
+        raise UsageError(
+            f"a map is one text with several lines, or a list of lines of equal length; got"
+            f" {type(text_map).__name__}"
+        )
     lines = [
         line.strip() for line in (text_map.strip().splitlines() if isinstance(text_map, str) else text_map)
     ]

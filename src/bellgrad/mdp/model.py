@@ -6,17 +6,19 @@ Rewards are always maximized. A cost is a negative reward: a builder that takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from bellgrad.core.errors import UsageError
-from bellgrad.mdp import build, kernels
+from bellgrad.core.errors import CheckpointError, UsageError, unknown
+from bellgrad.mdp import build, frames, kernels, saving
+from bellgrad.mdp.checks import count
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -29,7 +31,9 @@ FIELD_TYPES = {
     "terminated": (np.bool_,),
     "initial": (np.float64,),
 }
+MAX_LISTED = 100  # names in a message
 PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
+INFINITE = "rewards must be finite; an illegal action has no outcomes, or is marked in `legal` of from_arrays"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,8 @@ class FiniteMDP:
     `s * A + a` are `offset[s * A + a]` to `offset[s * A + a + 1]`, the last one excluded. A pair without
     outcomes is an illegal action. Whether the episode ends is a property of an outcome and not of a state, as
     in Gymnasium's `P`: in Taxi the same state is reached both with and without an end.
+
+    The arrays are kept as read-only views and not copied: do not change them afterwards.
 
     Attributes:
         num_actions: `A`.
@@ -72,9 +78,12 @@ class FiniteMDP:
     grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        _check_plain_fields(self)
         _check_sizes(self)
         for name in FIELD_TYPES:
-            getattr(self, name).flags.writeable = False
+            view = getattr(self, name).view()  # the caller's own array stays writable
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
         _check_outcomes(self)
 
     @classmethod
@@ -86,6 +95,7 @@ class FiniteMDP:
         terminated: ArrayLike | build.SparseRows | None = None,
         legal: ArrayLike | None = None,
         initial: int | ArrayLike | None = None,
+        order: build.Order | None = None,
         costs: bool = False,
         **other_fields: Any,
     ) -> FiniteMDP:
@@ -94,7 +104,8 @@ class FiniteMDP:
 
         Args:
             transition: `p(s' | s, a)`: dense `[S, A, S']`, whose zeros are not outcomes; sparse `[S*A, S']`,
-                row `s * A + a`; or a list of `A` sparse matrices `[S, S']`.
+                row `s * A + a`; or a list or an object array of `A` matrices `[S, S']`, sparse or dense if
+                an object array, otherwise sparse.
             reward: `r(s)` as `[S]`, `r(s, a)` as `[S, A]`, `r(s, a, s')` as `[S, A, S']` or sparse like the
                 transition.
             terminated: whether the episode ends: per next state, `[S']`, or in one of the reward's other
@@ -102,6 +113,9 @@ class FiniteMDP:
                 transitions to itself.
             legal: `[S, A]`; the row of an illegal action is ignored. None if every action is legal.
             initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            order: of the axes of every dense array with three of them: `SAS` is `[S, A, S']`, and `ASS` is
+                `[A, S, S']`, as in pymdptoolbox. Arrays with two axes are `[S, A]` in both. None is `SAS`,
+                with a warning if there are as many actions as states, since a shape does not tell them apart.
             costs: whether `reward` contains costs, to be minimized: its sign is then changed.
             other_fields: other fields of `FiniteMDP`: names, grid and time limit.
 
@@ -109,7 +123,7 @@ class FiniteMDP:
             UsageError: the shapes do not fit, a legal action has no outcome, or `FiniteMDP` refuses the
                 numbers.
         """
-        num_actions, outcomes = build.from_arrays(transition, reward, terminated, legal)
+        num_actions, outcomes = build.from_arrays(transition, reward, terminated, legal, order)
         num_states = (len(outcomes.offset) - 1) // num_actions
         return cls._from_outcomes(num_states, num_actions, outcomes, initial, costs, other_fields)
 
@@ -138,6 +152,7 @@ class FiniteMDP:
         Raises:
             UsageError: the function returns something else, or `FiniteMDP` refuses the numbers.
         """
+        num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
         made = build.from_function(num_states, num_actions, outcomes)
         return cls._from_outcomes(num_states, num_actions, made, initial, costs, other_fields)
 
@@ -179,15 +194,123 @@ class FiniteMDP:
             UsageError: the arrays differ in length, a state or action is out of range, or there are unseen
                 pairs and `unseen` is `refuse`.
         """
+        num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
         counted = build.from_transitions(
             obs, action, reward, next_obs, terminated, num_states, num_actions, unseen
         )
         return cls._from_outcomes(num_states, num_actions, counted, initial, False, other_fields)
 
     @classmethod
+    def from_pairs(
+        cls,
+        state: ArrayLike,
+        action: ArrayLike,
+        reward: Any,
+        transition: Any,
+        *,
+        terminated: Any = None,
+        num_actions: int | None = None,
+        initial: int | ArrayLike | None = None,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP from one row per legal state-action pair, like QuantEcon's `DiscreteDP`.
+
+        Args:
+            state: `[L]` integers.
+            action: `[L]` integers; a pair that is not among the rows is illegal.
+            reward: `r(s, a)` as `[L]`, or `r(s, a, s')` as `[L, S']`, dense or sparse.
+            transition: `p(s' | s, a)` as `[L, S']`, dense or sparse.
+            terminated: whether the episode ends, in one of the reward's shapes; None if it never does.
+            num_actions: `A`; None is one more than the largest action.
+            initial: the first state, or the distribution `[S]` of it; None for a uniform distribution.
+            costs: whether `reward` contains costs, to be minimized: its sign is then changed.
+            other_fields: other fields of `FiniteMDP`: names, grid and time limit.
+
+        Raises:
+            UsageError: shapes do not fit, a pair occurs twice, or a row is empty; names the row.
+        """
+        from bellgrad.mdp.pairs import from_pairs  # each builder is read when it is used
+
+        actions, outcomes = from_pairs(state, action, reward, transition, terminated, num_actions)
+        num_states = (len(outcomes.offset) - 1) // actions
+        return cls._from_outcomes(num_states, actions, outcomes, initial, costs, other_fields)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        *,
+        states: Iterable[Hashable] | None = None,
+        actions: Iterable[Hashable] | None = None,
+        initial: Any = None,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP from a table with one row per outcome.
+
+        States and actions may be anything that can be hashed. They are numbered in the order in which they
+        first occur, integers by size, and keep their names; the integers 0 to n - 1 are their own numbers.
+        Rows that differ in their probability only are one outcome, whose probability is their sum. A pair
+        without rows is illegal. A state that is reached only when an episode ends needs no rows.
+
+        Args:
+            rows: tuples (state, action, probability, next state, reward, terminated), the last one optional;
+                dictionaries with these keys (`next_state`); or a table with these columns: a data frame of
+                pandas or polars, a structured array, a dictionary of columns. Others are ignored.
+            states: all states in the order of their numbers; None is as above.
+            actions: all actions, the same.
+            initial: the first state as the rows name it, a dictionary of states and their probabilities, or
+                the distribution `[S]`; None for a uniform distribution.
+            costs: whether the rewards are costs, to be minimized: their sign is then changed.
+            other_fields: other fields of `FiniteMDP`: grid and time limit.
+
+        Raises:
+            UsageError: a row is not an outcome, or `FiniteMDP` refuses the numbers; names the row.
+        """
+        from bellgrad.mdp.rows import from_rows
+
+        made = from_rows(rows, states, actions, initial)
+        return cls._from_outcomes(costs=costs, other_fields=other_fields, **made)
+
+    @classmethod
+    def from_states(
+        cls,
+        start: Any,
+        actions: Callable[[Any], Iterable[Hashable]] | Sequence[Hashable],
+        outcomes: Callable[[Any, Any], Iterable[tuple[float, Any, float, bool]]],
+        *,
+        max_states: int = 1_000_000,
+        costs: bool = False,
+        **other_fields: Any,
+    ) -> FiniteMDP:
+        """An MDP of all states that can be reached from a start, found breadth first.
+
+        States and actions may be anything that can be hashed, for example tuples. States are numbered in the
+        order in which they are found, and named by `str`: `mdp.state_index(state)` gives the number.
+
+        Args:
+            start: the first state, or a dictionary of first states and their probabilities.
+            actions: a function of a state that returns its legal actions, or a list, if all are always legal.
+            outcomes: a function of state and action that returns `[(probability, next state, reward,
+                terminated), ...]`; an empty list if the action is illegal. It is not asked about states that
+                are reached only when an episode ends.
+            max_states: more states than that are refused.
+            costs: whether the function returns costs, to be minimized: their sign is then changed.
+            other_fields: other fields of `FiniteMDP`: grid and time limit.
+
+        Raises:
+            UsageError: there are more states, or a function returns something else; names the state.
+        """
+        from bellgrad.mdp.rows import from_states
+
+        made = from_states(start, actions, outcomes, max_states)
+        return cls._from_outcomes(costs=costs, other_fields=other_fields, **made)
+
+    @classmethod
     def from_gymnasium(cls, env: Any, **env_kwargs: Any) -> FiniteMDP:
-        """The dynamics of a Gymnasium environment that has them in `P`, or of Blackjack; see
-        `bellgrad.mdp.from_gym`.
+        """The dynamics of a Gymnasium environment that has them in `P`, of Blackjack, or of a
+        `FiniteMDPEnv`; see `bellgrad.mdp.from_gym`.
 
         Args:
             env: a registered id, an environment, or a class or function that makes one.
@@ -196,9 +319,9 @@ class FiniteMDP:
         Raises:
             UsageError: the environment has no `P`, or its steps do not follow it.
         """
-        from bellgrad.mdp.from_gym import gymnasium_rules  # not before it is needed: it imports Gymnasium
+        from bellgrad.mdp.from_gym import from_gymnasium  # not before it is needed: it imports Gymnasium
 
-        return cls.from_function(**gymnasium_rules(env, **env_kwargs))
+        return from_gymnasium(env, **env_kwargs)
 
     @classmethod
     def _from_outcomes(
@@ -209,11 +332,18 @@ class FiniteMDP:
         initial: int | ArrayLike | None,
         costs: bool,
         other_fields: dict[str, Any],
+        **names: Any,
     ) -> FiniteMDP:
+        if not isinstance(costs, (bool, np.bool_)):
+            raise UsageError(f"costs = {costs!r} must be True or False")
+        check_fields(other_fields)
         if costs:
             outcomes = outcomes._replace(reward=-outcomes.reward)
         return cls(
-            num_actions, *outcomes, initial=build.start_distribution(initial, num_states), **other_fields
+            num_actions,
+            *outcomes,
+            initial=build.start_distribution(initial, num_states),
+            **names | other_fields,
         )
 
     @property
@@ -266,6 +396,102 @@ class FiniteMDP:
         """`action 1`, with its name if it has one."""
         return f"action {action}" + (f" ({self.action_names[action]})" if self.action_names else "")
 
+    def save(self, path: str | Path) -> None:
+        """Write the MDP to a file, from which `FiniteMDP.load` gives the same bits; an older file of this
+        name is replaced.
+
+        Raises:
+            CheckpointError: the file cannot be written; an older one is then intact.
+        """
+        saving.save(path, "finite MDP", {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> FiniteMDP:
+        """An MDP from a file that `save` wrote; for other formats see `bellgrad.mdp.formats`.
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it holds something else.
+        """
+        found = saving.load(path, "finite MDP", {field.name for field in fields(cls)})
+        try:
+            return cls(**found)
+        except (TypeError, UsageError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary per outcome, in the columns that `from_rows` reads; states and actions by name if
+        all names are different, otherwise by number."""
+        return frames.as_rows(frames.outcome_table(self))
+
+    def to_frame(self) -> Any:
+        """The rows of `to_rows` as a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frames.as_frame(frames.outcome_table(self))
+
+    def state_index(self, state: Any) -> int:
+        """The number of the state with this name; its own number if states have no names.
+
+        Args:
+            state: the name, or anything whose `str` is the name, as given to `from_states`.
+
+        Raises:
+            UsageError: there is none, or more than one.
+        """
+        return _index("state", state, self.state_names, self.num_states)
+
+    def action_index(self, action: Any) -> int:
+        """The number of the action with this name; see `state_index`."""
+        return _index("action", action, self.action_names, self.num_actions)
+
+
+def _index(kind: str, name: Any, names: tuple[str, ...] | None, number: int) -> int:
+    if names is None:
+        if isinstance(name, (int, np.integer)) and 0 <= name < number:
+            return int(name)
+        raise UsageError(f"{kind}s have no names; {name!r} is not a number from 0 to {number - 1}")
+    text = str(name)
+    if names.count(text) > 1:
+        raise UsageError(f"{names.count(text)} {kind}s have the name {text!r}; use their numbers")
+    if text not in names:
+        raise unknown(kind, text, names if len(names) <= MAX_LISTED else names[:MAX_LISTED])
+    return names.index(text)
+
+
+def check_fields(given: dict[str, Any]) -> None:
+    """Refuse arguments of a builder that are no field of `FiniteMDP`.
+
+    Raises:
+        UsageError: with the nearest right names.
+    """
+    known = {field.name for field in fields(FiniteMDP)} - FIELD_TYPES.keys() - {"num_actions"}
+    for name in given:
+        if name not in known:
+            raise unknown("argument", name, known)
+
+
+def _check_plain_fields(mdp: FiniteMDP) -> None:
+    """Check what is not an array, and store it in its own type."""
+    plain: dict[str, Any] = {"num_actions": mdp.num_actions}
+    if not (isinstance(mdp.num_actions, int) and mdp.num_actions < 1):  # these are refused with the states
+        plain["num_actions"] = count("num_actions", mdp.num_actions)
+    if mdp.max_episode_steps is not None:
+        plain["max_episode_steps"] = count("max_episode_steps", mdp.max_episode_steps)
+    for name in ("state_names", "action_names"):
+        names = getattr(mdp, name)
+        if names is not None:
+            if not isinstance(names, Iterable):
+                raise UsageError(f"{name} must be a list of names, got a {type(names).__name__}")
+            plain[name] = tuple(map(str, names))
+    if mdp.grid is not None:
+        if not isinstance(mdp.grid, Iterable) or len(tuple(mdp.grid)) != 2:
+            raise UsageError(f"grid must be a number of rows and one of columns, got {mdp.grid!r}")
+        plain["grid"] = tuple(count("grid", size) for size in mdp.grid)
+    for name, value in plain.items():
+        object.__setattr__(mdp, name, value)
+
 
 def _check_sizes(mdp: FiniteMDP) -> None:
     for name, kinds in FIELD_TYPES.items():
@@ -275,6 +501,8 @@ def _check_sizes(mdp: FiniteMDP) -> None:
             raise UsageError(
                 f"{name} must be an array of {' or '.join(kind.__name__ for kind in kinds)}, got {got}"
             )
+        if array.ndim != 1:
+            raise UsageError(f"{name} must have one axis; it has shape {array.shape}")
     if mdp.next_state.dtype != mdp.offset.dtype:
         raise UsageError(
             f"next_state is {mdp.next_state.dtype} and offset {mdp.offset.dtype}; they must have the same"
@@ -310,10 +538,10 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
     Minima and maxima are checked before any mask is made, to save memory on large MDPs.
     """
 
-    def refuse(wrong: NDArray[np.bool_], problem: str, values: NDArray) -> None:
+    def refuse(wrong: NDArray[np.bool_], problem: str, values: NDArray, hint: str = "") -> None:
         outcome = int(wrong.argmax())
         pair = int(np.searchsorted(mdp.offset, outcome, side="right")) - 1
-        raise UsageError(f"{mdp.place(pair)}: {problem} {values[outcome]}")
+        raise UsageError(f"{mdp.place(pair)}: {problem} {values[outcome]}{hint}")
 
     probability, successor, reward = mdp.probability, mdp.next_state, mdp.reward
     if not probability.min(initial=0) >= 0:  # this also catches NaN, here and below
@@ -322,7 +550,7 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
         wrong = (successor < 0) | (successor >= mdp.num_states)
         refuse(wrong, f"with {mdp.num_states} states, an outcome leads to state", successor)
     if not np.isfinite([reward.min(initial=0), reward.max(initial=0)]).all():
-        refuse(~np.isfinite(reward), "an outcome has reward", reward)
+        refuse(~np.isfinite(reward), "an outcome has reward", reward, "; " + INFINITE)
     error = kernels.row_sum(mdp.offset, probability) - 1.0
     wrong = ~(np.abs(error, out=error) <= PROBABILITY_TOLERANCE) & mdp.legal.ravel()
     if wrong.any():
@@ -331,7 +559,11 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
         raise UsageError(f"{mdp.place(pair)}: the probabilities sum to {total:.9g}, not to 1")
     without_action = ~mdp.legal.any(axis=1)
     if without_action.any():
-        raise UsageError(f"{mdp.state_name(int(without_action.argmax()))} has no legal action")
+        state = int(without_action.argmax())
+        raise UsageError(
+            f"{mdp.state_name(state)} has no legal action; if the episode has ended there, give it the outcome"
+            f" (1.0, {state}, 0.0, True)"
+        )
     if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= PROBABILITY_TOLERANCE:
         raise UsageError(
             f"the start distribution must be probabilities that sum to 1; they sum to {mdp.initial.sum():.9g}"

@@ -1,8 +1,14 @@
 """The result of a solver."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from bellgrad.mdp.model import Floats
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bellgrad.core.errors import CheckpointError
+from bellgrad.mdp import frames, saving
+from bellgrad.mdp.model import FiniteMDP, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,3 +50,48 @@ class Solution:
     bias: Floats | None = None
     horizon: int | None = None
     note: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write the solution to a file, from which `Solution.load` gives the same bits; an older file of this
+        name is replaced.
+
+        Raises:
+            CheckpointError: the file cannot be written; an older one is then intact.
+        """
+        saving.save(path, "solution", {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Solution:
+        """A solution from a file that `save` wrote.
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it holds something else.
+        """
+        found = saving.load(path, "solution", {field.name for field in fields(cls)})
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def to_rows(self, mdp: FiniteMDP | None = None, by: str = "state") -> list[dict[str, Any]]:
+        """The solution as a list of dictionaries.
+
+        Args:
+            mdp: the problem, for the names of states and actions; None, or names that are not unique, gives
+                their numbers.
+            by: `state`, with value, bias if there is one, the first of the best actions, and `q(...)` and
+                `policy(...)` of each action, -inf and 0 if it is illegal; or `pair`, with q and policy of
+                each legal pair. With a horizon there is a column `step` too, and a last step of values only.
+
+        Raises:
+            UsageError: the MDP has another size, or `by` is something else.
+        """
+        return frames.as_rows(frames.solution_table(self, mdp, by))
+
+    def to_frame(self, mdp: FiniteMDP | None = None, by: str = "state") -> Any:
+        """The rows of `to_rows` as a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: as `to_rows`, or pandas is not installed.
+        """
+        return frames.as_frame(frames.solution_table(self, mdp, by))

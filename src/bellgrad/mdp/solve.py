@@ -70,7 +70,7 @@ SOLVERS = {
 
 
 def solve(
-    mdp: "FiniteMDP",
+    mdp: "FiniteMDP | Any",
     method: str = "auto",
     *,
     gamma: float | None = None,
@@ -80,13 +80,15 @@ def solve(
     max_iterations: int | None = None,
     dtype: str = "float64",
     initial_value: "ArrayLike | None" = None,
+    terminal_value: "ArrayLike | None" = None,
     on_sweep: "Callable[[int, Floats], None] | None" = None,
     progress: Literal["auto", "off"] = "auto",
 ) -> "Solution":
     """The optimal value and policy of an MDP.
 
     Args:
-        mdp: the problem.
+        mdp: the problem; or what `FiniteMDP.from_gymnasium` accepts, such as `"FrozenLake-v1"`; with a
+            horizon also a list with one MDP per step: see `backward_induction`.
         method: one of `SOLVERS`; `auto` chooses by criterion and size, and explains it in the solution's
             `note`.
         gamma: discount per step, in [0, 1]. None is 0.99 for the discounted criterion, and 1 (no
@@ -99,6 +101,7 @@ def solve(
         dtype: of the values in sweeps, `float64` or `float32`.
         initial_value: `[S]` values from which sweeps begin, as those of a similar problem; None is the
             method's default.
+        terminal_value: `[S]` the value of being in a state after the last step of a horizon; None is 0.
         on_sweep: called after each sweep with its number and the value `[S]`, read-only and later
             overwritten.
         progress: `auto` shows a line on standard error, if it is a terminal and solving takes more than one
@@ -110,10 +113,12 @@ def solve(
     Raises:
         UsageError: a name is unknown, or arguments do not fit together.
     """
+    by_step = isinstance(mdp, (list, tuple)) and len(mdp) > 0 and hasattr(mdp[0], "num_states")
+    mdp = mdp if by_step else _problem(mdp)
     if criterion is not None and criterion not in CRITERIA:
-        raise unknown("criterion", criterion, CRITERIA)
-    if method != "auto" and method not in SOLVERS:
-        raise unknown("solver", method, [*SOLVERS, "auto"])
+        raise unknown("criterion", str(criterion), CRITERIA)
+    if method not in ("auto", *SOLVERS):
+        raise unknown("solver", str(method), [*SOLVERS, "auto"])
     from bellgrad.mdp.checks import check_dtype, check_gamma, check_stop, count  # not before it is needed
 
     dtype, gamma = check_dtype(dtype), None if gamma is None else check_gamma(gamma)
@@ -122,6 +127,8 @@ def solve(
     if progress not in ("auto", "off"):
         raise unknown("progress", str(progress), ("auto", "off"))
     kind, reason = _resolve_criterion(method, gamma, criterion, horizon)
+    if by_step and kind != "horizon":
+        raise UsageError("one MDP per step needs a horizon, the number of steps")
     if method == "auto":
         method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None, initial_value is not None)
         reason = f"{method}: {reason or pick_reason}"
@@ -138,6 +145,7 @@ def solve(
         "max_iterations": max_iterations,
         "dtype": None if dtype == "float64" else dtype,
         "initial_value": initial_value,
+        "terminal_value": terminal_value,
         "on_sweep": on_sweep,
     }
     for name, value in optional.items():
@@ -165,6 +173,25 @@ def _parameters(method: str) -> "Mapping[str, inspect.Parameter]":
 
 def _methods(kind: str) -> list[str]:
     return [name for name, solver in SOLVERS.items() if solver.criterion == kind]
+
+
+def _problem(given: Any) -> "FiniteMDP":
+    """An MDP as it is, and an environment's dynamics."""
+    from bellgrad.mdp.model import FiniteMDP  # not before it is needed
+
+    if isinstance(given, FiniteMDP):
+        return given
+    gymnasium = sys.modules.get("gymnasium")
+    if (
+        isinstance(given, str)
+        or (gymnasium is not None and isinstance(given, gymnasium.Env))
+        or callable(given)
+    ):
+        return FiniteMDP.from_gymnasium(given)
+    raise UsageError(
+        f"mdp must be a FiniteMDP, or an environment or its name; got a {type(given).__name__}: make one with"
+        " FiniteMDP.from_arrays(transition, reward) or another of its builders"
+    )
 
 
 def _resolve_criterion(
@@ -205,9 +232,9 @@ def _pick_method(
     mdp: "FiniteMDP", kind: str, dtype: str, has_callback: bool, has_start: bool
 ) -> tuple[str, str]:
     """A solver for a criterion, and the reason for it."""
-    small = mdp.num_states <= MAX_EXACT_STATES
     if kind == "horizon":
         return "backward_induction", "a horizon is given"
+    small = mdp.num_states <= MAX_EXACT_STATES
     if kind == "total":
         return "stochastic_shortest_path", "the reward until the end, without a discount"
     if kind == "average":

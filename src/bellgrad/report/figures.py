@@ -53,6 +53,8 @@ def figure_in_style(size: tuple[float, float], theme: Theme) -> Iterator["Figure
 
     ink = INK[theme]
     style = {
+        "text.parse_math": False,  # a name with two dollars is a name
+        "text.usetex": False,
         "font.family": "sans-serif",
         "font.size": 9.5,
         "figure.facecolor": ink.paper,

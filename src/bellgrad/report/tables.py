@@ -85,5 +85,18 @@ def _all_numbers(values: list[Any]) -> bool:
     )
 
 
+def plain_name(text: object, longest: int = 60) -> str:
+    """A user's name in one line of text or of a picture: without line breaks and control characters, and
+    shortened in the middle if it is too long."""
+    line = _line(str(text))
+    half = longest // 2
+    return line if len(line) <= longest else f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[1 - half :]}"
+
+
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    return _line(text).replace("|", r"\|")
+
+
+def _line(text: str) -> str:
+    """Without line breaks and control characters, which a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

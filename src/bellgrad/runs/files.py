@@ -1,23 +1,21 @@
 """Files that are whole or not there: atomic writing, and reading that does not trust what it reads."""
 
-import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import CheckpointError
+from bellgrad.core.files import fsync_folder as fsync_folder
+from bellgrad.core.files import reason as reason
+from bellgrad.core.files import write_atomic as write_atomic
+from bellgrad.core.files import write_synced as write_synced
 
 JSON_LIMIT = 16 * 2**20  # bytes; far more than a manifest or run.json needs
-
-
-def reason(error: OSError) -> str:
-    """The operating system's message, without number and path."""
-    return error.strerror or str(error)
 
 
 @contextmanager
@@ -29,15 +27,6 @@ def readable(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents, durably; an existing folder is left as it is."""
     if folder.is_dir():
@@ -45,45 +34,6 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_folder(folder.parent)
-
-
-def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write a new file, chunk by chunk, and wait until it is on the disk.
-
-    Returns:
-        Its size in bytes and its SHA-256 in hexadecimal.
-
-    Raises:
-        OSError: the disk is full or read-only, or the file exists already.
-    """
-    size, digest = 0, hashlib.sha256()
-    with open(path, "xb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return size, digest.hexdigest()
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace a file so that a reader finds the old content or the new, never a mixture, even after a kill.
-
-    Raises:
-        CheckpointError: the disk is full or read-only; the old content is intact.
-    """
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)  # of a dead process that had our process number
-        try:
-            write_synced(temporary, [data.encode() if isinstance(data, str) else data])
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {reason(error)}") from error
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

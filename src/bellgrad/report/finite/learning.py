@@ -22,7 +22,7 @@ from bellgrad.report.finite.grid import (
     scale,
 )
 from bellgrad.report.finite.shown import action_labels, digits, first_states, kinds, moves, state_labels
-from bellgrad.report.tables import short_count
+from bellgrad.report.tables import plain_name, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def paths(mdp: FiniteMDP, tables: Mapping[str, ArrayLike], out: Path | str) -> P
                 if ended
                 else "never arrives"
             )
-            ax.set_title(f"{name}: {words}")
+            ax.set_title(f"{plain_name(name)}: {words}")
         save(figure, out)
     return out
 

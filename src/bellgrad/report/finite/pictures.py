@@ -31,7 +31,7 @@ from bellgrad.report.finite.shown import (
     moves,
     state_labels,
 )
-from bellgrad.report.tables import short_count
+from bellgrad.report.tables import plain_name, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def picture(mdp: FiniteMDP, solution: Solution, out: Path | str, title: str = ""
         UsageError: another suffix.
     """
     out = checked_path(out)
-    heading = f"{title}: {how_solved(solution)}" if title else how_solved(solution)
+    heading = f"{plain_name(title)}: {how_solved(solution)}" if title else how_solved(solution)
     # A grid whose actions are not directions has no arrows, so a table shows more if it has room for every
     # state.
     if mdp.grid is not None and (moves(mdp) is not None or mdp.num_states > TABLE_ROWS):

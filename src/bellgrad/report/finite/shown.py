@@ -1,5 +1,6 @@
 """What text and pictures both show of a finite MDP and its solution."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from scipy.sparse import csgraph
 
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.solution import Solution
-from bellgrad.report.tables import format_value
+from bellgrad.report.tables import format_value, plain_name
 
 # The names of actions that are moves on a grid, as (cells to the right, cells down).
 MOVES = {
@@ -66,8 +67,8 @@ def moves(mdp: FiniteMDP) -> list[tuple[int, int]] | None:
 
 
 def action_labels(mdp: FiniteMDP) -> tuple[str, ...]:
-    """`[A]` names, or numbers if there are no names."""
-    return mdp.action_names or tuple(map(str, range(mdp.num_actions)))
+    """`[A]` names if these are all different; otherwise numbers and names."""
+    return _labels(mdp.action_names, range(mdp.num_actions))
 
 
 def first_states(mdp: FiniteMDP, number: int) -> Ints:
@@ -79,10 +80,16 @@ def first_states(mdp: FiniteMDP, number: int) -> Ints:
 
 def state_labels(mdp: FiniteMDP, states: Ints) -> list[str]:
     """The names of some states if these are all different; otherwise their numbers and names."""
-    names = [mdp.state_names[state] for state in states] if mdp.state_names else [""] * len(states)
-    if len(set(names)) == len(names):
-        return names
-    return [f"{state} {name}".rstrip() for state, name in zip(states, names, strict=True)]
+    return list(_labels(mdp.state_names, states))
+
+
+def _labels(names: tuple[str, ...] | None, numbers: Iterable[int]) -> tuple[str, ...]:
+    """The names with these numbers, each with its number if that is needed to tell them apart."""
+    numbers = list(numbers)
+    found = [plain_name(names[number]) if names else "" for number in numbers]
+    if len(set(found)) == len(found) and all(found):
+        return tuple(found)
+    return tuple(f"{number} {name}".rstrip() for number, name in zip(numbers, found, strict=True))
 
 
 def rounded(value: float) -> float | None:
@@ -131,7 +138,11 @@ def kinds(mdp: FiniteMDP) -> Kinds:
     end = (~alive | (ended & ~reached)) & ~wall
     single_start = np.count_nonzero(mdp.initial) == 1
     letters = tuple(
-        "" if name in PLAIN and not (starts and single_start) else name[0] if name not in PLAIN else "S"
+        ""
+        if name in PLAIN and not (starts and single_start)
+        else plain_name(name)[:1]
+        if name not in PLAIN
+        else "S"
         for name, starts in zip(names, mdp.initial > 0, strict=True)
     )
     return Kinds(wall, end, ~(reached | wall | end), letters)

@@ -10,7 +10,7 @@ import numpy as np
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.report.figures import INK, Theme, checked_path, figure_in_style, save
 from bellgrad.report.statistics import bootstrap_interval, interquartile_mean
-from bellgrad.report.tables import format_number, short_count
+from bellgrad.report.tables import format_number, plain_name, short_count
 from bellgrad.report.training.experiments import group_runs
 from bellgrad.report.training.series import read_series, series_of
 from bellgrad.runs.reading import read_metrics
@@ -91,7 +91,7 @@ def plot(
     ) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, env in zip(axes, panels, strict=False):
-            ax.set_title(env)
+            ax.set_title(plain_name(env))
             ax.set_xlabel("Environment steps")
             ax.set_ylabel(_label(key))
             for experiment, curves in drawn:
@@ -215,14 +215,14 @@ def _draw(
 
 def _legend(figure: "Figure", axes: Iterable["Axes"], labels: list[str], drawn: list[Any]) -> None:
     """One legend above all panels, with the number of seeds of each line."""
-    handles = {
-        label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
+    handles = {line.get_label(): line for ax in axes for line in ax.get_lines()}
     texts = []
     for label in labels:
         counts = sorted({len(curves) for experiment, curves in drawn if experiment.label == label})
         seeds = " to ".join(map(str, counts[:1] + counts[1:][-1:])) + (" seed" if counts == [1] else " seeds")
-        texts.append(textwrap.fill(f"{label}, {seeds}", 76))
+        # a space before it, since matplotlib leaves a text out that begins with _
+        name = " " * label.startswith("_") + plain_name(label)
+        texts.append(textwrap.fill(f"{name}, {seeds}", 76, drop_whitespace=False))
     width = figure.get_figwidth() / 0.085  # characters that fit into one row
     columns = max(1, min(len(texts), int(width // (max(map(len, texts)) + 6))))
     # matplotlib fills column by column
