@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
+from bellgrad.core.process import settle
 from bellgrad.core.protocols import Learner
 from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
@@ -62,6 +63,7 @@ def train(
     env = session = None
     try:
         env = make_run_env(run.settings, device)
+        settle()  # importing and making an environment may change torch's settings
         session = Session(run, env, checkpoint, progress)
         session.train()
         run.finish()
@@ -224,6 +226,7 @@ class Session:
                     self._save()
                 while not self._over() and not self.stopping:
                     before = driver.steps
+                    settle()  # the environment's code may have changed torch's settings
                     self.tracker.add(driver.advance())
                     if self._due(before, plan.log_every):
                         self._log()
