@@ -1,12 +1,12 @@
 """Which states an MDP can reach and in which sets it can stay: graphs of states with an edge for every
 possible outcome."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.model import FiniteMDP, Ints
 
 Mask = NDArray[np.bool_]
@@ -82,7 +82,7 @@ def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> 
     return np.where(inside[group], component[group], -1), stays
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _remove_pairs_to_dead_ends(stays, owner, into, first):
     """Remove from `stays` the pairs that may lead to a state without remaining pairs, until there are none.
 

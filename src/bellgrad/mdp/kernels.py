@@ -5,8 +5,10 @@ import heapq
 import numba
 import numpy as np
 
+from bellgrad.core.machine_code import cached_njit
 
-@numba.njit(cache=True)
+
+@cached_njit
 def row_dot(offset, left, right):
     """The sum of `left * right` over each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
@@ -17,7 +19,7 @@ def row_dot(offset, left, right):
     return total
 
 
-@numba.njit(cache=True)
+@cached_njit
 def row_sum(offset, values):
     """The sum of each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
@@ -28,7 +30,7 @@ def row_sum(offset, values):
     return total
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _expected(first, last, continuing, next_state, value):
     """`E[value(s')]` over the outcomes `first` to `last`. With unsigned integers no access tests for a
     negative index."""
@@ -38,7 +40,7 @@ def _expected(first, last, continuing, next_state, value):
     return total
 
 
-@numba.njit(cache=True, parallel=True)
+@cached_njit(parallel=True)
 def lookahead(offset, continuing, next_state, reward, gamma, value, q):
     """Fill `q [S, A]` with `r(s, a) + gamma * E[value(s')]`, -inf for a pair without outcomes."""
     states, actions = reward.shape
@@ -49,7 +51,7 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
             q[state, action] = reward[state, action] + gamma * expected if last > first else -np.inf
 
 
-@numba.njit(cache=True, parallel=True)
+@cached_njit(parallel=True)
 def sweep(offset, continuing, next_state, reward, gamma, value, action, improve, new):
     """A backup of every state from `value [S]` into `new [S]`: of the best action, which is stored in
     `action [S]`, or of the stored action only.
@@ -78,7 +80,7 @@ def sweep(offset, continuing, next_state, reward, gamma, value, action, improve,
     return low, high, size
 
 
-@numba.njit(cache=True)
+@cached_njit
 def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action, improve, backwards):
     """`sweep` in the order of the states or in reverse; each backup uses the new values of earlier states and
     is solved for transitions of a state to itself.
@@ -111,7 +113,7 @@ def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action,
     return change, size
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _backup(offset, continuing, next_state, reward, gamma, value, state):
     actions = reward.shape[1]
     best = -np.inf
@@ -124,7 +126,7 @@ def _backup(offset, continuing, next_state, reward, gamma, value, state):
     return best
 
 
-@numba.njit(cache=True)
+@cached_njit
 def prioritized_backups(
     offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold
 ):

@@ -27,10 +27,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.average import DAMPING
 from bellgrad.mdp.components import Mask, edges, end_components, next_towards
 from bellgrad.mdp.convergence import warn_unless_converged
@@ -127,7 +127,7 @@ class _CollapsedMDP:
         return ~open_[self.group]
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _best_of_group(offset, continuing, next_state, reward, pairs, group, value):
     states, actions = pairs.shape
     best = np.full(states, -np.inf)
