@@ -1,5 +1,4 @@
-"""The process that the library shares with its user's code: what is global in it, and what a fork leaves of
-it."""
+"""The process that the library shares with its user's code, and what is global in it."""
 
 import functools
 import os
@@ -11,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.overrides import _pop_mode, _push_mode  # type: ignore[attr-defined]  # torch does not export them
+
+from bellgrad.core.forks import lost_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class OwnSettings:
         for context in self._inner:
             context.__enter__()
         _shared.enter()
-        if _lost_threads:  # one thread needs none of those that are gone
+        if lost_threads():  # one thread needs none of those that are gone
             torch.set_num_threads(1)
 
     def __exit__(
@@ -122,29 +123,5 @@ class _Shared:
 
 
 _shared = _Shared()
-_has_native_threads = _lost_threads = False
-
-
-def lost_threads() -> bool:
-    """Whether this process was forked from one whose pools of threads, torch's among them, had been started:
-    they are not here, and an operation on several threads would wait for them for ever."""
-    return _lost_threads
-
-
-def _before_fork() -> None:
-    global _has_native_threads
-    try:
-        native = len(os.listdir("/proc/self/task"))
-    except OSError:  # not Linux: nothing is known
-        native = threading.active_count() + 1
-    _has_native_threads = native > threading.active_count()
-
-
-def _after_fork() -> None:
-    global _lost_threads
-    _lost_threads = _lost_threads or _has_native_threads
-    _shared.forked()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_shared.forked)

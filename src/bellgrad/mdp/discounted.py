@@ -24,6 +24,7 @@ import numba
 import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.forks import refuse_lost_numba
 from bellgrad.mdp import kernels
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import check_gamma, greedy_policy, value_from_q
@@ -192,6 +193,7 @@ class DiscountedProblem:
 @contextmanager
 def limited_threads(mdp: FiniteMDP) -> Iterator[None]:
     """One numba thread if the MDP is small, otherwise all; afterwards as before."""
+    refuse_lost_numba()
     before = numba.get_num_threads()
     numba.set_num_threads(before if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1)
     try:

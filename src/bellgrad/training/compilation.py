@@ -168,19 +168,20 @@ def compiler_available() -> bool:
 def _own_cache_folder() -> Iterator[dict[str, Any]]:
     """Let torch keep compiled code in a folder that can be written and named in its commands; gives its
     options."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
     options: dict[str, Any] = {"cpp_wrapper": True}
     compiler = find_compiler()
-    if compiler is not None and compiler != os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"):
+    if compiler not in (None, os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")):
         options["cpp.cxx"] = (None, compiler)
-    if not _is_usable(default_cache_dir()):  # in which torch keeps its headers, whatever the variable says
-        options["cpp_cache_precompile_headers"] = False
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if not _is_usable(before or default_cache_dir()):
-        with contextlib.suppress(OSError):  # none: let torch say what is wrong
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = _temporary_folder()
     try:
+        if before is not None and not _is_usable(before):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = _temporary_folder()
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # it makes the folder
+
+        if not _is_usable(default_cache_dir()):  # in which torch keeps headers, whatever the variable says
+            options["cpp_cache_precompile_headers"] = False
+            if before is None:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = _temporary_folder()
         yield options
     finally:
         if before is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from bellgrad.core.errors import CompilationError, UsageError
-from bellgrad.core.process import lost_threads
+from bellgrad.core.forks import SPAWN, lost_threads
 from bellgrad.training.compilation import Compilation, compiler_available, compiler_fault
 
 # A cold compile costs about as much as this many eager updates of a small network.
@@ -60,8 +60,7 @@ class Engine:
         """
         if self.threads > 1 and lost_threads():
             raise UsageError(
-                f"this run computes on {self.threads} threads, which a forked process cannot start again; make"
-                " the process with multiprocessing.get_context('spawn')"
+                f"this run computes on {self.threads} threads, which a forked process cannot start again; {SPAWN}"
             )
         torch.set_num_threads(self.threads)
 
