@@ -19,6 +19,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 import bellgrad as bg
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.examples import garnet
 from bellgrad.core.process import OwnSettings
 
 SMALL = bg.MLP(hidden=(8,))
@@ -146,7 +147,7 @@ def test_every_public_function_leaves_the_process_as_it_was(tmp_path):
             "plot": lambda: bg.plot(made["run"], tmp_path / "curve.png"),
             "compare": lambda: bg.compare([made["run"], tmp_path / "first"]),
             "write_report": lambda: bg.write_report(made["run"]),
-            "solve": lambda: bg.solve("FrozenLake-v1", gamma=0.9),
+            "solve": lambda: bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9),
         }
         for name, call in calls.items():
             before = snapshot()
@@ -267,6 +268,7 @@ FORKED = """
 import os, signal, sys, tempfile
 import numpy as np, torch
 import bellgrad as bg
+from bellgrad.mdp.examples import garnet
 from bellgrad.training.engine import Engine
 
 torch.set_num_threads(2)
@@ -274,7 +276,7 @@ small = bg.PPO(network=bg.MLP(hidden=(8,)), rollout_steps=16, minibatches=2)
 folder = tempfile.mkdtemp()
 options = dict(steps=128, progress="off", engine="eager")
 agent = bg.load(bg.train(small, "CartPole-v1", out=folder + "/parent", **options))
-bg.solve("FrozenLake-v1", gamma=0.9)
+bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9, method="value_iteration")
 wide = torch.randn(1500, 1500)
 for _ in range(2):
     wide @ wide  # starts torch's threads
@@ -287,7 +289,7 @@ if child == 0:
         assert agent.act(obs) == expected
         wide_agent = bg.train(small, "CartPole-v1", out=folder + "/child", **options)
         assert bg.evaluate(wide_agent, 2).returns == bg.evaluate(folder + "/parent", 2).returns
-        for refused in (Engine("eager", 2, 1, "").start, lambda: bg.solve("FrozenLake-v1", gamma=0.9)):
+        for refused in (Engine("eager", 2, 1, "").start, lambda: bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9, method="value_iteration")):
             try:
                 refused()
             except bg.UsageError as error:

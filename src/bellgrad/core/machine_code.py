@@ -1,10 +1,14 @@
 """Functions compiled by numba, whose machine code is kept on disk where that is possible."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, NullCache
+
+from bellgrad.core.forks import refuse_lost_numba
 
 
 class KeptCode(FunctionCache):
@@ -49,3 +53,23 @@ def cached_njit(function: Any = None, **options: Any) -> Any:
 def is_kept() -> bool:
     """Whether machine code can be kept on disk here."""
     return not isinstance(cached_njit(is_kept)._cache, NullCache)
+
+
+@contextmanager
+def numba_threads(count: int | None) -> Iterator[None]:
+    """So many threads in numba's parallel loops, None for all; afterwards as before, torch's too, which are those
+    of the same OpenMP.
+
+    Raises:
+        UsageError: numba's threads were lost in a fork.
+    """
+    refuse_lost_numba()
+    torch = sys.modules.get("torch")
+    before, torch_before = numba.get_num_threads(), torch.get_num_threads() if torch else 0
+    numba.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+        if torch and torch.get_num_threads() != torch_before:
+            torch.set_num_threads(torch_before)

@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from bellgrad.core.errors import UsageError, unknown
-from bellgrad.core.forks import refuse_lost_numba
+from bellgrad.core.machine_code import numba_threads
 from bellgrad.mdp import kernels
 from bellgrad.mdp.model import FiniteMDP, Floats
 from bellgrad.mdp.policies import check_gamma, greedy_policy, value_from_q
@@ -193,13 +192,8 @@ class DiscountedProblem:
 @contextmanager
 def limited_threads(mdp: FiniteMDP) -> Iterator[None]:
     """One numba thread if the MDP is small, otherwise all; afterwards as before."""
-    refuse_lost_numba()
-    before = numba.get_num_threads()
-    numba.set_num_threads(before if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1)
-    try:
+    with numba_threads(None if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1):
         yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def report_sweep(on_sweep: OnSweep | None, iteration: int, value: Floats) -> None:
