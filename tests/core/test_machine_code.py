@@ -76,7 +76,8 @@ caching.CompileResultCacheImpl._locator_classes = []
 import bellgrad as bg
 from bellgrad.cli import main
 assert main(["solve", "FrozenLake-v1", "--gamma", "0.9", "--quiet"]) == 0
-assert main(["train", "q_learning", "--env", "FrozenLake-v1", "--steps", "500", "--out", sys.argv[1], "--quiet"]) == 0
+train = "train q_learning --env FrozenLake-v1 --steps 500 --quiet --out"
+assert main([*train.split(), sys.argv[1]]) == 0
 """
 
 

@@ -19,8 +19,8 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 import bellgrad as bg
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.examples import garnet
 from bellgrad.core.process import OwnSettings
+from bellgrad.mdp.examples import garnet
 
 SMALL = bg.MLP(hidden=(8,))
 ALGORITHMS = {
@@ -110,7 +110,11 @@ def snapshot():
         "device": torch.get_default_device(),
         "modes": torch._C._len_torch_function_stack(),
         "threads": torch.get_num_threads(),
-        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        "grad": (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"),
+        ),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "random": (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),
         "errors": np.geterr(),
@@ -276,7 +280,8 @@ small = bg.PPO(network=bg.MLP(hidden=(8,)), rollout_steps=16, minibatches=2)
 folder = tempfile.mkdtemp()
 options = dict(steps=128, progress="off", engine="eager")
 agent = bg.load(bg.train(small, "CartPole-v1", out=folder + "/parent", **options))
-bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9, method="value_iteration")
+solve = lambda: bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9, method="value_iteration")
+solve()
 wide = torch.randn(1500, 1500)
 for _ in range(2):
     wide @ wide  # starts torch's threads
@@ -289,7 +294,7 @@ if child == 0:
         assert agent.act(obs) == expected
         wide_agent = bg.train(small, "CartPole-v1", out=folder + "/child", **options)
         assert bg.evaluate(wide_agent, 2).returns == bg.evaluate(folder + "/parent", 2).returns
-        for refused in (Engine("eager", 2, 1, "").start, lambda: bg.solve(garnet(20, 2, 3, seed=0), gamma=0.9, method="value_iteration")):
+        for refused in (Engine("eager", 2, 1, "").start, solve):
             try:
                 refused()
             except bg.UsageError as error:

@@ -1,4 +1,4 @@
-"""What a fork leaves of a process: one thread. The pools of torch and numba do not know that theirs are gone."""
+"""What a fork leaves of a process: one thread. torch and numba do not know that theirs are gone."""
 
 import os
 import sys
@@ -26,8 +26,8 @@ def refuse_lost_numba() -> None:
     """
     if _lost_numba:
         raise UsageError(
-            "this process was forked after a solver had run, and numba's threads cannot be started again in it;"
-            f" {SPAWN}"
+            "this process was forked after a solver had run, and numba's threads cannot be started again"
+            f" in it; {SPAWN}"
         )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numba
@@ -21,20 +21,23 @@ class KeptCode(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]  # numba has no types here
         except OSError:  # a full disk, or a folder that has gone
             self.disable()  # type: ignore[no-untyped-call]
+        except Exception:  # a damaged index, of which numba promises no kind of error
+            with suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The machine code for a signature, or None."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except Exception:  # a damaged or unreadable file, of which numba promises no kind of error
+        except Exception:  # a damaged or unreadable file
             return None
 
 
 def keep(dispatcher: Any, make: Callable[..., FunctionCache] = KeptCode, *arguments: Any) -> Any:
     """Let the machine code of a compiled function be kept on disk by `make(function, *arguments)`.
 
-    Numba looks for a folder that it can write: that of `NUMBA_CACHE_DIR`, the source's own, the user's. If there
-    is none, as for a user without a home beside a read-only installation, nothing is kept.
+    Numba looks for a folder that it can write: that of `NUMBA_CACHE_DIR`, the source's own, the user's. If
+    there is none, as for a user without a home beside a read-only installation, nothing is kept.
     """
     try:
         dispatcher._cache = make(dispatcher.py_func, *arguments)
@@ -57,8 +60,8 @@ def is_kept() -> bool:
 
 @contextmanager
 def numba_threads(count: int | None) -> Iterator[None]:
-    """So many threads in numba's parallel loops, None for all; afterwards as before, torch's too, which are those
-    of the same OpenMP.
+    """So many threads in numba's parallel loops, None for all; afterwards as before, torch's too, which
+    are those of the same OpenMP.
 
     Raises:
         UsageError: numba's threads were lost in a fork.

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch.overrides import _pop_mode, _push_mode  # type: ignore[attr-defined]  # torch does not export them
+from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
 
 from bellgrad.core.forks import lost_threads
 
@@ -25,8 +25,8 @@ class OwnSettings:
     user's again, also if it fails.
 
     The numbers that the library computes then do not depend on `torch.set_default_dtype`,
-    `torch.set_default_device`, `torch.device`, `torch.inference_mode` or `torch.autocast` around the call; the
-    count of threads is put back; and `warnings.simplefilter("error")` makes errors only of warnings about the
+    `torch.set_default_device`, `torch.device`, `torch.inference_mode` or `torch.autocast` around the call;
+    the count of threads is put back; and `warnings.simplefilter("error")` makes errors only of warnings about the
     user's own code. Every public function is in it. Code of the user's that runs inside (an environment, a
     network) sees the settings of a new process too.
 
@@ -39,7 +39,7 @@ class OwnSettings:
     def __enter__(self) -> None:
         _here.depth = getattr(_here, "depth", 0) + 1
         self._threads = torch.get_num_threads()
-        self._modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+        self._modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
         self._inner: list[Any] = []
         if torch.is_inference_mode_enabled():
             self._inner.append(torch.inference_mode(False))
@@ -62,9 +62,9 @@ class OwnSettings:
         for context in reversed(self._inner):
             context.__exit__(None, None, None)
         while torch._C._len_torch_function_stack():  # what the user's code inside left behind
-            _pop_mode()
+            _pop_torch_function_stack()
         for mode in reversed(self._modes):
-            _push_mode(mode)
+            _push_on_torch_function_stack(mode)
 
 
 def in_own_settings(function: Callable[P, T]) -> Callable[P, T]:
@@ -85,7 +85,7 @@ def settle() -> None:
         if torch.get_default_dtype() is not torch.float32:
             torch.set_default_dtype(torch.float32)
         while torch._C._len_torch_function_stack():
-            _pop_mode()
+            _pop_torch_function_stack()
 
 
 class _Shared:

@@ -35,8 +35,8 @@ def build(
 ) -> nn.Module:
     """A network from observations, and from actions too if asked, to `outputs` numbers.
 
-    Its initial weights are drawn by torch's ordinary functions, so call it inside the function that `skeleton`
-    and `init_params` take, which give these a generator.
+    Its initial weights are drawn by torch's ordinary functions, so call it inside the function that
+    `skeleton` and `init_params` take, which give these a generator.
 
     Args:
         spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class, or a frozen dataclass of a user's
@@ -124,7 +124,7 @@ class _DrawsFrom(TorchFunctionMode):
     draw from and seed."""
 
     def __init__(self, generator: torch.Generator):
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        super().__init__()
         self._generator = generator
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -140,7 +140,9 @@ class _DrawsFrom(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _random_integers(out: Tensor, *bounds: int, low: int = 0, high: int | None = None, **given: Any) -> Tensor:
+def _random_integers(
+    out: Tensor, *bounds: int, low: int = 0, high: int | None = None, **given: Any
+) -> Tensor:
     if len(bounds) == 2:
         low, high = bounds
     return out.random_(low, bounds[0] if len(bounds) == 1 else high, **given)
@@ -149,9 +151,10 @@ def _random_integers(out: Tensor, *bounds: int, low: int = 0, high: int | None =
 _GLOBAL_GENERATOR = threading.RLock()
 # Functions and methods that take a generator.
 _DRAWING = frozenset(
-    "rand randn randint randperm normal bernoulli multinomial poisson uniform_ normal_ random_ bernoulli_"
-    " exponential_ geometric_ log_normal_ cauchy_ trunc_normal_ xavier_uniform_ xavier_normal_"
-    " kaiming_uniform_ kaiming_normal_ orthogonal_ sparse_".split()
+    ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "uniform_")
+    + ("normal_", "random_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_", "sparse_")
+    + ("trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_")
+    + ("orthogonal_",)
 )
 # Those that take none, by what gives the same numbers.
 _LIKE: dict[Any, Callable[..., Tensor]] = {

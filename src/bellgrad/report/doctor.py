@@ -64,9 +64,8 @@ def _compiler() -> str:
         except CompilationError as error:
             fault = error
         else:
-            return (
-                f"{find_compiler()}: --engine compiled works (tried: {time.perf_counter() - began:.0f} seconds)"
-            )
+            seconds = time.perf_counter() - began
+            return f"{find_compiler()}: --engine compiled works (tried, in {seconds:.0f} seconds)"
     if find_compiler() is None:
         return "none; every run is eager. Install g++ (Debian: apt-get install g++) to compile"
     return f"every run is eager: {fault}"

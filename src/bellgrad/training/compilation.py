@@ -124,7 +124,7 @@ def first_line(error: BaseException) -> str:
     return said if "Output:\n" in str(error) else f"{type(error).__name__}: {said}"
 
 
-# ------------------------------------------------------------------------------------------------ the compiler
+# ----------------------------------------------------------------------------------------------- the compiler
 def find_compiler() -> str | None:
     """The C++ compiler: that of the variable CXX if it is one, else g++ or clang++; None if there is none."""
     own = os.environ.get("CXX")
@@ -155,7 +155,9 @@ def _fault_of(compiler: str, path: str | None) -> CompilationError | None:
         return None
     said = (done.stderr + done.stdout).strip() or f"exit code {done.returncode}"
     line = next((line for line in said.splitlines() if re.search(r"\berror\b|cannot", line)), "")
-    return CompilationError(f"{compiler} fails: {line or said.splitlines()[0]}", f"{shlex.join(command)}\n{said}")
+    return CompilationError(
+        f"{compiler} fails: {line or said.splitlines()[0]}", f"{shlex.join(command)}\n{said}"
+    )
 
 
 def compiler_available() -> bool:
@@ -163,7 +165,7 @@ def compiler_available() -> bool:
     return compiler_fault() is None
 
 
-# --------------------------------------------------------------------------------------------------- the paths
+# -------------------------------------------------------------------------------------------------- the paths
 @contextlib.contextmanager
 def _own_cache_folder() -> Iterator[dict[str, Any]]:
     """Let torch keep compiled code in a folder that can be written and named in its commands; gives its

@@ -60,7 +60,8 @@ class Engine:
         """
         if self.threads > 1 and lost_threads():
             raise UsageError(
-                f"this run computes on {self.threads} threads, which a forked process cannot start again; {SPAWN}"
+                f"this run computes on {self.threads} threads, which a forked process cannot start again;"
+                f" {SPAWN}"
             )
         torch.set_num_threads(self.threads)
 

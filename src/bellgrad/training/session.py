@@ -30,9 +30,9 @@ from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
-from bellgrad.training.compilation import compiler_fault
+from bellgrad.training.compilation import compiler_available, compiler_fault
 from bellgrad.training.driver import Advanced, Driver, Workload
-from bellgrad.training.engine import Engine, choose_engine, compiler_available
+from bellgrad.training.engine import Engine, choose_engine
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
 from bellgrad.training.plan import Plan
 from bellgrad.training.progress import TrainingProgress
@@ -196,11 +196,14 @@ class Session:
             fault = compiler_fault() or CompilationError("no C++ compiler works here")
             if run.settings.engine != "auto":
                 raise UsageError(
-                    f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly: {fault}"
+                    f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly:"
+                    f" {fault}"
                 )
             plan = self._going_eager(plan, fault)
         if plan.engine.fault is not None:
-            plan = replace(plan, engine=replace(plan.engine, reason=plan.engine.reason + self._kept(plan.engine.fault)))
+            plan = replace(
+                plan, engine=replace(plan.engine, reason=plan.engine.reason + self._kept(plan.engine.fault))
+            )
         self.plan = plan
         plan.engine.start()
         self.driver: Driver = driver(
