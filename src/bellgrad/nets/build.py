@@ -151,10 +151,31 @@ def _random_integers(
 _GLOBAL_GENERATOR = threading.RLock()
 # Functions and methods that take a generator.
 _DRAWING = frozenset(
-    ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "uniform_")
-    + ("normal_", "random_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_", "sparse_")
-    + ("trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_")
-    + ("orthogonal_",)
+    [
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "normal",
+        "bernoulli",
+        "multinomial",
+        "poisson",
+        "uniform_",
+        "normal_",
+        "random_",
+        "bernoulli_",
+        "exponential_",
+        "geometric_",
+        "log_normal_",
+        "cauchy_",
+        "sparse_",
+        "trunc_normal_",
+        "xavier_uniform_",
+        "xavier_normal_",
+        "kaiming_uniform_",
+        "kaiming_normal_",
+        "orthogonal_",
+    ]
 )
 # Those that take none, by what gives the same numbers.
 _LIKE: dict[Any, Callable[..., Tensor]] = {
