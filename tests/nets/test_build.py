@@ -298,28 +298,12 @@ def test_networks_built_in_threads_have_the_parameters_of_a_lone_one():
 
 def drawn_in_many_ways():
     like = torch.zeros(30, 2)
-    layers = (
-        nn.Linear(3, 4),
-        nn.Conv2d(2, 3, 3),
-        nn.LSTM(3, 4),
-        nn.Embedding(4, 4),
-        nn.MultiheadAttention(4, 2),
-    )
+    layers = (nn.Linear(3, 4), nn.Conv2d(2, 3, 3), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2))
     return [
-        *(
-            torch.rand(5),
-            torch.randn(20),
-            torch.randint(2, 9, (4,)),
-            torch.randperm(9),
-            torch.rand_like(like),
-        ),
-        *(torch.randn_like(like), torch.randint_like(like, 9), torch.randint_like(like, 2, high=9)),
-        *(
-            torch.normal(like, 1.0),
-            torch.bernoulli(like + 0.5),
-            torch.zeros(4).uniform_(),
-            like.exponential_(),
-        ),
+        *(torch.rand(5), torch.randn(20), torch.randint(2, 9, (4,)), torch.randperm(9)),
+        *(torch.rand_like(like), torch.randn_like(like), torch.randint_like(like, 9)),
+        *(torch.randint_like(like, 2, 9), torch.randint_like(like, 2, high=9)),
+        *(torch.normal(like, 1.0), torch.bernoulli(like + 0.5), torch.zeros(4).exponential_()),
         *(nn.init.orthogonal_(torch.empty(4, 5)), nn.init.trunc_normal_(torch.empty(9))),
         *(parameter for layer in layers for parameter in layer.parameters()),
     ]

@@ -27,8 +27,8 @@ class OwnSettings:
     The numbers that the library computes then do not depend on `torch.set_default_dtype`,
     `torch.set_default_device`, `torch.device`, `torch.inference_mode` or `torch.autocast` around the call;
     the count of threads is put back; and `warnings.simplefilter("error")` makes errors only of warnings
-    about the user's own code. Every public function is in it. Code of the user's that runs inside (an environment, a
-    network) sees the settings of a new process too.
+    about the user's own code. Every public function is in it. Code of the user's that runs inside (an
+    environment, a network) sees the settings of a new process too.
 
     Most settings belong to a thread. The default dtype and the filters of warnings belong to the process: the
     first of several threads changes them, the last puts them back.

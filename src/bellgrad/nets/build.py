@@ -145,37 +145,17 @@ def _random_integers(
 ) -> Tensor:
     if len(bounds) == 2:
         low, high = bounds
-    return out.random_(low, bounds[0] if len(bounds) == 1 else high, **given)
+    elif bounds:
+        low, high = (low, bounds[0]) if high is None else (bounds[0], high)
+    return out.random_(low, high, **given)
 
 
 _GLOBAL_GENERATOR = threading.RLock()
 # Functions and methods that take a generator.
 _DRAWING = frozenset(
-    [
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "normal",
-        "bernoulli",
-        "multinomial",
-        "poisson",
-        "uniform_",
-        "normal_",
-        "random_",
-        "bernoulli_",
-        "exponential_",
-        "geometric_",
-        "log_normal_",
-        "cauchy_",
-        "sparse_",
-        "trunc_normal_",
-        "xavier_uniform_",
-        "xavier_normal_",
-        "kaiming_uniform_",
-        "kaiming_normal_",
-        "orthogonal_",
-    ]
+    {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "orthogonal_"}
+    | {"uniform_", "normal_", "random_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_"}
+    | {"trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "sparse_"}
 )
 # Those that take none, by what gives the same numbers.
 _LIKE: dict[Any, Callable[..., Tensor]] = {
