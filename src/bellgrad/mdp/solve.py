@@ -111,6 +111,9 @@ def solve(
         reason = f"{method}: {reason or pick_reason}"
     solver = getattr(import_module(f"bellgrad.mdp.{SOLVERS[method].module}"), method)
     parameters = inspect.signature(solver).parameters
+    from bellgrad.core.machine_code import numba_threads  # imported by the solver anyway, and slow
+
+    solver = numba_threads(None)(solver)
     options: dict[str, Any] = {"tolerance": tolerance} if "tolerance" in parameters else {}
     if kind == "discounted":
         options["gamma"] = DEFAULT_GAMMA if gamma is None else gamma
