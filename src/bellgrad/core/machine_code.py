@@ -68,7 +68,8 @@ def numba_threads(count: int | None) -> Iterator[None]:
     """
     refuse_lost_numba()
     torch = sys.modules.get("torch")
-    before, torch_before = numba.get_num_threads(), torch.get_num_threads() if torch else 0
+    torch_before = torch.get_num_threads() if torch else 0  # first: numba changes it when it is first asked
+    before = numba.get_num_threads()
     numba.set_num_threads(count or before)
     try:
         yield
