@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gymnasium import Env
 
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.process import in_own_settings
 from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.envs.names import env_name
@@ -37,6 +38,7 @@ def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     return folder
 
 
+@in_own_settings
 def train(
     algorithm: Any,
     env: Any,
@@ -82,6 +84,7 @@ def train(
         raise
 
 
+@in_own_settings
 def train_or_resume(
     algorithm: Any,
     env: Any,
@@ -141,6 +144,7 @@ def _in_python(value: Any) -> str:
     return re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
 
 
+@in_own_settings
 def resume(
     run: Run | Path | str,
     steps: int | None = None,
@@ -165,6 +169,7 @@ def resume(
     return _open(run, trust_imports, env).resume(steps, progress)
 
 
+@in_own_settings
 def evaluate(
     run: Run | Path | str,
     episodes: int = 100,
@@ -204,6 +209,7 @@ def evaluate(
     return result
 
 
+@in_own_settings
 def load(
     run: Run | Path | str, checkpoint: Which = "last", *, env: Any = None, trust_imports: bool = False
 ) -> Agent:
@@ -211,6 +217,7 @@ def load(
     return Agent.load(_open(run, trust_imports, env), checkpoint)
 
 
+@in_own_settings
 def record(
     run: Run | Path | str,
     out: Path | str,
@@ -232,6 +239,7 @@ def record(
     return write_video(pictures, Path(out), fps)
 
 
+@in_own_settings
 def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, **options: Any) -> Path:
     """Learning curves; see `bellgrad.report.training.curves.plot` for the options."""
     from bellgrad.report.training import curves
@@ -239,6 +247,7 @@ def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, *
     return curves.plot(_each(runs), Path(out), **options)
 
 
+@in_own_settings
 def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, Any]:
     """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
     from bellgrad.report.training import compare as comparison
@@ -246,6 +255,7 @@ def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, An
     return comparison.compare(_each(runs))
 
 
+@in_own_settings
 def export(
     run: Run | Path | str,
     out: Path | str,
@@ -262,6 +272,7 @@ def export(
     return export_onnx(policy, example, Path(out))
 
 
+@in_own_settings
 def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = False) -> list[Path]:
     """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also when
     each state became known.
@@ -280,6 +291,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
     return draw_learned(opened, opened.folder)
 
 
+@in_own_settings
 def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
     from bellgrad.report.training import page

@@ -1,7 +1,9 @@
 """What `build`, `skeleton`, `init_params` and `apply` promise."""
 
 import math
+import threading
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from bellgrad.core.errors import UsageError
+from bellgrad.nets import build as build_module
 from bellgrad.nets.build import build, init_params, skeleton
 from bellgrad.nets.layers import apply
 from bellgrad.nets.specs import CNN, MLP
@@ -267,3 +270,50 @@ def test_a_network_that_cannot_work_is_refused_in_words(spec, message):
 def test_an_empty_ensemble_is_refused():
     with pytest.raises(UsageError, match="ensemble of 0"):
         build(MLP(), VECTOR, 2, ensemble=0)
+
+
+def test_networks_built_in_threads_have_the_parameters_of_a_lone_one():
+    """Also while another thread draws from torch's global generator and seeds it."""
+    make, found, stop = partial(build, MLP(hidden=(64, 64)), VECTOR, 4), [], threading.Event()
+
+    def other_work():
+        while not stop.is_set():
+            torch.manual_seed(1)
+            torch.rand(3)
+
+    def one():
+        found.extend(init_params(make, torch.Generator().manual_seed(5)) for _ in range(5))
+
+    expected = init_params(make, torch.Generator().manual_seed(5))
+    other, threads = threading.Thread(target=other_work), [threading.Thread(target=one) for _ in range(6)]
+    for thread in (other, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    other.join()
+    assert len(found) == 30
+    assert all(torch.equal(params[name], expected[name]) for params in found for name in expected)
+
+
+def drawn_in_many_ways():
+    like = torch.zeros(30, 2)
+    layers = (nn.Linear(3, 4), nn.Conv2d(2, 3, 3), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2))
+    return [
+        *(torch.rand(5), torch.randn(20), torch.randint(2, 9, (4,)), torch.randperm(9)),
+        *(torch.rand_like(like), torch.randn_like(like), torch.randint_like(like, 9)),
+        *(torch.randint_like(like, 2, 9), torch.randint_like(like, 2, high=9)),
+        *(torch.normal(like, 1.0), torch.bernoulli(like + 0.5), torch.zeros(4).exponential_()),
+        *(nn.init.orthogonal_(torch.empty(4, 5)), nn.init.trunc_normal_(torch.empty(9))),
+        *(parameter for layer in layers for parameter in layer.parameters()),
+    ]
+
+
+def test_a_construction_draws_what_the_global_generator_would_give_it():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        expected = drawn_in_many_ways()
+    before = torch.get_rng_state()
+    found = build_module._make_from_seed(drawn_in_many_ways, 11)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert torch.equal(before, torch.get_rng_state())

@@ -32,6 +32,21 @@ class CheckpointError(BellgradError):
     exit_code = 4
 
 
+class CompilationError(BellgradError):
+    """A function could not be compiled on this machine. Nothing of it was run.
+
+    Args:
+        message: one line.
+        whole: all that the compiler said.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, whole: str = ""):
+        super().__init__(message)
+        self.whole = whole
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """A `UsageError` for a wrong name that offers the nearest right ones, or says that there are none.
 

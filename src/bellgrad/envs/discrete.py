@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
-from numba import njit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree, leaves
 from bellgrad.envs.transforms import ObsTransform
@@ -138,7 +138,7 @@ class Grid(NamedTuple):
     shift: np.ndarray  # [n, d] float64, in cells
 
 
-@njit(cache=True)
+@cached_njit
 def _cells(parts, low, scale, size, shift):
     numbers = np.empty(len(shift), np.int64)
     for k in range(len(shift)):

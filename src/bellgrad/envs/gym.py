@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
+from bellgrad.core.process import settle
 from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import Tree
@@ -463,6 +464,7 @@ class SeededEnvs:
         return tensor if self._on_cpu else tensor.to(self.device)
 
     def _obs(self, arrays: tuple[np.ndarray, ...]) -> Tree:
+        settle()  # the environments have just run
         return nest_obs(self.observation_space, (self._tensor(array.copy()) for array in arrays))
 
 

@@ -7,13 +7,13 @@ going to other states. So even a probability of leaving of 1e-12 keeps all its d
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import linalg
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.checks import as_numbers
 from bellgrad.mdp.components import Mask, closed_classes, next_towards, reached_from
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
@@ -97,7 +97,7 @@ def _never_left(states: int) -> UsageError:
     )
 
 
-@numba.njit(cache=True, error_model="numpy")
+@cached_njit(error_model="numpy")
 def _eliminate(chain, leaving):
     """Eliminate the states of `chain [n, n]`, in place: then entries right of the diagonal are the
     probabilities when the states before are passed over, and those left of it the factors.
@@ -123,7 +123,7 @@ def _eliminate(chain, leaving):
     return pivot
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _substitute(chain, pivot, x, transposed):
     states = len(pivot)
     if transposed:

@@ -3,12 +3,12 @@ possible outcome."""
 
 from dataclasses import replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.model import FiniteMDP, Floats, Ints
 from bellgrad.mdp.policies import uniform_policy
 from bellgrad.mdp.solution import Solution
@@ -149,7 +149,7 @@ def end_components(mdp: FiniteMDP, allowed: Mask, group: Ints | None = None) -> 
     return np.where(inside[group], component[group], -1), stays
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _remove_pairs_to_dead_ends(stays, owner, into, first):
     """Remove from `stays` the pairs that may lead to a state without remaining pairs, until there are none.
 

@@ -1,29 +1,24 @@
 """Compiled loops over the outcomes of an MDP."""
 
 import heapq
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numba
 import numpy as np
 
+from bellgrad.core.machine_code import cached_njit, numba_threads
+
 # Outcomes: about 0.2 ms of work. For less, a second thread costs as much time as it saves.
 MIN_PARALLEL_OUTCOMES = 100_000
 
 
-@contextmanager
-def limited_threads(mdp: Any) -> Iterator[None]:
+def limited_threads(mdp: Any) -> AbstractContextManager[None]:
     """One numba thread if a `FiniteMDP` has few outcomes, otherwise all; afterwards as before."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(before if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
+    return numba_threads(None if len(mdp.probability) >= MIN_PARALLEL_OUTCOMES else 1)
 
 
-@numba.njit(cache=True)
+@cached_njit
 def row_dot(offset, left, right):
     """The sum of `left * right` over each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
@@ -34,7 +29,7 @@ def row_dot(offset, left, right):
     return total
 
 
-@numba.njit(cache=True)
+@cached_njit
 def row_sum(offset, values):
     """The sum of each row: `[len(offset) - 1]` float64."""
     rows = len(offset) - 1
@@ -45,7 +40,7 @@ def row_sum(offset, values):
     return total
 
 
-@numba.njit(cache=True)
+@cached_njit
 def least_best(offset, reward):
     """The least, over all states, of the greatest entry of `reward [S, A]` among pairs with outcomes."""
     states, actions = reward.shape
@@ -59,7 +54,7 @@ def least_best(offset, reward):
     return least
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _expected(first, last, continuing, next_state, value):
     """`E[value(s')]` over the outcomes `first` to `last`. With unsigned integers no access tests for a
     negative index."""
@@ -69,7 +64,7 @@ def _expected(first, last, continuing, next_state, value):
     return total
 
 
-@numba.njit(cache=True, parallel=True)
+@cached_njit(parallel=True)
 def lookahead(offset, continuing, next_state, reward, gamma, value, q):
     """Fill `q [S, A]` with `r(s, a) + gamma * E[value(s')]`, -inf for a pair without outcomes."""
     states, actions = reward.shape
@@ -80,7 +75,7 @@ def lookahead(offset, continuing, next_state, reward, gamma, value, q):
             q[state, action] = reward[state, action] + gamma * expected if last > first else -np.inf
 
 
-@numba.njit(cache=True, parallel=True)
+@cached_njit(parallel=True)
 def compare_with_best(
     offset, probability, continuing, next_state, reward, gamma, size, error, q, rounding, most, good
 ):
@@ -118,7 +113,7 @@ def compare_with_best(
                     good[state, action] = 2
 
 
-@numba.njit(cache=True)
+@cached_njit
 def distance(offset, continuing, next_state, weight, pair, other):
     """`sum_s |p(s) - p'(s)| weight(s)` for the transition probabilities of each `pair [N]` and its `other
     [N]`: `[N]`."""
@@ -135,7 +130,7 @@ def distance(offset, continuing, next_state, weight, pair, other):
     return apart
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _size(first, last, probability, continuing, next_state, reward, gamma, size):
     """The sum of the absolute terms of `r + gamma * E[v(s')]`, with `size = |v|`."""
     total = 0.0
@@ -144,7 +139,7 @@ def _size(first, last, probability, continuing, next_state, reward, gamma, size)
     return total
 
 
-@numba.njit(cache=True, parallel=True)
+@cached_njit(parallel=True)
 def sweep(offset, continuing, next_state, reward, gamma, value, action, improve, new):
     """A backup of every state from `value [S]` into `new [S]`: of the best action, which is stored in
     `action [S]`, or of the stored action only.
@@ -173,7 +168,7 @@ def sweep(offset, continuing, next_state, reward, gamma, value, action, improve,
     return low, high, size
 
 
-@numba.njit(cache=True)
+@cached_njit
 def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action, improve, backwards):
     """`sweep` in the order of the states or in reverse; each backup uses the new values of earlier states and
     is solved for transitions of a state to itself.
@@ -206,7 +201,7 @@ def sweep_in_place(offset, continuing, next_state, reward, gamma, value, action,
     return change, size
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _backup(offset, continuing, next_state, reward, gamma, value, state):
     actions = reward.shape[1]
     best = -np.inf
@@ -219,7 +214,7 @@ def _backup(offset, continuing, next_state, reward, gamma, value, state):
     return best
 
 
-@numba.njit(cache=True)
+@cached_njit
 def prioritized_backups(
     offset, continuing, next_state, reward, gamma, value, error, before_offset, before, threshold
 ):

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.chains import LeavingEquations, class_distribution
 from bellgrad.mdp.components import Mask, closed_classes, edges, end_components, next_towards
 from bellgrad.mdp.convergence import reward_rounding, sum_rounding
@@ -266,7 +266,7 @@ class CollapsedMDP:
         return ~(next_towards(endless, source, target) >= 0)
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _best_of_group(offset, continuing, next_state, reward, pairs, group, value):
     states, actions = pairs.shape
     best = np.full(states, -np.inf)
@@ -280,7 +280,7 @@ def _best_of_group(offset, continuing, next_state, reward, pairs, group, value):
     return np.where(best > -np.inf, best, 0.0)[group]
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _argmax_of_group(per_pair, pairs, group):
     states, actions = pairs.shape
     best, where = np.full(states, -np.inf), np.zeros(states, np.int64)
@@ -292,7 +292,7 @@ def _argmax_of_group(per_pair, pairs, group):
     return best, where
 
 
-@numba.njit(cache=True)
+@cached_njit
 def _differences(offset, continuing, next_state, ending, reward, size, value):
     states, actions = reward.shape
     gain, terms = np.full((states, actions), -np.inf), np.zeros((states, actions))

@@ -132,7 +132,9 @@ def solve(
     if method == "auto":
         method, pick_reason = _pick_method(mdp, kind, dtype, on_sweep is not None, initial_value is not None)
         reason = f"{method}: {reason or pick_reason}"
-    solver = _function(method)
+    from bellgrad.core.machine_code import numba_threads  # imported by the solver anyway, and slow
+
+    solver = numba_threads(None)(_function(method))
     parameters = _parameters(method)
     options: dict[str, Any] = {"tolerance": tolerance} if "tolerance" in parameters else {}
     if kind == "discounted":

@@ -1,11 +1,13 @@
 """Build a network from its specification, and its parameters from a random stream."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import Tree
@@ -33,8 +35,8 @@ def build(
 ) -> nn.Module:
     """A network from observations, and from actions too if asked, to `outputs` numbers.
 
-    Its initial weights come from torch's global generator, so call it inside the function that `skeleton` and
-    `init_params` take.
+    Its initial weights are drawn by torch's ordinary functions, so call it inside the function that
+    `skeleton` and `init_params` take, which give these a generator.
 
     Args:
         spec: `MLP`, `CNN`, `LSTM`, `GRU`, a user's `torch.nn.Module` class, or a frozen dataclass of a user's
@@ -110,9 +112,57 @@ def init_params(make: Callable[[], nn.Module], generator: torch.Generator) -> Pa
 
 
 def _make_from_seed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    # What takes no generator, as dropout, draws from the global one: one construction at a time.
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return make()
+        with torch.device("cpu"), _DrawsFrom(torch.Generator().manual_seed(seed)):
+            return make()
+
+
+class _DrawsFrom(TorchFunctionMode):
+    """In this thread, random numbers come from a generator in place of the global one, which other threads
+    draw from and seed."""
+
+    def __init__(self, generator: torch.Generator):
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in _LIKE:
+            fill, kwargs = _LIKE[function], {k: v for k, v in kwargs.items() if k != "generator"}
+            like, *bounds = args
+            low_high = {name: kwargs.pop(name) for name in ("low", "high") if name in kwargs}
+            return fill(torch.empty_like(like, **kwargs), *bounds, **low_high, generator=self._generator)
+        name = getattr(function, "__name__", "")
+        if name in _DRAWING and kwargs.get("generator") is None:
+            kwargs = kwargs | {"generator": self._generator}
+        return function(*args, **kwargs)
+
+
+def _random_integers(
+    out: Tensor, *bounds: int, low: int = 0, high: int | None = None, **given: Any
+) -> Tensor:
+    if len(bounds) == 2:
+        low, high = bounds
+    elif bounds:
+        low, high = (low, bounds[0]) if high is None else (bounds[0], high)
+    return out.random_(low, high, **given)
+
+
+_GLOBAL_GENERATOR = threading.RLock()
+# Functions and methods that take a generator.
+_DRAWING = frozenset(
+    {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "orthogonal_"}
+    | {"uniform_", "normal_", "random_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_"}
+    | {"trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "sparse_"}
+)
+# Those that take none, by what gives the same numbers.
+_LIKE: dict[Any, Callable[..., Tensor]] = {
+    torch.rand_like: lambda out, **given: out.uniform_(**given),
+    torch.randn_like: lambda out, **given: out.normal_(**given),
+    torch.randint_like: _random_integers,
+}
 
 
 def _user_module(

@@ -2,7 +2,7 @@
 
 import os
 import platform
-import shutil
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -19,12 +19,8 @@ def examine() -> dict[str, str]:
     """Findings by name, each of one line, which says what to do if something is missing."""
     import torch
 
-    from bellgrad.training.engine import compiler_available
+    from bellgrad.core.machine_code import is_kept
 
-    compiler = next(
-        (path for name in (os.environ.get("CXX") or "g++", "g++", "clang++") if (path := shutil.which(name))),
-        None,
-    )
     found = {
         "bellgrad": version("bellgrad"),
         "python": platform.python_version(),
@@ -34,9 +30,10 @@ def examine() -> dict[str, str]:
         "cuda": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else "none; everything runs on the processor",
-        "compiler": f"{compiler}: --engine compiled works"
-        if compiler_available()
-        else "none; every run is eager. Install g++ (Debian: apt-get install g++) to compile",
+        "compiler": _compiler(),
+        "cache": "machine code of solvers and tables is kept on disk"
+        if is_kept()
+        else "no folder can be written: solvers and tables are compiled in each process; set NUMBA_CACHE_DIR",
     }
     for extra, module in EXTRAS.items():
         if find_spec(module):
@@ -47,3 +44,28 @@ def examine() -> dict[str, str]:
         else:
             found[extra] = f"missing: pip install 'bellgrad[{extra}]'"
     return found
+
+
+def _compiler() -> str:
+    """Whether a function can be compiled, which is tried."""
+    import torch
+
+    from bellgrad.core.errors import CompilationError
+    from bellgrad.core.process import OwnSettings
+    from bellgrad.training.compilation import compiler_fault, find_compiler
+    from bellgrad.training.engine import Engine
+
+    fault = compiler_fault()
+    if fault is None:
+        began = time.perf_counter()
+        try:
+            with OwnSettings():
+                Engine("compiled", 1, 1, "").compile(lambda x: 2 * x + 1)(torch.ones(2))
+        except CompilationError as error:
+            fault = error
+        else:
+            seconds = time.perf_counter() - began
+            return f"{find_compiler()}: --engine compiled works (tried, in {seconds:.0f} seconds)"
+    if find_compiler() is None:
+        return "none; every run is eager. Install g++ (Debian: apt-get install g++) to compile"
+    return f"every run is eager: {fault}"

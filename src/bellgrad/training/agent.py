@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
+from bellgrad.core.process import in_own_settings
 from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
@@ -36,12 +37,14 @@ class Agent:
         self.reset()
 
     @classmethod
+    @in_own_settings
     def load(cls, run: Run, checkpoint: Which = "last") -> Self:
         """The agent of a run."""
         learner, state, env = run.load(checkpoint)
         env.close()
         return cls(learner, state, env, run.settings.seed)
 
+    @in_own_settings
     def reset(self) -> None:
         """Forget the current episode."""
         self._first, self._memory = True, self._saved
@@ -49,6 +52,7 @@ class Agent:
         self._action: NDArray[Any] | None = None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
+    @in_own_settings
     def act(self, obs: Any, deterministic: bool = True) -> Any:
         """The action for one observation.
 
@@ -115,6 +119,7 @@ class Agent:
             action = transform.action(state, action)
         return action
 
+    @in_own_settings
     def as_module(self) -> tuple[nn.Module, Tree]:
         """The greedy policy as a module from raw observations to the environment's actions, and an example
         input.

@@ -6,6 +6,7 @@ import torch
 from gymnasium.spaces import Discrete
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.process import settle
 from bellgrad.core.registry import TRANSFORMS
 from bellgrad.core.tree import restore_tree
 from bellgrad.envs.discrete import DiscreteStates
@@ -137,6 +138,7 @@ def load_policy(
     try:
         checkpoint = run.checkpoint(which, (STATE, REMEMBERED))
         env = env or make_run_env(run.settings, device, 1)
+        settle()  # importing and making an environment may change torch's settings
         learner = run.settings.algorithm.build(env.spec, steps=Plan.read(run).horizon)
         state = learner.init(torch.Generator(device).manual_seed(0))
         state = restore_tree(state, checkpoint.tensors(STATE), STATE)

@@ -1,17 +1,16 @@
 """The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates per
 call."""
 
-import functools
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from types import FunctionType, MethodType
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from bellgrad.core.errors import UsageError
+from bellgrad.core.errors import CompilationError, UsageError
+from bellgrad.core.forks import SPAWN, lost_threads
+from bellgrad.training.compilation import Compilation, compiler_available, compiler_fault
 
 # A cold compile costs about as much as this many eager updates of a small network.
 COMPILE_FROM_UPDATES = 20_000
@@ -33,62 +32,51 @@ class Engine:
         threads: of torch's arithmetic.
         updates_per_call: gradient updates unrolled into one compiled call.
         reason: one line for the user.
+        fault: why it is eager, if it would be compiled on another machine; not recorded.
+        on_fault: called once if a function cannot be compiled. If it returns, this and every later function
+            is run eagerly; if there is none, the `CompilationError` is raised. Not recorded.
     """
 
     mode: Literal["eager", "compiled"]
     threads: int
     updates_per_call: int
     reason: str
+    fault: CompilationError | None = field(default=None, compare=False, repr=False)
+    on_fault: Callable[[CompilationError], None] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_compilation", Compilation(self.on_fault))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in ("mode", "threads", "updates_per_call", "reason")}
 
     def start(self) -> None:
         """Apply the thread count to this process. Compiled code has the count built in, so this comes before
-        `compile`."""
+        `compile`.
+
+        Raises:
+            UsageError: there are several threads, and this process was forked and cannot have them.
+        """
+        if self.threads > 1 and lost_threads():
+            raise UsageError(
+                f"this run computes on {self.threads} threads, which a forked process cannot start again;"
+                f" {SPAWN}"
+            )
         torch.set_num_threads(self.threads)
 
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
 
-        Compiled functions skip Dynamo's guards, which take a tenth of a small update. That is sound because
-        each is compiled from its own code object (Dynamo caches by code object) and its callers never
-        change a shape.
+        It is compiled when it is first called. If that fails, nothing has been changed: see `on_fault`.
+
+        Raises:
+            CompilationError: by the function that is returned.
         """
         if self.mode == "eager":
             return torch.no_grad()(fn)
-        compiled = torch.compile(_own_code(fn), fullgraph=True, dynamic=False, options=_compile_options())
-
-        @functools.wraps(fn)
-        def call(*args: Any) -> Any:
-            with torch.no_grad():
-                return compiled(*args)
-
-        return call
-
-
-def _compile_options() -> dict[str, Any]:
-    return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-
-
-def _own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a private copy of its code object, so that no other function shares its compiled
-    graph."""
-    target = getattr(fn, "__func__", fn)
-    copy = FunctionType(
-        target.__code__.replace(),
-        target.__globals__,
-        target.__name__,
-        target.__defaults__,
-        target.__closure__,
-    )
-    return MethodType(copy, fn.__self__) if hasattr(fn, "__self__") else copy
-
-
-def compiler_available() -> bool:
-    """Whether a C++ compiler is on the path; without one every run is eager."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++", "clang++"))
+        compiled: Callable[..., Any] = self._compilation.function(fn)  # type: ignore[attr-defined]
+        return compiled
 
 
 def choose_engine(
@@ -113,20 +101,24 @@ def choose_engine(
         unit: of what is planned, if it is not gradient updates.
 
     Raises:
-        UsageError: `compiled` was asked for and there is no C++ compiler.
+        UsageError: `compiled` was asked for and there is no C++ compiler that works.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
     per_call = LONG_RUN_UPDATES_PER_CALL if planned_updates >= LONG_RUN_UPDATES else UPDATES_PER_CALL
-    if requested == "compiled" and not compiler_available():
-        raise UsageError(
-            "--engine compiled needs a C++ compiler (g++ or clang++); install one or use --engine eager"
-        )
-    if requested != "auto":
-        return Engine(requested, threads, per_call, f"{requested}, as asked")
-    if device.type == "cpu" and not compiler_available():
-        return Engine("eager", threads, per_call, "eager: no C++ compiler was found (see bellgrad doctor)")
-    mode: Literal["eager", "compiled"] = "compiled" if planned_updates >= COMPILE_FROM_UPDATES else "eager"
-    relation = "at least" if mode == "compiled" else "fewer than"
+    if requested == "eager":
+        return Engine("eager", threads, per_call, "eager, as asked")
+    wanted = requested == "compiled" or planned_updates >= COMPILE_FROM_UPDATES
+    fault = None if not wanted or compiler_available() else compiler_fault()
+    if requested == "compiled":
+        if fault is not None:
+            raise UsageError(
+                f"--engine compiled needs a C++ compiler (g++ or clang++), or use --engine eager; {fault}"
+            )
+        return Engine("compiled", threads, per_call, "compiled, as asked")
+    if fault is not None:
+        return Engine("eager", threads, per_call, f"eager: {fault}", fault)
+    mode: Literal["eager", "compiled"] = "compiled" if wanted else "eager"
+    relation = "at least" if wanted else "fewer than"
     reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"
     return Engine(mode, threads, per_call, reason)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.process import in_own_settings
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which, best_of
 from bellgrad.runs.settings import Settings
@@ -29,6 +30,7 @@ class Run(RunFolder):
         anywhere = replace(settings, device="cpu" if settings.device == "cpu" else "auto")
         self.device = device_of(anywhere if was_trained else settings)
 
+    @in_own_settings
     def train(self, progress: Literal["auto", "off"] = "auto") -> Self:
         """Train from the start to the end.
 
@@ -41,6 +43,7 @@ class Run(RunFolder):
             session.train(self, self.device, None, progress)
         return self
 
+    @in_own_settings
     def resume(self, steps: int | None = None, progress: Literal["auto", "off"] = "auto") -> Self:
         """Continue from the newest undamaged checkpoint; from the start if the run was stopped before its
         first one.
@@ -87,10 +90,12 @@ class Run(RunFolder):
                 file=sys.stderr,
             )
 
+    @in_own_settings
     def make_env(self, num_envs: int, **options: Any) -> TransformedEnv:
         """This run's environment with its wrappers; `options` are those of `make_env`."""
         return make_run_env(self.settings, self.device, num_envs, **options)
 
+    @in_own_settings
     def load(
         self, which: Which = "last", env: TransformedEnv | None = None
     ) -> tuple[Any, Any, TransformedEnv]:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, typeof
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
+from bellgrad.core.machine_code import KeptCode, keep
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.tabular.common import TABLE_FULL, inlined, next_uniform
 
@@ -161,11 +162,9 @@ def make_step(begin: Function, learn: Function) -> Function:
 
 def build_compiled(make: Make, begin: Function, learn: Function) -> Function:
     """The function that `make` builds from a learner's functions, compiled. The machine code is cached on
-    disk, in Numba's cache folder, for as long as its sources stay the same."""
+    disk, in Numba's cache folder if there is one, for as long as its sources stay the same."""
     made = make(begin, learn)
-    compiled: Any = njit(made)
-    compiled._cache = _DigestCache(made, source_digest(make, begin, learn))
-    dispatcher: Function = compiled
+    dispatcher: Function = keep(njit(made), _DigestCache, source_digest(make, begin, learn))
     return dispatcher
 
 
@@ -201,7 +200,7 @@ def as_python(function: Any) -> Function:
     )
 
 
-class _DigestCache(FunctionCache):
+class _DigestCache(KeptCode):
     """Numba's cache of machine code, with the digest of the function's sources as the key and in the files'
     names.
 

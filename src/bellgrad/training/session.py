@@ -8,11 +8,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from bellgrad.core.errors import BellgradError, CheckpointError, EnvironmentFault, UsageError
+from bellgrad.core.errors import (
+    BellgradError,
+    CheckpointError,
+    CompilationError,
+    EnvironmentFault,
+    UsageError,
+)
+from bellgrad.core.process import settle
 from bellgrad.core.protocols import Learner
 from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
@@ -22,8 +30,9 @@ from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
+from bellgrad.training.compilation import compiler_available, compiler_fault
 from bellgrad.training.driver import Advanced, Driver, Workload
-from bellgrad.training.engine import Engine, choose_engine, compiler_available
+from bellgrad.training.engine import Engine, choose_engine
 from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
 from bellgrad.training.plan import Plan
 from bellgrad.training.progress import TrainingProgress
@@ -32,6 +41,8 @@ RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
 # Calls whose tensors are read later: few enough to need little memory, many enough to wait rarely.
 PENDING_REPORTS = 1_000
+
+COMPILER_SAID = "compiler-said.txt"  # in the run's folder, if compiling failed
 
 
 class DivergedError(BellgradError):
@@ -62,6 +73,7 @@ def train(
     env = session = None
     try:
         env = make_run_env(run.settings, device)
+        settle()  # importing and making an environment may change torch's settings
         session = Session(run, env, checkpoint, progress)
         session.train()
         run.finish()
@@ -181,13 +193,26 @@ class Session:
         if plan is None:
             plan = Plan.start(run.settings, _choose_engine(learner, workload, run.settings, env), env.device)
         elif workload is not None and plan.engine.mode == "compiled" and not _can_compile(env.device):
-            raise UsageError(
-                f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly"
+            fault = compiler_fault() or CompilationError("no C++ compiler works here")
+            if run.settings.engine != "auto":
+                raise UsageError(
+                    f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly:"
+                    f" {fault}"
+                )
+            plan = self._going_eager(plan, fault)
+        if plan.engine.fault is not None:
+            plan = replace(
+                plan, engine=replace(plan.engine, reason=plan.engine.reason + self._kept(plan.engine.fault))
             )
         self.plan = plan
         plan.engine.start()
         self.driver: Driver = driver(
-            learner, env, plan.engine, run.settings.seed, env.device, total=plan.steps
+            learner,
+            env,
+            replace(plan.engine, on_fault=self._on_fault),
+            run.settings.seed,
+            env.device,
+            total=plan.steps,
         )
         self.tracker = Tracker()
         self.best: Best | None = None
@@ -199,6 +224,36 @@ class Session:
         self._progress = TrainingProgress(plan.steps, self.driver.steps, progress)
         self._stop = threading.Event()
         self._saved_at = None if checkpoint is None else self.driver.steps
+
+    def _on_fault(self, fault: CompilationError) -> None:
+        """A function could not be compiled: end, or go on eagerly from the same state.
+
+        Raises:
+            CompilationError: the run was to be compiled in any case.
+            KeyboardInterrupt: the user stopped it, and Ctrl-C also reaches a running compiler.
+        """
+        if self.stopping:
+            raise KeyboardInterrupt
+        if self.run.settings.engine == "compiled":
+            raise CompilationError(f"--engine compiled: {fault}{self._kept(fault)}; or use --engine eager")
+        self.plan = self._going_eager(self.plan, fault)
+        self.run.save_record(**self.plan.to_json())
+
+    def _going_eager(self, plan: Plan, fault: CompilationError) -> Plan:
+        reason = f"eager: {fault}{self._kept(fault)}"
+        print(f"warning: engine {reason}", file=sys.stderr)
+        return replace(plan, engine=replace(plan.engine, mode="eager", reason=reason))
+
+    def _kept(self, fault: CompilationError) -> str:
+        """Where all that the compiler said is kept."""
+        if not fault.whole:
+            return ""
+        path = self.run.folder / COMPILER_SAID
+        try:
+            path.write_text(fault.whole)
+        except OSError:  # a full disk may be what the compiler said
+            return ""
+        return f" (all of it: {path})"
 
     @property
     def stopping(self) -> bool:
@@ -224,6 +279,7 @@ class Session:
                     self._save()
                 while not self._over() and not self.stopping:
                     before = driver.steps
+                    settle()  # the environment's code may have changed torch's settings
                     self.tracker.add(driver.advance())
                     if self._due(before, plan.log_every):
                         self._log()
