@@ -111,8 +111,8 @@ def _dynamics_of(env: gymnasium.Env) -> "FiniteMDP":
             hasattr(inner, "P") and hasattr(inner, "initial_state_distrib")
         ):
             raise UsageError(
-                f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
-                " samples"
+                f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from"
+                " its samples"
             )
     what = "the rules of Blackjack" if isinstance(inner, BlackjackEnv) else "`mdp`" if shown else "`P`"
     _check_owner(inner, name, what)
@@ -175,8 +175,8 @@ def _compare(inner: gymnasium.Env, mdp: "FiniteMDP", name: str, what: str) -> No
             )
             if not fits.any():
                 contradiction = (
-                    f"{mdp.place(pair)} gave next state {obs}, reward {reward}, terminated {terminated}, which"
-                    f" is none of its outcomes"
+                    f"{mdp.place(pair)} gave next state {obs}, reward {reward}, terminated {terminated},"
+                    f" which is none of its outcomes"
                 )
             state = int(env.reset()[0]) if terminated or truncated else int(obs)
     except UsageError:

@@ -385,8 +385,8 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
     if without_action.any():
         state = int(without_action.argmax())
         raise UsageError(
-            f"{mdp.state_name(state)} has no legal action; if the episode has ended there, give it the outcome"
-            f" (1.0, {state}, 0.0, True)"
+            f"{mdp.state_name(state)} has no legal action; if the episode has ended there, give it the"
+            f" outcome (1.0, {state}, 0.0, True)"
         )
     if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= PROBABILITY_TOLERANCE:
         raise UsageError(
