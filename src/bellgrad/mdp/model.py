@@ -212,7 +212,8 @@ class FiniteMDP:
         """
         from bellgrad.mdp.from_gym import from_gymnasium  # not before it is needed: it imports Gymnasium
 
-        return from_gymnasium(env, **env_kwargs)
+        made: FiniteMDP = from_gymnasium(cls, env, env_kwargs)
+        return made
 
     @classmethod
     def _from_outcomes(
