@@ -104,8 +104,14 @@ ARRAYS = {
     "strings": ({"reward": np.array([["a", "b"]] * 3)}, "reward must be an array of numbers, got <U1"),
     "numbers as text": ({"reward": [["1", "2"]] * 3}, "reward must be an array of numbers"),
     "complex": ({"reward": np.full((3, 2), 1j)}, "reward must be an array of numbers, got complex128"),
-    "complex sparse": ({"reward": sparse.csr_array(np.full((6, 3), 1j))}, "reward must be a sparse matrix of num"),
-    "complex matrices": ({"transition": [sparse.eye_array(3, dtype=complex)] * 2}, "transition of action 0 must"),
+    "complex sparse": (
+        {"reward": sparse.csr_array(np.full((6, 3), 1j))},
+        "reward must be a sparse matrix of num",
+    ),
+    "complex matrices": (
+        {"transition": [sparse.eye_array(3, dtype=complex)] * 2},
+        "transition of action 0 must",
+    ),
     "none": ({"reward": None}, "reward must be an array of numbers, got object"),
     "ragged": ({"transition": [[[1.0]], [[1.0], [1.0, 2.0]]]}, "transition cannot be read as an array"),
     "empty": ({"transition": []}, r"transition has shape \(0,\); expected"),
@@ -113,10 +119,19 @@ ARRAYS = {
     "no actions": ({"transition": np.zeros((3, 0, 3))}, "at least one state and one action"),
     "dates": ({"reward": np.zeros((3, 2), "M8[s]")}, "reward must be an array of numbers, got datetime64"),
     "a dictionary": ({"transition": {0: 1}}, "transition must be an array of numbers, got object"),
-    "a grad": ({"transition": torch.tensor(STATES_FIRST, requires_grad=True)}, "transition cannot be .*detach"),
-    "a sparse tensor": ({"transition": torch.tensor(STATES_FIRST).to_sparse()}, "transition cannot be .*dense"),
+    "a grad": (
+        {"transition": torch.tensor(STATES_FIRST, requires_grad=True)},
+        "transition cannot be .*detach",
+    ),
+    "a sparse tensor": (
+        {"transition": torch.tensor(STATES_FIRST).to_sparse()},
+        "transition cannot be .*dense",
+    ),
     "masked": ({"reward": np.ma.masked_equal(FOREST_REWARD, 4)}, "reward has masked entries"),
-    "transposed": ({"reward": FOREST_REWARD.T}, r"reward has shape \(2, 3\).*this is \[A, S\]: transpose it, rew"),
+    "transposed": (
+        {"reward": FOREST_REWARD.T},
+        r"reward has shape \(2, 3\).*this is \[A, S\]: transpose it, rew",
+    ),
     "actions first": ({"reward": np.zeros((2, 3, 3))}, "reward has shape .*order='ASS' if they do in every"),
     "states first": ({"order": "ASS"}, "transition has shape .*expected .A, S, S'.; states come first"),
     "an order": ({"order": "SSA"}, "unknown order of axes 'SSA'; did you mean"),
@@ -141,8 +156,11 @@ ARRAYS = {
     "names": ({"state_names": 3}, "state_names must be a list of names"),
     "grid": ({"grid": 3}, "grid must be a number of rows and one of columns"),
     "grid text": ({"grid": ("1", 3)}, "grid = '1' must be a number"),
-    "a 3-D sparse": ({"transition": [sparse.coo_array(np.ones(3)), sparse.eye_array(3)]}, "must be a sparse matrix"),
-}  # fmt: skip
+    "a 3-D sparse": (
+        {"transition": [sparse.coo_array(np.ones(3)), sparse.eye_array(3)]},
+        "must be a sparse matrix",
+    ),
+}
 
 
 @pytest.mark.parametrize("change, words", ARRAYS.values(), ids=ARRAYS)
@@ -157,7 +175,10 @@ CALLS = {
     "states text": (lambda: FiniteMDP.from_function("2", 1, step), "num_states = '2' must be a number"),
     "states 2.5": (lambda: FiniteMDP.from_function(2.5, 1, step), "num_states = 2.5 must be a whole number"),
     "states none": (lambda: FiniteMDP.from_function(None, 1, step), "num_states = None must be a number"),
-    "no function": (lambda: FiniteMDP.from_function(1, 1, [[1.0]]), "outcomes must be a function .*from_arrays"),
+    "no function": (
+        lambda: FiniteMDP.from_function(1, 1, [[1.0]]),
+        "outcomes must be a function .*from_arrays",
+    ),
     "data of no states": (
         lambda: FiniteMDP.from_transitions([], [], [], [], [], num_states=0, num_actions=1),
         "num_states = 0 must be 1 or more",
@@ -181,8 +202,14 @@ CALLS = {
     "a map": (lambda: gridworld(123), "a map is one text with several lines, .*got int"),
     "no map": (lambda: gridworld(None), "a map is one text"),
     "a map of numbers": (lambda: gridworld([[1, 2]]), "a map is one text"),
-    "a letter": (lambda: gridworld("S.G", rewards={"g": 10}), "rewards has 'g', which is not on the map; .*G S"),
-    "a number as letter": (lambda: gridworld("S.G", rewards={1: 10}), "keys of rewards must be letters, got 1"),
+    "a letter": (
+        lambda: gridworld("S.G", rewards={"g": 10}),
+        "rewards has 'g', which is not on the map; .*G S",
+    ),
+    "a number as letter": (
+        lambda: gridworld("S.G", rewards={1: 10}),
+        "keys of rewards must be letters, got 1",
+    ),
     "rewards": (lambda: gridworld("S.G", rewards=[1]), "rewards = .1. must be a dictionary"),
     "a reward": (lambda: gridworld("S.G", rewards={"G": "x"}), "= 'x' must be a number"),
     "a step reward": (lambda: gridworld("S.G", step_reward=None), "step_reward = None must be a number"),
@@ -207,7 +234,7 @@ CALLS = {
     "solve cartpole": (lambda: bg.solve("CartPole-v1"), "CartPole-v1 does not show its dynamics"),
     "solve method": (lambda: bg.solve(EXPECTED, 3), "unknown solver '3'"),
     "solve criterion": (lambda: bg.solve(EXPECTED, criterion=["total"]), "unknown criterion"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("call, words", CALLS.values(), ids=CALLS)
@@ -281,7 +308,7 @@ def test_a_name_is_not_answered_with_an_empty_list():
 def test_an_empty_row_and_a_state_without_actions_say_how_an_end_is_written():
     empty = STATES_FIRST.copy()
     empty[2] = 0
-    with pytest.raises(UsageError, match="state 2, action 0 has an empty row; .*`legal`; .*`terminated`"):
+    with pytest.raises(UsageError, match=r"state 2, action 0 has an empty row; .*`legal`; .*`terminated`"):
         FiniteMDP.from_arrays(empty, FOREST_REWARD)
     with pytest.raises(UsageError, match=r"state 1 has no legal action; .*\(1.0, 1, 0.0, True\)"):
         FiniteMDP.from_function(2, 1, lambda s, a: [] if s else step(s, a))

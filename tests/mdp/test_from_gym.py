@@ -201,7 +201,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("make", REPLACED.values(), ids=REPLACED)
 def test_p_is_not_taken_for_steps_that_something_else_has_replaced(make):
-    with pytest.raises(UsageError, match="need not describe|describes the environment without"):
+    with pytest.raises(UsageError, match=r"need not describe|describes the environment without"):
         FiniteMDP.from_gymnasium(make())
     assert known_dynamics(make()) is None
 
@@ -284,7 +284,7 @@ def test_an_environment_whose_steps_contradict_its_p_is_refused(wrong, words):
     "env", [123, None, [1], {}, object()], ids=["number", "none", "list", "dict", "object"]
 )
 def test_what_is_no_environment_is_refused(env):
-    with pytest.raises(UsageError, match="an environment is an id, a gymnasium.Env, or a class or function"):
+    with pytest.raises(UsageError, match=r"an environment is an id, a gymnasium.Env, or a class or function"):
         FiniteMDP.from_gymnasium(env)
 
 
@@ -292,7 +292,7 @@ def test_what_is_no_environment_is_refused(env):
                          ids=str)  # fmt: skip
 def test_a_p_that_is_no_table_is_refused(p):
     with pytest.raises(
-        UsageError, match="has no entry for state 0, action 0|state 0, action 0: expected outc"
+        UsageError, match=r"has no entry for state 0, action 0|state 0, action 0: expected outc"
     ):
         FiniteMDP.from_gymnasium(Shown(p, states=1))
 

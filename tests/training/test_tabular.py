@@ -50,7 +50,7 @@ def test_learning_sees_the_rewards_of_a_subclass_and_not_those_of_its_parent(tmp
     learned = table(train(tmp_path / "own", env=HolePenalty))
     assert learned.q.min() < -0.1
     assert same(learned, table(train(tmp_path / "steps", env=HolePenalty, backend="gymnasium")))
-    with pytest.raises(UsageError, match="the dynamics of .*HolePenalty are not known"):
+    with pytest.raises(UsageError, match=r"the dynamics of .*HolePenalty are not known"):
         train(tmp_path / "native", env=HolePenalty, backend="native")
 
 

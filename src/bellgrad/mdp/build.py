@@ -238,9 +238,9 @@ def _numbers(name: str, values: Any) -> NDArray[Any]:
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise UsageError(f"{name} has masked entries; fill them, or mark illegal actions in `legal`")
-    if isinstance(values, np.ndarray) and values.dtype == object and values.size:
-        if all(isinstance(value, Real) for value in values.flat):
-            values = values.astype(np.float64)
+    objects = isinstance(values, np.ndarray) and values.dtype == object and values.size > 0
+    if objects and all(isinstance(value, Real) for value in values.flat):
+        values = values.astype(np.float64)
     return as_numbers(name, values)
 
 

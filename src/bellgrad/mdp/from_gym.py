@@ -9,7 +9,7 @@ own classes are known to follow `P`; those of another class are compared with it
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,9 +18,6 @@ from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.blackjack import blackjack_rules
-
-if TYPE_CHECKING:
-    from bellgrad.mdp.model import FiniteMDP
 
 ACTION_NAMES = {
     CliffWalkingEnv: ("up", "right", "down", "left"),
@@ -51,13 +48,16 @@ WRITE_IT = (
 CLIFF_WALKING = "." * 36 + "S" + "X" * 10 + "G"
 
 
-def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **env_kwargs: Any) -> "FiniteMDP":
+def from_gymnasium(
+    mdp_class: Any, env: str | gymnasium.Env | Callable[..., gymnasium.Env], env_kwargs: dict[str, Any]
+) -> Any:
     """The dynamics of an environment that has them in `P`, of Blackjack, or of a `FiniteMDPEnv`.
 
     Wrappers must not change what happens. How Blackjack's states are numbered is documented in
     `bellgrad.mdp.blackjack`.
 
     Args:
+        mdp_class: `FiniteMDP`, which uses this module and is not imported here.
         env: a registered id, an environment, or a class or function that makes one.
         env_kwargs: arguments of the environment, if it is made here.
 
@@ -71,7 +71,7 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
     if isinstance(env, gymnasium.Env):
         if env_kwargs:
             raise UsageError(f"an environment object takes no arguments, got {', '.join(env_kwargs)}")
-        return _dynamics_of(env)
+        return _dynamics_of(env, mdp_class)
     if not isinstance(env, str) and not callable(env):
         raise UsageError(
             f"an environment is an id, a gymnasium.Env, or a class or function that makes one; got a"
@@ -86,14 +86,12 @@ def from_gymnasium(env: str | gymnasium.Env | Callable[..., gymnasium.Env], **en
     if not isinstance(made, gymnasium.Env):
         raise UsageError(f"{env} made a {type(made).__name__}, not a gymnasium.Env")
     try:
-        return _dynamics_of(made)
+        return _dynamics_of(made, mdp_class)
     finally:
         made.close()
 
 
-def _dynamics_of(env: gymnasium.Env) -> "FiniteMDP":
-    from bellgrad.mdp.model import FiniteMDP
-
+def _dynamics_of(env: gymnasium.Env, mdp_class: Any) -> Any:
     inner = env.unwrapped
     name = env.spec.id if env.spec else type(inner).__name__
     layer = env
@@ -105,18 +103,18 @@ def _dynamics_of(env: gymnasium.Env) -> "FiniteMDP":
             )
         layer = layer.env
     shown = getattr(inner, "mdp", None)
-    if not isinstance(shown, FiniteMDP):
+    if not isinstance(shown, mdp_class):
         shown = None
         if not isinstance(inner, BlackjackEnv) and not (
             hasattr(inner, "P") and hasattr(inner, "initial_state_distrib")
         ):
             raise UsageError(
-                f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from its"
-                " samples"
+                f"{name} does not show its dynamics: it has no `P` and `initial_state_distrib`; learn from"
+                " its samples"
             )
     what = "the rules of Blackjack" if isinstance(inner, BlackjackEnv) else "`mdp`" if shown else "`P`"
     _check_owner(inner, name, what)
-    made = shown or FiniteMDP.from_function(**_rules_of(env, name))
+    made = shown or mdp_class.from_function(**_rules_of(env, name))
     own = (type(inner).step, type(inner).reset)
     ours = own[0].__module__ == own[1].__module__ == "bellgrad.envs.mdp"  # `FiniteMDPEnv`
     if own not in KNOWN.values() and not ours and own[0] is not gymnasium.Env.step:
@@ -146,7 +144,7 @@ def _check_owner(inner: gymnasium.Env, name: str, what: str) -> None:
             )
 
 
-def _compare(inner: gymnasium.Env, mdp: "FiniteMDP", name: str, what: str) -> None:
+def _compare(inner: gymnasium.Env, mdp: Any, name: str, what: str) -> None:
     """Take random steps in a copy of the environment: each must be an outcome of the MDP."""
     try:
         env = copy.deepcopy(inner)
@@ -175,8 +173,8 @@ def _compare(inner: gymnasium.Env, mdp: "FiniteMDP", name: str, what: str) -> No
             )
             if not fits.any():
                 contradiction = (
-                    f"{mdp.place(pair)} gave next state {obs}, reward {reward}, terminated {terminated}, which"
-                    f" is none of its outcomes"
+                    f"{mdp.place(pair)} gave next state {obs}, reward {reward}, terminated {terminated},"
+                    f" which is none of its outcomes"
                 )
             state = int(env.reset()[0]) if terminated or truncated else int(obs)
     except UsageError:

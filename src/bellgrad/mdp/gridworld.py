@@ -175,9 +175,9 @@ def _letters(text_map: str | Sequence[str], known: set[str]) -> NDArray[np.str_]
     ]
     if not lines or not lines[0]:
         raise UsageError("the map is empty")
-    for number, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if len(line) != len(lines[0]):
-            raise UsageError(f"row {number} of the map has {len(line)} cells; row 0 has {len(lines[0])}")
+            raise UsageError(f"row {index} of the map has {len(line)} cells; row 0 has {len(lines[0])}")
     letters = np.array([list(line) for line in lines])
     unknown_letter = ~np.isin(letters, sorted(known))
     if unknown_letter.any():

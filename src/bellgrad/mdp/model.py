@@ -321,7 +321,8 @@ class FiniteMDP:
         """
         from bellgrad.mdp.from_gym import from_gymnasium  # not before it is needed: it imports Gymnasium
 
-        return from_gymnasium(env, **env_kwargs)
+        made: FiniteMDP = from_gymnasium(cls, env, env_kwargs)
+        return made
 
     @classmethod
     def _from_outcomes(
@@ -561,8 +562,8 @@ def _check_outcomes(mdp: FiniteMDP) -> None:
     if without_action.any():
         state = int(without_action.argmax())
         raise UsageError(
-            f"{mdp.state_name(state)} has no legal action; if the episode has ended there, give it the outcome"
-            f" (1.0, {state}, 0.0, True)"
+            f"{mdp.state_name(state)} has no legal action; if the episode has ended there, give it the"
+            f" outcome (1.0, {state}, 0.0, True)"
         )
     if not (mdp.initial >= 0).all() or not abs(mdp.initial.sum() - 1) <= PROBABILITY_TOLERANCE:
         raise UsageError(
