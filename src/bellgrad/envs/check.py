@@ -13,8 +13,9 @@ import numpy as np
 from gymnasium import spaces
 
 from bellgrad.core.errors import BellgradError, UsageError
+from bellgrad.core.guard import describe
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
-from bellgrad.envs.arrays import check_action_space, describe, flatten_obs, obs_leaves, short
+from bellgrad.envs.arrays import check_action_space, flatten_obs, obs_leaves, short
 from bellgrad.envs.gym import gym_spec
 from bellgrad.envs.names import EnvLike, env_name, make_single
 

@@ -53,11 +53,15 @@ class DiscreteStates(ObsTransform):
         """Refuses a Box without bins or bounds, and what has no fixed number of states."""
         space = spec.observation_space
         if not isinstance(space, Box):
-            if self.bins is not None or self.tilings > 1:
-                raise UsageError(
-                    f"{'tilings' if self.bins is None else 'bins'} are for observations in a Box, not for"
-                    f" {space}"
-                )
+            given = {
+                "bins": self.bins,
+                "bin_low": self.low,
+                "bin_high": self.high,
+                "tilings": self.tilings > 1,
+            }
+            if any(given.values()):
+                unfit = next(name for name, value in given.items() if value)
+                raise UsageError(f"{unfit} are for observations in a Box, not for {space}")
             sizes_of(space)
             return replace(self, inner=spec)
         d = math.prod(space.shape)

@@ -10,6 +10,7 @@ import gymnasium
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.guard import guarded
 from bellgrad.mdp.blackjack import blackjack_rules
 
 ACTION_NAMES = {
@@ -44,16 +45,14 @@ def gymnasium_rules(
         if env_kwargs:
             raise UsageError(f"an environment object takes no arguments, got {', '.join(env_kwargs)}")
         return _rules_of(env)
-    try:
+    who = f"the environment {env}"
+    with guarded(who, "its constructor", f"{who} could not be made"):
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
-    except Exception as error:
-        raise UsageError(
-            f"the environment {env} could not be made: {' '.join(str(error).split())}"
-        ) from error
-    try:
-        return _rules_of(made)
-    finally:
-        made.close()
+    with guarded(who, "its dynamics"):
+        try:
+            return _rules_of(made)
+        finally:
+            made.close()
 
 
 def _rules_of(env: gymnasium.Env) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.guard import guarded
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder, EnsembleNetwork, Network
 from bellgrad.nets.layers import (
@@ -121,12 +122,8 @@ def _user_module(
     check_spec(spec)
     name, make = (spec.__name__, spec) if isinstance(spec, type) else (f"{spec!r}.build", spec.build)
     call = f"{name}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
-    try:
+    with guarded("your network", "its constructor", f"your network could not be made as {call}"):
         module = make(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
-    except Exception as error:  # whatever a user's constructor raises
-        raise UsageError(
-            f"your network could not be made as {call}: {type(error).__name__}: {error}"
-        ) from error
     _check_user_module(module, observation_space, outputs, action_size)
     return module
 
@@ -141,13 +138,9 @@ def _check_user_module(module: nn.Module, observation_space: Space, outputs: int
         )
     inputs = [_sample(observation_space, 2)] + ([torch.rand(2, action_size)] if action_size else [])
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
-    try:
+    with guarded("your network", "forward()", f"your network {name} failed on two observations"):
         with torch.no_grad():
             first, second = module(*inputs), module(*inputs)
-    except Exception as error:  # whatever a user's forward raises
-        raise UsageError(
-            f"your network {name} failed on two observations: {type(error).__name__}: {error}"
-        ) from error
     if not isinstance(first, Tensor) or first.shape != (2, outputs):
         got = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
         raise UsageError(f"your network {name} must return shape [B, {outputs}]; for B = 2 it returned {got}")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.processors import processors
 
 # A cold compile costs about as much as this many eager updates of a small network.
 COMPILE_FROM_UPDATES = 20_000
@@ -115,8 +116,7 @@ def choose_engine(
     Raises:
         UsageError: `compiled` was asked for and there is no C++ compiler.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
+    threads = max(1, processors() - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
     per_call = LONG_RUN_UPDATES_PER_CALL if planned_updates >= LONG_RUN_UPDATES else UPDATES_PER_CALL
     if requested == "compiled" and not compiler_available():
         raise UsageError(
