@@ -120,13 +120,11 @@ def fields_from_json(cls: type, data: Any, trust_imports: bool = False) -> Any:
             " version, or is damaged"
         )
     values = {name: from_json(value, trust_imports) for name, value in found.items()}
-    try:
-        with guarded(f"the class {cls.__name__}", "its constructor"):
+    with guarded(f"the class {cls.__name__}", "its constructor"):
+        try:
             return cls(**values)
-    except BellgradError as error:
-        if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception):
-            raise
-        raise CheckpointError(f"the record of {cls.__name__} is damaged: {error}") from error
+        except Exception as error:  # whatever a user's class raises
+            raise CheckpointError(f"the record of {cls.__name__} is damaged: {error}") from error
 
 
 def by_field(cls: type, data: dict[str, Any]) -> dict[str, Any]:

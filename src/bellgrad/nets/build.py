@@ -138,9 +138,9 @@ def _check_user_module(module: nn.Module, observation_space: Space, outputs: int
         )
     inputs = [_sample(observation_space, 2)] + ([torch.rand(2, action_size)] if action_size else [])
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
-    with guarded("your network", "forward()", f"your network {name} failed on two observations"):
-        with torch.no_grad():
-            first, second = module(*inputs), module(*inputs)
+    refusal = f"your network {name} failed on two observations"
+    with torch.no_grad(), guarded("your network", "forward()", refusal):
+        first, second = module(*inputs), module(*inputs)
     if not isinstance(first, Tensor) or first.shape != (2, outputs):
         got = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
         raise UsageError(f"your network {name} must return shape [B, {outputs}]; for B = 2 it returned {got}")
