@@ -44,22 +44,16 @@ def add_arguments(p: Parser) -> None:
     p.add_argument(
         "algo", help="the algorithm's name, for example ppo (bellgrad list algos), or module:Class"
     )
-    hints, one_or_many = get_type_hints(Settings), p.add_mutually_exclusive_group()
-    for name, f in FLAGS.items():
-        about = f.metadata["about"].replace("`", "")
-        about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
-        read, shown = READ.get(hints[name] | None, (str, None))  # words are checked when settings are made
-        place = one_or_many if name == "seed" else p
-        place.add_argument(_flag(name), type=read, metavar=shown, help=about)
+    one_or_many = p.add_mutually_exclusive_group()
+    for name in FLAGS:
+        add_setting(one_or_many if name == "seed" else p, name)
     one_or_many.add_argument(
         "--seeds",
         type=seeds,
         metavar="LIST",
         help="several runs one after another, for example 0-4, into one folder",
     )
-    for name, about in SHORTHAND.items():
-        options = {"type": count} if name == "frame_stack" else {"action": "store_true", "default": None}
-        p.add_argument(_flag(name), help=f"in place of --transforms: {about}", **options)
+    add_shorthand(p)
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
     p.add_argument(
@@ -72,6 +66,23 @@ def add_arguments(p: Parser) -> None:
         "Every hyper-parameter is a flag --algo.FIELD VALUE, for example --algo.learning_rate 1e-3; bellgrad"
         " train ALGO --algo.help lists them. A part is chosen by its name, as in --algo.optimizer sgd."
     )
+
+
+def add_setting(place: Any, name: str) -> None:
+    """The flag of a setting, in a parser or a group of one."""
+    f = FLAGS[name]
+    about = f.metadata["about"].replace("`", "")
+    about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
+    # words are checked when settings are made
+    read, shown = READ.get(get_type_hints(Settings)[name] | None, (str, None))
+    place.add_argument(_flag(name), type=read, metavar=shown, help=about)
+
+
+def add_shorthand(p: Parser) -> None:
+    """The flags in place of `--transforms`."""
+    for name, about in SHORTHAND.items():
+        options = {"type": count} if name == "frame_stack" else {"action": "store_true", "default": None}
+        p.add_argument(_flag(name), help=f"in place of --transforms: {about}", **options)
 
 
 def _flag(name: str) -> str:
