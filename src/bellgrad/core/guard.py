@@ -53,7 +53,8 @@ def what_happened(error: BaseException, call: str) -> str:
     if isinstance(error, KeyboardInterrupt) and not _was_raised_by_user_code(error):
         raise error
     if isinstance(error, SystemExit):
-        return f"ended the process in {call}: sys.exit({error.code!r}){_place(error)}"
+        code = "" if error.code is None else repr(error.code)
+        return f"ended the process in {call}: sys.exit({code}){_place(error)}"
     if isinstance(error, BellgradError):  # of a part of ours inside the user's
         return f"failed in {call}: {error}"
     return f"raised {describe(error)} in {call}"

@@ -1,5 +1,5 @@
-"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to fix; then
-steps a batch of them as training does, so that training trips over nothing that was not said."""
+"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to fix;
+then steps a batch as training does, so that training trips over nothing that was not said."""
 
 import contextlib
 import inspect
@@ -211,10 +211,8 @@ def _rehearse(
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
                 what = f"render() returned {picture.dtype} {list(picture.shape)}"
                 found.error("picture", what, "return an array [H, W, 3] uint8")
-    word = "environment" if num_envs == 1 else "environments"
-    found.ok(
-        f"{num_envs} {word} as in training" + (", and another one beside, as in evaluations" * evaluates)
-    )
+    beside = ", and another one beside as in evaluations" if evaluates else ""
+    found.ok(f"a batch of {num_envs} as in training{beside}")
 
 
 def _act(batch: BatchedEnv, policy: Policy, seed: int, steps: int = REHEARSED_STEPS) -> None:

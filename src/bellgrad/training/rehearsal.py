@@ -67,6 +67,7 @@ def _untrained(settings: Settings, env: BatchedEnv) -> Callable[[Tree], Tensor]:
         with torch.no_grad():
             acted = learner.act(state, carry, obs, draw(learner.act_noise(env.num_envs), generator))
         carry = acted.carry
-        return acted.action
+        action: Tensor = acted.action
+        return action
 
     return choose
