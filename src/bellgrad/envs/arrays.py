@@ -96,10 +96,28 @@ class Leaf:
 
     def _array(self, value: Any) -> np.ndarray:
         try:
-            return np.asarray(value)
-        except Exception as error:  # ragged nested lists; a tensor that needs `.detach()` or `.cpu()`
-            why = "" if isinstance(error, ValueError) else f": {' '.join(str(error).split())}"
-            raise ValueError(f"returned the {self.path} {short(value)}, which is not an array{why}") from None
+            return as_array(value)
+        except ValueError as error:
+            raise ValueError(
+                f"returned the {self.path} {short(value)}, which is not an array{error}"
+            ) from None
+
+
+def as_array(value: Any) -> np.ndarray:
+    """What a user's environment gave as an array.
+
+    Raises:
+        ValueError: it is none. The text is why, after a colon, or empty.
+    """
+    try:
+        # NumPy takes it where torch records nothing, as in a training, and nowhere else
+        if getattr(value, "requires_grad", False) is True:
+            raise TypeError("it requires a gradient; return it after .detach()")
+        return np.asarray(value)
+    except ValueError:  # ragged nested lists
+        raise ValueError from None
+    except Exception as error:  # for example a tensor on a GPU
+        raise ValueError(f": {' '.join(str(error).split())}") from None
 
 
 def as_reward(value: Any) -> float:
@@ -124,10 +142,7 @@ def as_flag(value: Any) -> bool:
 
 
 def _number(value: Any, kinds: str) -> Any:
-    try:
-        given = np.asarray(value)
-    except Exception as error:  # a ragged list; a tensor with a gradient
-        raise ValueError(f"{short(value)} is not a number") from error
+    given = as_array(value)
     if given.shape != () or given.dtype.kind not in kinds:
         raise ValueError(f"{short(value)} is not one number")
     return given[()]
