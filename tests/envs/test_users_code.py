@@ -279,10 +279,10 @@ class Unprintable:
 
 GRADIENT = torch.zeros(2, requires_grad=True)
 REFUSED = [
-    ("reset", None, "returned"),
-    ("reset", np.zeros(2, np.float32), "returned"),
-    ("reset", (np.zeros(2, np.float32), None), "returned"),
-    ("reset", (np.zeros(2, np.float32), {}, 1), "returned"),
+    ("reset", None, r"reset\(\)"),
+    ("reset", np.zeros(2, np.float32), r"reset\(\)"),
+    ("reset", (np.zeros(2, np.float32), None), r"reset\(\)"),
+    ("reset", (np.zeros(2, np.float32), {}, 1), r"reset\(\)"),
     ("first obs", GRADIENT, "not an array.*requires a gradient"),
     ("first obs", None, "shape"),
     ("first obs", np.zeros(3, np.float32), "shape"),

@@ -151,7 +151,7 @@ def _number(value: Any, kinds: str) -> Any:
 def short(value: Any) -> str:
     """A value in one line of at most 100 characters."""
     try:
-        text = " ".join(repr(value).split())
+        text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
     except Exception:  # a user's own `__repr__` fails
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else text[:97] + "..."
