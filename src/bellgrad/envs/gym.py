@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -107,6 +107,15 @@ def env_id(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
+class UnderWay(NamedTuple):
+    """Where one environment is in its present episode."""
+
+    number: int  # of the episode, from 0 at the reset
+    seed: int  # from which it began
+    return_: float  # so far
+    length: int  # environment steps so far
+
+
 class SeededEnvs:
     """The bookkeeping of a batch of Gymnasium environments, in any process: seeds, totals, checks,
     snapshots.
@@ -189,7 +198,7 @@ class SeededEnvs:
         try:
             self._begin_episodes(range(self.num_envs))
         except ContractBreach as broken:
-            raise self._fault(broken) from broken.__cause__
+            raise self.fault(broken) from broken.__cause__
         self._set_next_seeds()
         return self._obs(self._rows.obs)
 
@@ -217,7 +226,7 @@ class SeededEnvs:
                 self._check_obs(rows.obs)
             self._check_reward()
         except ContractBreach as broken:
-            raise self._fault(broken) from broken.__cause__
+            raise self.fault(broken) from broken.__cause__
         self._steps += 1
         self._return += rows.reward
         self._length += rows.active
@@ -394,8 +403,40 @@ class SeededEnvs:
         with _batches_lock:
             _batches.discard(self)
 
+    def under_way(self, row: int) -> UnderWay:
+        """The present episode of an environment."""
+        return UnderWay(
+            int(self._episode[row]), self._seeds[row], float(self._return[row]), int(self._length[row])
+        )
+
+    def go_on_from(self, row: int, now: UnderWay, actions: Sequence[int], steps: int) -> None:
+        """Take over what was stepped past this object, in the only environment of a batch.
+
+        Args:
+            row: the environment.
+            now: its present episode.
+            actions: Discrete ones of that episode that this object does not know yet.
+            steps: environment steps that were taken.
+        """
+        if now.number != self._episode[row]:
+            self._history[row].clear()
+        self._steps += steps
+        self._episode[row], self._seeds[row], self._return[row], self._length[row] = now
+        self._history[row] += np.array(actions, np.int64).tobytes()
+        self._set_next_seeds()
+
+    def episode_seed(self, row: int, number: int) -> int:
+        """From which an environment's episode `number` begins."""
+        return derive_seed(self._seed, row, number) & MAX_SEED
+
+    def fault(self, broken: ContractBreach) -> EnvironmentFault:
+        """What an environment did, with its index and its step."""
+        i = broken.index
+        where = f"at step {self._steps + 1} (step {self._length[i] + 1} of episode {self._episode[i]})"
+        return EnvironmentFault(f"environment {i} {broken.text}, {where}")
+
     def _episode_seed(self, index: int, ahead: int = 0) -> int:
-        return derive_seed(self._seed, index, int(self._episode[index]) + ahead) & MAX_SEED
+        return self.episode_seed(index, int(self._episode[index]) + ahead)
 
     def _set_next_seeds(self) -> None:
         for i in range(self.num_envs):
@@ -465,11 +506,6 @@ class SeededEnvs:
         if not fits.all():
             env = int(np.flatnonzero(~fits)[0])
             raise ContractBreach(env, f"returned the reward {reward[env]}")
-
-    def _fault(self, broken: ContractBreach) -> EnvironmentFault:
-        i = broken.index
-        where = f"at step {self._steps + 1} (step {self._length[i] + 1} of episode {self._episode[i]})"
-        return EnvironmentFault(f"environment {i} {broken.text}, {where}")
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -549,7 +585,7 @@ class GymEnv(SeededEnvs):
         except BaseException:
             self.close()
             raise
-        self._batch = SteppedEnvs(self.envs, rows)
+        self.stepped = SteppedEnvs(self.envs, rows)
 
     def _new(self, make: Callable[[], gymnasium.Env], name: str | None) -> gymnasium.Env:
         """One more environment.
@@ -570,12 +606,35 @@ class GymEnv(SeededEnvs):
             )
         return made
 
+    @property
+    def present(self) -> tuple[np.ndarray, ...]:
+        """What is acted on next: per leaf of the observation `[B, ...]`."""
+        return self._rows.obs
+
+    def see(self, row: int, obs: Any) -> tuple[np.ndarray, ...]:
+        """Check an observation that an environment gave, and make it the present one; returns `present`.
+
+        Raises:
+            ContractBreach: it does not fit its space, or is not finite.
+        """
+        self.stepped.write(self._rows.obs, row, obs)
+        self._check_obs(self._rows.obs)
+        return self._rows.obs
+
+    def category(self, obs: Any) -> int:
+        """An observation of a Discrete space counted from 0.
+
+        Raises:
+            ValueError: it is outside its space.
+        """
+        return self._leaves[0].category(obs)
+
     def _advance(self) -> None:
-        for _ in self._batch.advance():
+        for _ in self.stepped.advance():
             pass
 
     def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
-        for _ in self._batch.replay(rows, seeds, actions):
+        for _ in self.stepped.replay(rows, seeds, actions):
             pass
 
     def known_dynamics(self) -> FiniteMDP | None:

@@ -6,9 +6,8 @@ from typing import Any, Self
 import numpy as np
 
 from bellgrad.core.errors import EnvironmentFault
-from bellgrad.core.rng import derive_seed
-from bellgrad.envs.arrays import MAX_SEED, ContractBreach
-from bellgrad.envs.gym import LARGEST_REWARD, GymEnv
+from bellgrad.envs.arrays import ContractBreach
+from bellgrad.envs.gym import LARGEST_REWARD, GymEnv, UnderWay
 
 
 class SingleEnvStepper:
@@ -29,14 +28,13 @@ class SingleEnvStepper:
     """
 
     def __init__(self, env: GymEnv, observe: Callable[[tuple[np.ndarray, ...]], Any] | None):
-        self._env, self._observe, self._step = env, observe, env._batch.step
-        self._read = env._leaves[0].category if observe is None else self._read_arrays
+        self._env, self._observe, self._step = env, observe, env.stepped.step
+        self._read = env.category if observe is None else self._see
         self._first_action = int(env.action_space.start)
-        self.obs = int(env._rows.obs[0][0]) if observe is None else observe(env._rows.obs)
-        self.return_, self.length = float(env._return[0]), int(env._length[0])
-        self._episode, self._seed = int(env._episode[0]), env._seeds[0]
-        self._steps_before = env._steps - self.length  # the present episode
-        self._new_actions: list[int] = []  # that are not in the environment's history yet
+        self.obs = int(env.present[0][0]) if observe is None else observe(env.present)
+        self._episode, self._seed, self.return_, self.length = env.under_way(0)
+        self._taken = 0  # steps that the environment does not know of
+        self._new_actions: list[int] = []  # of the present episode, likewise
 
     def __enter__(self) -> Self:
         return self
@@ -75,35 +73,28 @@ class SingleEnvStepper:
         Raises:
             EnvironmentFault: as `GymEnv.step`.
         """
-        env = self._env
-        seed = derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED
+        seed = self._env.episode_seed(0, self._episode + 1)
         try:
-            self.obs = self._read(env._batch.reset(0, seed))
+            self.obs = self._read(self._env.stepped.reset(0, seed))
         except (ContractBreach, ValueError) as error:
             raise self._fault(error) from error.__cause__
         self._episode, self._seed = self._episode + 1, seed
-        self._steps_before += self.length
+        self._taken += len(self._new_actions)
         self.return_, self.length = 0.0, 0
         self._new_actions.clear()
-        env._history[0].clear()
         return self.obs
 
-    def _read_arrays(self, obs: Any) -> Any:
-        env = self._env
-        env._batch.write(env._rows.obs, 0, obs)
-        env._check_obs(env._rows.obs)
-        return self._observe(env._rows.obs)
+    def _see(self, obs: Any) -> Any:
+        return self._observe(self._env.see(0, obs))
 
     def _write_back(self) -> None:
-        env = self._env
-        env._steps, env._episode[0] = self._steps_before + self.length, self._episode
-        env._seeds[0], env._return[0], env._length[0] = self._seed, self.return_, self.length
-        env._history[0] += np.array(self._new_actions, np.int64).tobytes()
+        now = UnderWay(self._episode, self._seed, self.return_, self.length)
+        self._env.go_on_from(0, now, self._new_actions, self._taken + len(self._new_actions))
+        self._taken = 0
         self._new_actions.clear()
         if self._observe is None:
-            env._rows.obs[0][0] = self.obs
-        env._set_next_seeds()
+            self._env.present[0][0] = self.obs
 
     def _fault(self, error: ContractBreach | ValueError) -> EnvironmentFault:
         self._write_back()
-        return self._env._fault(error if isinstance(error, ContractBreach) else ContractBreach(0, str(error)))
+        return self._env.fault(error if isinstance(error, ContractBreach) else ContractBreach(0, str(error)))
