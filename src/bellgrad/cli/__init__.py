@@ -17,7 +17,6 @@ from bellgrad.cli.shared import (
     json_object,
     number,
     say_next,
-    see_current_folder,
     which_checkpoint,
 )
 from bellgrad.core.errors import BellgradError, UsageError
@@ -316,8 +315,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags and args.command != "train":
             raise UsageError(f"{flags[0]} is only for bellgrad train")
         args.words, args.algo_flags = words, flags
-        if getattr(args, "trust_imports", False):
-            see_current_folder()
         # What a library or an environment prints goes to standard error: standard output holds only the
         # answer.
         with (

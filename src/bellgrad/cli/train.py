@@ -19,7 +19,6 @@ from bellgrad.cli.shared import (
     numbers,
     quoted,
     say_next,
-    see_current_folder,
     seeds,
     words,
 )
@@ -91,8 +90,6 @@ def _flag(name: str) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    if ":" in args.algo:
-        see_current_folder()
     ALGORITHMS.find(args.algo)  # report a wrong name before anything slow is imported
     from bellgrad import api
     from bellgrad.presets import find_preset
@@ -201,7 +198,6 @@ def _with_parts(default: Any, words: list[str]) -> tuple[Any, list[str]]:
         flag, value = f"--algo.{f.name}", getattr(default, f.name)
         kinds = [kind for kind in PARTS if kind.fits(type(value)) or kind.fits(value)]
         if kinds and flag in words[:-1]:
-            see_current_folder()
             place = words.index(flag)
             default = replace(default, **{f.name: kinds[0].make(words[place + 1])})
             words = words[:place] + words[place + 2 :]
