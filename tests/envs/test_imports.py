@@ -70,6 +70,13 @@ def test_what_is_not_in_a_module_is_said_with_the_file_that_was_read(folder):
         ALGORITHMS.find("this:Mime")
 
 
+def test_a_module_with_nothing_of_the_kind_says_so(folder):
+    (folder / "this.py").write_text("")
+    words = rf"the module 'this' has no 'Mine', and nothing else .* environment \({folder}/this.py was read\)"
+    with pytest.raises(UsageError, match=words):
+        make_env("this:Mine")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [("train ppo --env test:Base --steps 10", "test.py"), ("train test:Base --env CartPole-v1", "test.py")],

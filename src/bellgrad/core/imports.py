@@ -64,7 +64,11 @@ def not_in(module: ModuleType, kind: str, name: str, path: str, known: Iterable[
         path: the name in the module.
         known: the names of such things in the module.
     """
-    return UsageError(f"{unknown(f'{kind} in module {name!r}', path, known)} ({file_of(module)} was read)")
+    there = list(known)
+    if not there:
+        nothing = f"the module {name!r} has no {path!r}, and nothing else in it is a possible {kind}"
+        return UsageError(f"{nothing} ({file_of(module)} was read)")
+    return UsageError(f"{unknown(f'{kind} in module {name!r}', path, there)} ({file_of(module)} was read)")
 
 
 def file_of(module: ModuleType) -> str:
