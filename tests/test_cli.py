@@ -922,6 +922,24 @@ def test_check_env_says_what_is_wrong_and_its_exit_code_too(here):
     assert "did you mean CartPole-v1" in bellgrad("check-env", "CartPole-v11").out
 
 
+def test_check_env_builds_what_training_with_the_same_flags_builds(here):
+    words = ["check-env", "corridor:Corridor", "--max-episode-steps", "20", "--num-envs", "3"]
+    said = bellgrad(*words, "--algo", "ppo", "--normalize-obs", "--backend", "subprocess")
+    assert said.code == 0 and "a batch of 3 as in training" in said.out
+    assert "takes no render_mode" in bellgrad(*words, "--render").out
+    for flags, reason in (
+        (["--algo", "sac"], "SAC"),
+        (["--algo", "q_learning", "--num-envs", "1"], "--bins"),
+        (["--transforms", "gray"], "Gray"),
+    ):
+        said = bellgrad(*words, *flags)
+        assert said.code == 1 and reason in said.out
+        flags = flags if "--algo" in flags else ["--algo", "ppo", *flags]
+        algo, *rest = flags[1:]
+        trained = bellgrad("train", algo, "--env", *words[1:], *rest, "--steps", "50", "--out", "refused")
+        assert trained.code == 2 and trained.error.removeprefix("error: ").strip() in said.out
+
+
 def test_doctor_names_what_is_installed_and_what_is_missing(monkeypatch):
     assert "compiler" in bellgrad("doctor").out
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import time
 
 import gymnasium
@@ -47,6 +48,10 @@ class Counter(gymnasium.Env):
                 raise RuntimeError("the door is stuck")
             case "exits":
                 os._exit(7)
+            case "leaves":
+                sys.exit()
+            case "interrupts":
+                raise KeyboardInterrupt
             case "hangs":
                 time.sleep(3600)
             case "nan":
@@ -69,6 +74,31 @@ class Counter(gymnasium.Env):
 
     def render(self):
         return np.full((4, 6, 3), self.steps, np.uint8) if self.render_mode == "rgb_array" else None
+
+
+class Slow(Counter):
+    """Takes its time in `reset`, and does one more thing in `close`."""
+
+    def __init__(self, seconds: float = 0.0, closing: str = ""):
+        super().__init__()
+        self.seconds, self.closing = seconds, closing
+
+    def reset(self, *, seed=None, options=None):
+        time.sleep(self.seconds)
+        return super().reset(seed=seed)
+
+    def close(self):
+        if self.closing and hasattr(self, "steps"):
+            self.fault = self.closing
+            self.strike([])
+
+
+class Different(Counter):
+    """Has other spaces in every process."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(0, 1, (2 + os.getpid() % 1000,), np.float32)
 
 
 class Endless(Counter):

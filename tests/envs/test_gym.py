@@ -9,7 +9,8 @@ from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import leaves, named_leaves, nest
-from bellgrad.envs.gym import GymEnv, SingleEnvStepper, gym_spec, obs_to_tensor
+from bellgrad.envs.gym import GymEnv, gym_spec, obs_to_tensor
+from bellgrad.envs.single import SingleEnvStepper
 
 
 def play(env, steps, seed=0):

@@ -175,3 +175,42 @@ def test_an_agent_whose_mask_allows_nothing_is_told(tmp_path):
     assert agent.act(obs) == agent.act(obs, deterministic=False) == 3  # counted from 1
     with pytest.raises(UsageError, match="allows no action"):
         agent.act(obs | {"action_mask": np.zeros(4, np.int8)})
+
+
+class Tells(Counter):
+    """Tells its mask in `info`, but not at step `silent`."""
+
+    def __init__(self, silent, how="missing"):
+        super().__init__(length=4)
+        self.silent, self.how = silent, how
+
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed)
+        return obs, {"action_mask": np.array([1, 0])}
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        if self.steps != self.silent:
+            return obs, reward, terminated, truncated, {"action_mask": np.array([1, 0])}
+        return obs, reward, terminated, truncated, {} if self.how == "missing" else {"action_mask": None}
+
+
+@pytest.mark.parametrize("how", ["missing", "none"])
+def test_the_mask_of_an_ended_episode_may_be_missing(how):
+    env = GymEnv(lambda: WithActionMask(Tells(4, how)), 2)
+    env.reset(0)
+    steps = [env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(9)]
+    assert sum(int(step.terminated.sum()) for step in steps) == 4
+    assert steps[3].next_obs["action_mask"].tolist() == [[1, 1], [1, 1]]
+    assert steps[3].obs["action_mask"].tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_mask_that_is_missing_elsewhere_is_told_with_the_environment_and_the_step():
+    env = GymEnv(lambda: WithActionMask(Tells(3)), 2)
+    env.reset(0)
+    with pytest.raises(
+        EnvironmentFault,
+        match=r"environment 0 failed in step\(1\): .*not say which actions.*step 3 of episode 0",
+    ):
+        for _ in range(4):
+            env.step(torch.zeros(2, dtype=torch.int64))

@@ -136,6 +136,46 @@ def test_trap_a_hung_worker_does_not_hang_the_run(workers):
 
 
 @pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("exits", "the worker process of environment 2 ended with exit code 7 in its step"),
+        ("leaves", r"environment 2 ended the process in step\(1\): sys.exit\(\) \(.*misbehaving.py"),
+        ("interrupts", r"environment 2 raised KeyboardInterrupt .* in step"),
+    ],
+)
+def test_what_ends_a_worker_is_told_with_the_environment_and_the_call(workers, fault, words):
+    env = workers(Counter, 3, workers=2, env_kwargs={"fault": fault, "at": 1})
+    env.reset(0)
+    with pytest.raises(EnvironmentFault, match=words):
+        env.step(torch.zeros(3, dtype=torch.int64), torch.tensor([False, False, True]))
+
+
+def test_a_reset_may_take_ten_times_as_long_as_a_step(workers):
+    env = workers("misbehaving:Slow", 1, timeout=0.3, env_kwargs={"seconds": 1.5})
+    assert env.reset(0).shape == (1, 2)
+
+
+def test_a_reset_that_hangs_is_told_with_the_setting(workers):
+    env = workers("misbehaving:Slow", 1, timeout=0.1, env_kwargs={"seconds": 3600.0})
+    words = r"environment 0 hung: no reset was finished in 1 seconds.*--worker-timeout \(now 0.1 for a step"
+    with pytest.raises(EnvironmentFault, match=words):
+        env.reset(0)
+
+
+@pytest.mark.parametrize("closing", ["raises", "leaves"])
+def test_a_fault_while_workers_close_is_told_and_no_process_stays(workers, closing):
+    env = workers("misbehaving:Slow", 2, env_kwargs={"closing": closing})
+    env.reset(0)
+    with pytest.raises(EnvironmentFault, match=r"environment 0 .* in close\(\)"):
+        env.close()
+
+
+def test_workers_whose_environments_have_other_spaces_are_refused():
+    with pytest.raises(EnvironmentFault, match="must have the same spaces"):
+        SubprocessEnv("misbehaving:Different", 2)
+
+
+@pytest.mark.parametrize(
     ("fault", "words"), [("raises", "raised RuntimeError: the door is stuck"), ("nan", "the value nan")]
 )
 def test_an_environments_fault_arrives_in_words_and_the_workers_can_be_reset(workers, fault, words):

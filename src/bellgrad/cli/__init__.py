@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bellgrad.cli import solve, train
+from bellgrad.cli import check, solve, train
 from bellgrad.cli.shared import (
     Parser,
     count,
     json_object,
     number,
     say_next,
-    see_current_folder,
     which_checkpoint,
 )
 from bellgrad.core.errors import BellgradError, UsageError
@@ -142,12 +141,7 @@ def build_parser() -> Parser:
     )
     _trust(p)
 
-    p = command("check-env", "check an environment and explain what is wrong", _check_env)
-    p.add_argument("env", help="a Gymnasium id, or module:Class")
-    p.add_argument(
-        "--env-kwargs", type=json_object, default={}, metavar="JSON", help="arguments for its constructor"
-    )
-    p.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    check.add_arguments(command("check-env", "check an environment and explain what is wrong", check.run))
 
     p = command("doctor", "check this installation", _doctor)
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -293,16 +287,6 @@ def _export(args: argparse.Namespace) -> Any:
     return api.export(args.run_folder, args.out, checkpoint=args.checkpoint, trust_imports=args.trust_imports)
 
 
-def _check_env(args: argparse.Namespace) -> Any:
-    from dataclasses import asdict
-
-    from bellgrad.envs.check import check_env
-
-    report = check_env(args.env, env_kwargs=args.env_kwargs)
-    args.exit_code = 0 if report.ok else 1
-    return {"ok": report.ok, **asdict(report)} if args.json else report
-
-
 def _doctor(args: argparse.Namespace) -> Any:
     from bellgrad.report.doctor import examine
 
@@ -333,8 +317,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags and args.command != "train":
             raise UsageError(f"{flags[0]} is only for bellgrad train")
         args.words, args.algo_flags = words, flags
-        if getattr(args, "trust_imports", False):
-            see_current_folder()
         # What a library or an environment prints goes to standard error: standard output holds only the
         # answer.
         with (

@@ -4,7 +4,6 @@ command."""
 import argparse
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -121,13 +120,6 @@ class Parser(argparse.ArgumentParser):
         if word.startswith("--"):
             raise unknown("option", word.partition("=")[0], self._option_string_actions)
         self.error(f"unexpected argument {word!r}")
-
-
-def see_current_folder() -> None:
-    """Let a user's own module in the current folder be imported, as `python -m` does; a console script does
-    not see it."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
 
 
 def say_next(args: argparse.Namespace, run: Any) -> None:

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bellgrad.core.errors import BellgradError, UsageError, unknown
+from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.guard import guarded
 
 if TYPE_CHECKING:
     from bellgrad.mdp.model import FiniteMDP
@@ -112,20 +113,17 @@ def find_mdp(name: str, env_kwargs: dict[str, Any]) -> "FiniteMDP":
     if isinstance(make, str):
         made = make_single(name, env_kwargs=env_kwargs)
     else:
-        try:
+        with guarded(name, "its constructor", f"{name} could not be made"):
             made = make(**env_kwargs)
-        except BellgradError:
-            raise
-        except Exception as error:  # whatever a user's function raises
-            raise UsageError(f"{name} could not be made: {type(error).__name__}: {error}") from error
     if isinstance(made, FiniteMDP):
         return made
     if not isinstance(made, gymnasium.Env):
         raise UsageError(f"{name} made a {type(made).__name__}, not a FiniteMDP or a gymnasium.Env")
-    try:
-        return FiniteMDP.from_gymnasium(made)
-    finally:
-        made.close()
+    with guarded(name, "its dynamics"):
+        try:
+            return FiniteMDP.from_gymnasium(made)
+        finally:
+            made.close()
 
 
 def as_json(mdp: "FiniteMDP", solution: "Solution", env: str, seconds: float) -> dict[str, Any]:

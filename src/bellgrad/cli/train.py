@@ -19,7 +19,6 @@ from bellgrad.cli.shared import (
     numbers,
     quoted,
     say_next,
-    see_current_folder,
     seeds,
     words,
 )
@@ -44,22 +43,16 @@ def add_arguments(p: Parser) -> None:
     p.add_argument(
         "algo", help="the algorithm's name, for example ppo (bellgrad list algos), or module:Class"
     )
-    hints, one_or_many = get_type_hints(Settings), p.add_mutually_exclusive_group()
-    for name, f in FLAGS.items():
-        about = f.metadata["about"].replace("`", "")
-        about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
-        read, shown = READ.get(hints[name] | None, (str, None))  # words are checked when settings are made
-        place = one_or_many if name == "seed" else p
-        place.add_argument(_flag(name), type=read, metavar=shown, help=about)
+    one_or_many = p.add_mutually_exclusive_group()
+    for name in FLAGS:
+        add_setting(one_or_many if name == "seed" else p, name)
     one_or_many.add_argument(
         "--seeds",
         type=seeds,
         metavar="LIST",
         help="several runs one after another, for example 0-4, into one folder",
     )
-    for name, about in SHORTHAND.items():
-        options = {"type": count} if name == "frame_stack" else {"action": "store_true", "default": None}
-        p.add_argument(_flag(name), help=f"in place of --transforms: {about}", **options)
+    add_shorthand(p)
     p.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     p.add_argument("--preset", help="tuned settings by name (bellgrad list presets)")
     p.add_argument(
@@ -74,14 +67,29 @@ def add_arguments(p: Parser) -> None:
     )
 
 
+def add_setting(place: Any, name: str) -> None:
+    """The flag of a setting, in a parser or a group of one."""
+    f = FLAGS[name]
+    about = f.metadata["about"].replace("`", "")
+    about += f" (default {f.default})" if isinstance(f.default, int | str) else ""
+    # words are checked when settings are made
+    read, shown = READ.get(get_type_hints(Settings)[name] | None, (str, None))
+    place.add_argument(_flag(name), type=read, metavar=shown, help=about)
+
+
+def add_shorthand(p: Parser) -> None:
+    """The flags in place of `--transforms`."""
+    for name, about in SHORTHAND.items():
+        options = {"type": count} if name == "frame_stack" else {"action": "store_true", "default": None}
+        p.add_argument(_flag(name), help=f"in place of --transforms: {about}", **options)
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    if ":" in args.algo:
-        see_current_folder()
     ALGORITHMS.find(args.algo)  # report a wrong name before anything slow is imported
     from bellgrad import api
     from bellgrad.presets import find_preset
@@ -190,7 +198,6 @@ def _with_parts(default: Any, words: list[str]) -> tuple[Any, list[str]]:
         flag, value = f"--algo.{f.name}", getattr(default, f.name)
         kinds = [kind for kind in PARTS if kind.fits(type(value)) or kind.fits(value)]
         if kinds and flag in words[:-1]:
-            see_current_folder()
             place = words.index(flag)
             default = replace(default, **{f.name: kinds[0].make(words[place + 1])})
             words = words[:place] + words[place + 2 :]

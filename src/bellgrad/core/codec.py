@@ -14,7 +14,6 @@ dataclass gives it, else its default; a field with `metadata={"formerly": name}`
 name.
 """
 
-import importlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,8 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
+from bellgrad.core.guard import guarded
+from bellgrad.core.imports import import_users
 from bellgrad.core.registry import NETWORKS, PARTS, Registry, is_frozen, is_module, path_of
 
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # module:Class
@@ -119,10 +120,11 @@ def fields_from_json(cls: type, data: Any, trust_imports: bool = False) -> Any:
             " version, or is damaged"
         )
     values = {name: from_json(value, trust_imports) for name, value in found.items()}
-    try:
-        return cls(**values)
-    except Exception as error:  # whatever a user's class raises
-        raise CheckpointError(f"the record of {cls.__name__} is damaged: {error}") from error
+    with guarded(f"the class {cls.__name__}", "its constructor"):
+        try:
+            return cls(**values)
+        except Exception as error:  # whatever a user's class raises
+            raise CheckpointError(f"the record of {cls.__name__} is damaged: {error}") from error
 
 
 def by_field(cls: type, data: dict[str, Any]) -> dict[str, Any]:
@@ -172,10 +174,8 @@ def class_named(name: Any, trust_imports: bool, *registries: Registry) -> Any:
             f"unknown kind {name!r}: the record is damaged, or needs a newer version or a missing package"
         )
     if trust_imports:
-        try:
-            importlib.import_module(module_name)
-        except Exception as error:  # whatever a user's file raises when it is imported
-            raise UsageError(f"{name!r} could not be imported: {type(error).__name__}: {error}") from error
+        with guarded(f"the module of {name!r}", "its import", f"{name!r} could not be imported"):
+            import_users(module_name)
     elif module_name not in sys.modules:
         raise _untrusted(name)
     found: Any = sys.modules[module_name]

@@ -11,7 +11,6 @@ it is looked up, so that listing names and correcting a misspelled one import no
 """
 
 import ast
-import importlib
 import inspect
 import re
 import sys
@@ -20,7 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bellgrad.core.errors import BellgradError, UsageError, unknown
+from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.guard import guarded
+from bellgrad.core.imports import import_users, not_in
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -160,12 +161,8 @@ class Registry:
         return found
 
     def _made(self, name: str, values: tuple[Any, ...]) -> Any:
-        try:
+        with guarded(f"{self.kind} {name!r}", "its constructor", f"{self.kind} {name!r} could not be made"):
             return self.find(name)(*values)
-        except BellgradError:
-            raise
-        except Exception as error:  # whatever a user's class raises
-            raise UsageError(f"{self.kind} {name!r} could not be made: {error}") from error
 
     def _described(self) -> str:
         """What a user's own object of this kind must be, in words."""
@@ -174,23 +171,14 @@ class Registry:
 
     def _load(self, name: str, target: str) -> Any:
         module_name, _, path = target.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name)
-        except Exception as error:  # whatever a user's file raises when it is imported
-            raise UsageError(
-                f"{self.kind} {name!r} could not be imported: {type(error).__name__}: {error}"
-            ) from error
+        with guarded(f"{self.kind} {name!r}", "its import", f"{self.kind} {name!r} could not be imported"):
+            found: Any = import_users(module_name)
         module = found
         for part in path.split("."):
             found = getattr(found, part, None)
         if found is None:
             there = [key for key, value in vars(module).items() if self.fits(value)]
-            if not there:
-                raise UsageError(
-                    f"the module {module_name!r} has no {path!r}, and nothing else in it is"
-                    f" {self._described()}"
-                )
-            raise unknown(f"{self.kind} in module {module_name!r}", path, there)
+            raise not_in(module, self.kind, module_name, path, there)
         return found
 
 

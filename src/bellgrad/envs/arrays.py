@@ -4,7 +4,6 @@ This file imports no torch, so that a worker process starts quickly and stays sm
 every array is `[B, ...]`. Whatever an environment returns is checked here, before it reaches an array.
 """
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,9 +13,13 @@ import numpy as np
 from gymnasium import spaces
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.guard import what_happened
 from bellgrad.core.masks import choices, has_mask
 
 MAX_SEED = 2**31 - 1
+# types of a reward and of a flag that need no second look
+NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
+FLAGS = frozenset({bool, np.bool_})
 
 
 class ContractBreach(Exception):
@@ -73,7 +76,7 @@ class Leaf:
             ValueError: not one integer, or out of range.
         """
         if type(value) is not int:
-            given = np.asarray(value)
+            given = self._array(value)
             if given.shape != () or given.dtype.kind not in "biu":
                 raise ValueError(
                     f"returned the {self.path} {short(value)}, its space {self.space} wants one integer"
@@ -84,20 +87,73 @@ class Leaf:
         return value - self.categories.start
 
     def _coerce(self, value: Any) -> np.ndarray:
-        try:
-            given = np.asarray(value)
-        except ValueError:  # ragged nested lists
-            raise ValueError(f"returned the {self.path} {short(value)}, which is not an array") from None
+        given = self._array(value)
         if given.shape != self.shape:
             raise ValueError(f"returned an {self.path} of shape {given.shape}, its space says {self.shape}")
         if not np.can_cast(given.dtype, self.source, "same_kind"):
             raise ValueError(f"returned an {self.path} of dtype {given.dtype}, its space says {self.source}")
         return given
 
+    def _array(self, value: Any) -> np.ndarray:
+        try:
+            return as_array(value)
+        except ValueError as error:
+            raise ValueError(
+                f"returned the {self.path} {short(value)}, which is not an array{error}"
+            ) from None
+
+
+def as_array(value: Any) -> np.ndarray:
+    """What a user's environment gave as an array.
+
+    Raises:
+        ValueError: it is none. The text is why, after a colon, or empty.
+    """
+    try:
+        # NumPy takes it where torch records nothing, as in a training, and nowhere else
+        if getattr(value, "requires_grad", False) is True:
+            raise TypeError("it requires a gradient; return it after .detach()")
+        return np.asarray(value)
+    except ValueError:  # ragged nested lists
+        raise ValueError from None
+    except Exception as error:  # for example a tensor on a GPU
+        raise ValueError(f": {' '.join(str(error).split())}") from None
+
+
+def as_reward(value: Any) -> float:
+    """One real number, also one in an array without axes.
+
+    Raises:
+        ValueError: anything else; text and arrays of one number, which `float` takes, too.
+    """
+    return float(_number(value, "biuf"))
+
+
+def as_flag(value: Any) -> bool:
+    """One truth value, also as 0 or 1 or in an array without axes.
+
+    Raises:
+        ValueError: anything else: None, text and arrays have a truth value in Python too.
+    """
+    given = _number(value, "biuf")
+    if given not in (0, 1):
+        raise ValueError(f"{short(value)} is not a truth value")
+    return bool(given)
+
+
+def _number(value: Any, kinds: str) -> Any:
+    given = as_array(value)
+    if given.shape != () or given.dtype.kind not in kinds:
+        raise ValueError(f"{short(value)} is not one number")
+    return given[()]
+
 
 def short(value: Any) -> str:
     """A value in one line of at most 100 characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
+    except Exception:  # a user's own `__repr__` fails
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else text[:97] + "..."
 
 
@@ -342,8 +398,8 @@ class SteppedEnvs:
         """
         try:
             result = self.envs[row - self.first].reset(seed=seed)
-        except Exception as error:
-            raise ContractBreach(row, f"raised {describe(error)} in reset(seed={seed})") from error
+        except BaseException as error:
+            raise ContractBreach(row, what_happened(error, f"reset(seed={seed})")) from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise ContractBreach(
                 row, f"returned {short(result)} from reset(), which must return (observation, info)"
@@ -359,16 +415,21 @@ class SteppedEnvs:
         """
         try:
             result = self.envs[row - self.first].step(action)
-        except Exception as error:
-            raise ContractBreach(row, f"raised {describe(error)} in step({short(action)})") from error
+        except BaseException as error:
+            raise ContractBreach(row, what_happened(error, f"step({short(action)})")) from error
         if not (isinstance(result, tuple) and len(result) == 5):
             got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             wanted = "(observation, reward, terminated, truncated, info)"
             raise ContractBreach(row, f"returned {got} from step(), which must return {wanted}")
         obs, reward, terminated, truncated, _ = result
         try:
-            return obs, float(reward), bool(terminated), bool(truncated)
-        except (TypeError, ValueError):
+            return (
+                obs,
+                float(reward) if type(reward) in NUMBERS else as_reward(reward),
+                bool(terminated) if type(terminated) in FLAGS else as_flag(terminated),
+                bool(truncated) if type(truncated) in FLAGS else as_flag(truncated),
+            )
+        except ValueError:
             flags = f"reward {short(reward)}, terminated {short(terminated)}, truncated {short(truncated)}"
             raise ContractBreach(row, f"returned {flags}; they must be a number and two booleans") from None
 
@@ -386,10 +447,3 @@ class SteppedEnvs:
                 leaf.write(array, row, value)
         except ValueError as error:
             raise ContractBreach(row, str(error)) from None
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line, with the file and line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

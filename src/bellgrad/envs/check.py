@@ -1,25 +1,36 @@
-"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to fix."""
+"""What is wrong with my environment? Tries one Gymnasium environment and says in plain words what to fix;
+then steps a batch as training does, so that training trips over nothing that was not said."""
 
 import contextlib
 import inspect
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, UsageError
+from bellgrad.core.guard import describe, what_happened
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
-from bellgrad.envs.arrays import check_action_space, describe, flatten_obs, obs_leaves, short
-from bellgrad.envs.gym import gym_spec
+from bellgrad.core.protocols import BatchedEnv
+from bellgrad.core.tree import Tree
+from bellgrad.envs.arrays import as_flag, as_reward, check_action_space, flatten_obs, obs_leaves, short
+from bellgrad.envs.given import EpisodeLimit, own_limit
+from bellgrad.envs.gym import LARGEST_REWARD, gym_spec
+from bellgrad.envs.make import make_env
 from bellgrad.envs.names import EnvLike, env_name, make_single
 
 MAX_STEPS = 1000  # of one episode
 MAX_SECONDS = 20.0  # of stepping in all
+REHEARSED_STEPS = 50  # of the batch
+REHEARSED_SECONDS = 5.0
 SLOW = 200.0  # steps per second below which worker processes pay
 
 
@@ -84,25 +95,62 @@ class _Findings:
         """Note an error if the block raises, and go on."""
         try:
             yield
-        except Exception as error:
-            self.error(kind, f"{what} raised {describe(error)}", fix)
+        except BaseException as error:
+            self.error(kind, _failed(what, error), fix)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error was found."""
+        return any(finding.level == "error" for finding in self.by_kind.values())
+
+
+def _failed(what: str, error: BaseException) -> str:
+    if isinstance(error, Exception):
+        return f"{what} raised {describe(error)}"
+    return f"the environment {what_happened(error, what)}"
+
+
+# Makes a batch of so many environments, with other options of `make_env` too.
+MakeBatch = Callable[..., BatchedEnv]
+# Gives for a batch what chooses its actions, given its observation.
+Policy = Callable[[BatchedEnv], Callable[[Tree], Tensor]]
 
 
 def check_env(
-    env: EnvLike, episodes: int = 3, seed: int = 0, env_kwargs: dict[str, Any] | None = None
+    env: EnvLike,
+    episodes: int = 3,
+    seed: int = 0,
+    env_kwargs: dict[str, Any] | None = None,
+    *,
+    max_episode_steps: int | None = None,
+    num_envs: int = 2,
+    evaluates: bool = True,
+    renders: bool = False,
+    make_batch: MakeBatch | None = None,
+    policy: Policy | None = None,
 ) -> EnvReport:
-    """Try an environment: spaces, reset, steps, seeds, determinism, time limit, speed. Raises nothing,
-    whatever it does.
+    """Try an environment: spaces, reset, steps, seeds, determinism, time limit, speed; then a batch. Raises
+    nothing, whatever it does.
 
     Args:
         env: an id, `module:Class`, a class, or a function that makes an environment.
         episodes: how many to play with random actions, each of at most `MAX_STEPS` environment steps.
         seed: of the actions and the first episode.
         env_kwargs: arguments of the environment.
+        max_episode_steps: a time limit in place of the environment's own.
+        num_envs: in the batch.
+        evaluates: whether another environment is opened beside the batch, as an evaluation does.
+        renders: whether the environment is to draw itself.
+        make_batch: makes the batch as training does; None is `make_env` with the arguments above.
+        policy: chooses actions; None is at random.
     """
     found = _Findings()
+    if make_batch is None:
+        make_batch = partial(make_env, env, max_episode_steps=max_episode_steps, env_kwargs=env_kwargs)
     try:
-        _check(env, episodes, seed, env_kwargs, found)
+        _check(partial(make_single, env, max_episode_steps, env_kwargs), episodes, seed, found)
+        if not found.failed:
+            _rehearse(make_batch, num_envs, seed, evaluates, renders, policy or _at_random, found)
     except BellgradError as error:
         found.error("make", str(error), "")
     except Exception as error:
@@ -113,33 +161,93 @@ def check_env(
     )
 
 
-def _check(
-    env: EnvLike, episodes: int, seed: int, env_kwargs: dict[str, Any] | None, found: _Findings
-) -> None:
-    made = make_single(env, None, env_kwargs)
+def _check(make: Callable[[], gymnasium.Env], episodes: int, seed: int, found: _Findings) -> None:
+    made, past = make(), []
     try:
         spaces_fit = _check_spaces(made, found)
         _check_reset(made, seed, found)
-        if not spaces_fit:
-            return
-        past = _play(made, episodes, seed, found)
-        _check_limit(made, past, found)
-        if past and not any(finding.level == "error" for finding in found.by_kind.values()):
+        if spaces_fit:
+            past = _play(made, episodes, seed, found)
+            _check_limit(made, past, found)
+        if past and not found.failed:
             _check_replay(made, "the same", past[0], seed, found)
-            again = make_single(env, None, env_kwargs)
-            _check_replay(again, "a new", past[-1], seed + len(past) - 1, found)
-            again.close()
     finally:
         with found.trying("close", "close()", "release what the environment holds, and accept a second call"):
             made.close()
+    if past and not found.failed:
+        again = make()
+        _check_replay(again, "a new", past[-1], seed + len(past) - 1, found)
+        with found.trying("close", "close()", "release what the environment holds"):
+            again.close()
+
+
+def _rehearse(
+    make_batch: MakeBatch,
+    num_envs: int,
+    seed: int,
+    evaluates: bool,
+    renders: bool,
+    policy: Policy,
+    found: _Findings,
+) -> None:
+    """What a run does, for a few steps: the batch that the learner sees, another one beside it as in an
+    evaluation, a second reset, and a picture.
+
+    Raises:
+        BellgradError: what would stop the run.
+    """
+    with contextlib.closing(make_batch(num_envs=num_envs)) as batch:
+        _act(batch, policy, seed)
+        if evaluates:
+            with contextlib.closing(make_batch(num_envs=1)) as other:
+                _act(other, policy, seed + 1, steps=2)
+        batch.reset(seed)
+    if renders:
+        drawing = {"backend": "gymnasium", "render_mode": "rgb_array"}
+        with contextlib.closing(make_batch(num_envs=1, **drawing)) as drawn:
+            drawn.reset(seed)
+            picture = drawn.render()[0]
+            found.ok(f"it draws itself, {list(picture.shape)} {picture.dtype}")
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                what = f"render() returned {picture.dtype} {list(picture.shape)}"
+                found.error("picture", what, "return an array [H, W, 3] uint8")
+    beside = ", and another one beside as in evaluations" if evaluates else ""
+    found.ok(f"a batch of {num_envs} as in training{beside}")
+
+
+def _act(batch: BatchedEnv, policy: Policy, seed: int, steps: int = REHEARSED_STEPS) -> None:
+    """Step a batch until its first environment ended two episodes, or for some steps."""
+    obs, choose, ended = batch.reset(seed), policy(batch), 0
+    since = time.perf_counter()
+    while steps and ended < 2 and time.perf_counter() - since < REHEARSED_SECONDS:
+        step = batch.step(choose(obs))
+        obs, steps, ended = step.obs, steps - 1, ended + int(step.terminated[0] | step.truncated[0])
+
+
+def _at_random(batch: BatchedEnv) -> Callable[[Tree], Tensor]:
+    """Actions as a learner gives them, uniform among those that are allowed."""
+    generator = torch.Generator().manual_seed(0)
+    spec, count = batch.spec, batch.num_envs
+    sizes = choices(spec.action_space)
+    masked = has_mask(spec.observation_space, spec.action_space)
+
+    def choose(obs: Tree) -> Tensor:
+        if sizes is None:
+            d = math.prod(spec.action_space.shape)
+            return (2 * torch.rand(count, d, generator=generator) - 1).to(batch.device)
+        weight = torch.ones(count, sum(sizes))
+        if masked:
+            weight = (obs[KEY].cpu() != 0).float()
+        elif spec.legal is not None:
+            weight = torch.as_tensor(spec.legal)[obs.cpu()].float()
+        parts = [torch.multinomial(part, 1, generator=generator) for part in weight.split(sizes, -1)]
+        action = torch.cat(parts, -1).to(batch.device)
+        return action[:, 0] if isinstance(spec.action_space, spaces.Discrete) else action
+
+    return choose
 
 
 def _check_spaces(env: gymnasium.Env, found: _Findings) -> bool:
-    for name in ("observation_space", "action_space"):
-        if not isinstance(getattr(env, name, None), spaces.Space):
-            found.error(name, f"{name} is not a gymnasium.Space", f"set self.{name} in __init__")
-    if found.by_kind:
-        return False
     try:
         obs_leaves(env.observation_space)
     except UsageError as error:
@@ -238,8 +346,8 @@ def _play(env: gymnasium.Env, episodes: int, seed: int, found: _Findings) -> lis
             started = time.perf_counter()
             try:
                 result = env.step(action)
-            except Exception as error:
-                what = f"step({short(given)}) raised {describe(error)}"
+            except BaseException as error:
+                what = _failed(f"step({short(given)})", error)
                 found.error("step raised", what, "every action must work that no mask forbids")
                 break
             steps, seconds = steps + 1, seconds + time.perf_counter() - started
@@ -312,12 +420,13 @@ def _check_step(
     _check_reward(reward, where, found)
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, bool | np.bool_):
-            what = f"{name} is {flag!r}, a {type(flag).__name__}, at {where}"
-            found.warn(name, what, f"return bool({name})")
-            if np.ndim(flag) != 0:
-                found.by_kind.pop(name)
+            what = f"{name} is {short(flag)}, a {type(flag).__name__}, at {where}"
+            try:
+                as_flag(flag)
+            except ValueError:
                 found.error(name, what, f"return one bool as {name}")
                 return None
+            found.warn(name, what, f"return bool({name})")
     if not isinstance(info, dict):
         found.warn("info", f"info is a {type(info).__name__}", "return a dictionary")
     return _Step(action, _copies(env, obs), reward, bool(terminated), bool(truncated))
@@ -325,15 +434,13 @@ def _check_step(
 
 def _check_reward(reward: Any, where: str, found: _Findings) -> None:
     fix = "return one finite float"
-    if isinstance(reward, np.ndarray) and reward.ndim > 0:
-        found.error("reward", f"the reward is an array of shape {reward.shape} at {where}", fix)
-        return
     try:
-        finite = math.isfinite(float(reward))
-    except (TypeError, ValueError):
-        found.error("reward", f"the reward is {reward!r} at {where}", fix)
+        value = as_reward(reward)
+    except ValueError:
+        shape = f"an array of shape {reward.shape}" if isinstance(reward, np.ndarray) else short(reward)
+        found.error("reward", f"the reward is {shape} at {where}", fix)
         return
-    if not finite:
+    if not abs(value) <= LARGEST_REWARD:
         found.error("reward", f"the reward is {reward} at {where}", fix)
 
 
@@ -346,15 +453,17 @@ def _check_obs(env: gymnasium.Env, obs: Any, where: str, found: _Findings) -> No
         found.error("structure", f"{where} {error}", "let observation_space describe what is returned")
         return
     for leaf, value in zip(obs_leaves(space), values, strict=True):
+        seen = np.zeros((1, *leaf.shape), leaf.dtype)  # as the learner sees it
         try:
-            leaf.write(np.zeros((1, *leaf.shape), leaf.dtype), 0, value)
+            with np.errstate(over="ignore"):
+                leaf.write(seen, 0, value)
         except ValueError as error:
             found.error(
                 f"value {leaf.path}", f"{where} {error}", "let observation_space describe what is returned"
             )
             continue
         array = np.asarray(value)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if seen.dtype.kind == "f" and not np.isfinite(seen).all():
             what = f"{where} returned the {leaf.path} {short(value)}"
             found.error(f"finite {leaf.path}", what, "NaN and infinity stop a training run")
             continue
@@ -370,7 +479,11 @@ def _check_obs(env: gymnasium.Env, obs: Any, where: str, found: _Findings) -> No
 
 
 def _check_limit(env: gymnasium.Env, past: list[list[_Step]], found: _Findings) -> None:
-    limit = gym_spec(env).max_episode_steps
+    limit = own_limit(env)
+    if isinstance(env, EpisodeLimit):
+        for trail in past:
+            if trail and trail[-1].truncated and not trail[-1].terminated and len(trail) < limit:
+                found.warn("own limit", f"it {env.too_short(len(trail))}", "")
     ended = [trail for trail in past if trail and (trail[-1].terminated or trail[-1].truncated)]
     if ended:
         lengths = ", ".join(str(len(trail)) for trail in ended)
@@ -426,7 +539,7 @@ def _copies(env: gymnasium.Env, obs: Any) -> list[np.ndarray]:
     for value in _leaf_values(env, obs):
         try:
             copies.append(np.array(value))
-        except ValueError:  # ragged nested lists
+        except Exception:  # ragged nested lists; a tensor with a gradient
             copies.append(np.array(repr(value)))
     return copies
 

@@ -53,11 +53,10 @@ class DiscreteStates(ObsTransform):
         """Refuses a Box without bins or bounds, and what has no fixed number of states."""
         space = spec.observation_space
         if not isinstance(space, Box):
-            if self.bins is not None or self.tilings > 1:
-                raise UsageError(
-                    f"{'tilings' if self.bins is None else 'bins'} are for observations in a Box, not for"
-                    f" {space}"
-                )
+            given = {"bins": self.bins, "bin_low": self.low, "bin_high": self.high}
+            for name, value in {**given, "tilings": self.tilings > 1}.items():
+                if value:
+                    raise UsageError(f"{name} are for observations in a Box, not for {space}")
             sizes_of(space)
             return replace(self, inner=spec)
         d = math.prod(space.shape)

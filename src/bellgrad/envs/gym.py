@@ -8,8 +8,11 @@ copy of its internal state. For the same reason an episode can be continued in a
 """
 
 import math
+import sys
+import threading
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
+from bellgrad.core.guard import guarded
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.process import settle
 from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
@@ -37,6 +41,7 @@ from bellgrad.envs.arrays import (
     obs_leaves,
 )
 from bellgrad.envs.discrete import known_dynamics
+from bellgrad.envs.given import layers, own_limit
 from bellgrad.envs.host import HostEnv
 from bellgrad.envs.mdp import FiniteMDPEnv
 from bellgrad.envs.screen import no_pictures, without_screen
@@ -82,21 +87,34 @@ def gym_spec(env: gymnasium.Env, name: str | None = None) -> EnvSpec:
         env: the environment.
         name: what it is called; None for its registered id, or the name of its class.
     """
-    if name is None:
-        name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    limits = []
-    layer = env
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, gymnasium.wrappers.TimeLimit):
-            limits.append(layer._max_episode_steps)
-        layer = layer.env
+    *_, inner = layers(env)
     legal = (
-        layer.mdp.legal
-        if isinstance(layer, FiniteMDPEnv) and env.observation_space == layer.observation_space
+        inner.mdp.legal
+        if isinstance(inner, FiniteMDPEnv) and env.observation_space == inner.observation_space
         else None
     )
     legal = None if legal is None or legal.all() else legal
-    return EnvSpec(name, env.observation_space, env.action_space, min(limits, default=None), legal)
+    return EnvSpec(
+        env_id(env) if name is None else name,
+        env.observation_space,
+        env.action_space,
+        own_limit(env),
+        legal,
+    )
+
+
+def env_id(env: gymnasium.Env) -> str:
+    """The registered id of an environment, or the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+class UnderWay(NamedTuple):
+    """Where one environment is in its present episode."""
+
+    number: int  # of the episode, from 0 at the reset
+    seed: int  # from which it began
+    return_: float  # so far
+    length: int  # environment steps so far
 
 
 class SeededEnvs:
@@ -134,6 +152,8 @@ class SeededEnvs:
             paths.index(f"observation[{KEY!r}]") if has_mask(observation_space, action_space) else None
         )
         self._begin(-1)
+        with _batches_lock:
+            _batches.add(self)
 
     def _begin(self, seed: int) -> None:
         self._seed = seed  # -1 until the first reset
@@ -179,7 +199,7 @@ class SeededEnvs:
         try:
             self._begin_episodes(range(self.num_envs))
         except ContractBreach as broken:
-            raise self._fault(broken) from broken.__cause__
+            raise self.fault(broken) from broken.__cause__
         self._set_next_seeds()
         return self._obs(self._rows.obs)
 
@@ -207,7 +227,7 @@ class SeededEnvs:
                 self._check_obs(rows.obs)
             self._check_reward()
         except ContractBreach as broken:
-            raise self._fault(broken) from broken.__cause__
+            raise self.fault(broken) from broken.__cause__
         self._steps += 1
         self._return += rows.reward
         self._length += rows.active
@@ -381,9 +401,43 @@ class SeededEnvs:
 
     def close(self) -> None:
         """Release processes and windows. May be called twice."""
+        with _batches_lock:
+            _batches.discard(self)
+
+    def under_way(self, row: int) -> UnderWay:
+        """The present episode of an environment."""
+        return UnderWay(
+            int(self._episode[row]), self._seeds[row], float(self._return[row]), int(self._length[row])
+        )
+
+    def go_on_from(self, row: int, now: UnderWay, actions: Sequence[int], steps: int) -> None:
+        """Take over what was stepped past this object, in the only environment of a batch.
+
+        Args:
+            row: the environment.
+            now: its present episode.
+            actions: Discrete ones of that episode that this object does not know yet.
+            steps: environment steps that were taken.
+        """
+        if now.number != self._episode[row]:
+            self._history[row].clear()
+        self._steps += steps
+        self._episode[row], self._seeds[row], self._return[row], self._length[row] = now
+        self._history[row] += np.array(actions, np.int64).tobytes()
+        self._set_next_seeds()
+
+    def episode_seed(self, row: int, number: int) -> int:
+        """From which an environment's episode `number` begins."""
+        return derive_seed(self._seed, row, number) & MAX_SEED
+
+    def fault(self, broken: ContractBreach) -> EnvironmentFault:
+        """What an environment did, with its index and its step."""
+        i = broken.index
+        where = f"at step {self._steps + 1} (step {self._length[i] + 1} of episode {self._episode[i]})"
+        return EnvironmentFault(f"environment {i} {broken.text}, {where}")
 
     def _episode_seed(self, index: int, ahead: int = 0) -> int:
-        return derive_seed(self._seed, index, int(self._episode[index]) + ahead) & MAX_SEED
+        return self.episode_seed(index, int(self._episode[index]) + ahead)
 
     def _set_next_seeds(self) -> None:
         for i in range(self.num_envs):
@@ -454,11 +508,6 @@ class SeededEnvs:
             env = int(np.flatnonzero(~fits)[0])
             raise ContractBreach(env, f"returned the reward {reward[env]}")
 
-    def _fault(self, broken: ContractBreach) -> EnvironmentFault:
-        i = broken.index
-        where = f"at step {self._steps + 1} (step {self._length[i] + 1} of episode {self._episode[i]})"
-        return EnvironmentFault(f"environment {i} {broken.text}, {where}")
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._on_cpu else tensor.to(self.device)
@@ -466,6 +515,32 @@ class SeededEnvs:
     def _obs(self, arrays: tuple[np.ndarray, ...]) -> Tree:
         settle()  # the environments have just run
         return nest_obs(self.observation_space, (self._tensor(array.copy()) for array in arrays))
+
+
+_batches: weakref.WeakSet[SeededEnvs] = weakref.WeakSet()  # whose environments are open
+_batches_lock = threading.Lock()
+
+
+def open_batches() -> list[SeededEnvs]:
+    """The batches of this process whose environments are open."""
+    with _batches_lock:
+        return list(_batches)
+
+
+def several_open(others: int, name: str | None) -> str:
+    """What is to be added if an environment cannot be made, and this may be because others are open.
+
+    Args:
+        others: of the same batch, which are open.
+        name: of the environment.
+    """
+    count = others + sum(batch.num_envs for batch in open_batches() if name in (None, batch.spec.id))
+    if not count:
+        return ""
+    return (
+        f"; {count} of it {'is' if count == 1 else 'are'} open already: if only one can be, give --num-envs 1"
+        " --eval-episodes 0 (an evaluation opens as many more as it has episodes, at most 16)"
+    )
 
 
 class GymEnv(SeededEnvs):
@@ -490,28 +565,84 @@ class GymEnv(SeededEnvs):
     ):
         if num_envs < 1:
             raise UsageError(f"num_envs = {num_envs} must be 1 or more")
-        self.envs = [make() for _ in range(num_envs)]
-        observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
-        for env in self.envs[1:]:
-            if env.observation_space != observation_space or env.action_space != action_space:
+        self.envs: list[gymnasium.Env] = []
+        try:
+            for _ in range(num_envs):
+                self.envs.append(self._new(make, name))
+            first = self.envs[0]
+            name = env_id(first) if name is None else name
+            with guarded(f"the environment {name}", "its spaces"):
+                observation_space, action_space = first.observation_space, first.action_space
+                same = all(
+                    env.observation_space == observation_space and env.action_space == action_space
+                    for env in self.envs[1:]
+                )
+            if not same:
                 raise UsageError("the environments of one batch must have the same spaces")
-        check_action_space(action_space, observation_space)
-        rows = make_arrays(observation_space, action_space, num_envs)
-        super().__init__(rows, gym_spec(self.envs[0], name), device)
-        self.render_fps = float(self.envs[0].metadata.get("render_fps") or self.render_fps)
-        self._batch = SteppedEnvs(self.envs, rows)
+            check_action_space(action_space, observation_space)
+            rows = make_arrays(observation_space, action_space, num_envs)
+            super().__init__(rows, gym_spec(first, name), device)
+            with guarded("environment 0", "metadata"):
+                self.render_fps = float(first.metadata.get("render_fps") or self.render_fps)
+        except BaseException:
+            self.close()
+            raise
+        self.stepped = SteppedEnvs(self.envs, rows)
+
+    def _new(self, make: Callable[[], gymnasium.Env], name: str | None) -> gymnasium.Env:
+        """One more environment.
+
+        Raises:
+            UsageError: it cannot be made, and whether that may be because another one is open; or the user's
+                function gives an environment that is in use.
+        """
+        try:
+            made = make()
+        except BellgradError as error:
+            raise type(error)(f"{error}{several_open(len(self.envs), name)}") from error.__cause__
+        others = [batch.envs for batch in open_batches() if isinstance(batch, GymEnv)]
+        if any(made.unwrapped is env.unwrapped for envs in (self.envs, *others) for env in envs):
+            raise UsageError(
+                "the function that makes the environment gave one that is in use: it must make a new one at"
+                " each call"
+            )
+        return made
+
+    @property
+    def present(self) -> tuple[np.ndarray, ...]:
+        """What is acted on next: per leaf of the observation `[B, ...]`."""
+        return self._rows.obs
+
+    def see(self, row: int, obs: Any) -> tuple[np.ndarray, ...]:
+        """Check an observation that an environment gave, and make it the present one; returns `present`.
+
+        Raises:
+            ContractBreach: it does not fit its space, or is not finite.
+        """
+        self.stepped.write(self._rows.obs, row, obs)
+        self._check_obs(self._rows.obs)
+        return self._rows.obs
+
+    def category(self, obs: Any) -> int:
+        """An observation of a Discrete space counted from 0.
+
+        Raises:
+            ValueError: it is outside its space.
+        """
+        return self._leaves[0].category(obs)
 
     def _advance(self) -> None:
-        for _ in self._batch.advance():
+        for _ in self.stepped.advance():
             pass
 
     def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
-        for _ in self._batch.replay(rows, seeds, actions):
+        for _ in self.stepped.replay(rows, seeds, actions):
             pass
 
     def known_dynamics(self) -> FiniteMDP | None:
         """As `bellgrad.envs.discrete.known_dynamics` finds them."""
-        return known_dynamics(self.envs[0])
+        with guarded("environment 0", "its dynamics (`P` or `mdp`)"):
+            return known_dynamics(self.envs[0])
 
     def render(self) -> list[NDArray[np.uint8]]:
         """A picture of every environment, `[H, W, 3]` uint8; they must have been made with
@@ -521,114 +652,42 @@ class GymEnv(SeededEnvs):
             UsageError: the environments draw no pictures.
         """
         without_screen()
-        try:
-            pictures = [env.render() for env in self.envs]
-        except gymnasium.error.DependencyNotInstalled:
-            raise missing_extra("pygame", "video") from None
-        if not all(isinstance(picture, np.ndarray) for picture in pictures):
-            raise no_pictures(self.spec.id)
+        pictures = []
+        for index, env in enumerate(self.envs):
+            with guarded(f"environment {index}", "render()"):
+                try:
+                    pictures.append(env.render())
+                except gymnasium.error.DependencyNotInstalled:
+                    raise missing_extra("pygame", "video") from None
+            if not isinstance(pictures[-1], np.ndarray):
+                raise self._no_picture(index, pictures[-1])
         return pictures
 
+    def _no_picture(self, index: int, got: Any) -> UsageError:
+        if self.envs[index].render_mode is None:
+            return no_pictures(self.spec.id)
+        return UsageError(
+            f"{self.spec.id} draws no pictures: render() returned a {type(got).__name__}; with"
+            ' render_mode="rgb_array" it must return an array [H, W, 3] uint8'
+        )
+
     def close(self) -> None:
-        """Close every environment. May be called twice."""
-        envs, self.envs = self.envs, []
-        for env in envs:
-            env.close()
-
-
-class SingleEnvStepper:
-    """A `GymEnv` of one environment with Discrete actions, stepped in plain numbers: tensors would take
-    longer than the step.
-
-    It is used in a `with` block, at whose end the environment's own counters are right again.
-
-    Args:
-        env: the environment, already reset.
-        observe: makes what is observed of the environment's arrays `[1, ...]`; None for a Discrete
-            observation, which is its number.
-
-    Attributes:
-        obs: what is acted on next.
-        return_: of the episode under way.
-        length: of the episode under way, environment steps.
-    """
-
-    def __init__(self, env: GymEnv, observe: Callable[[tuple[np.ndarray, ...]], Any] | None):
-        self._env, self._observe, self._step = env, observe, env._batch.step
-        self._read = env._leaves[0].category if observe is None else self._read_arrays
-        self._first_action = int(env.action_space.start)
-        self.obs = int(env._rows.obs[0][0]) if observe is None else observe(env._rows.obs)
-        self.return_, self.length = float(env._return[0]), int(env._length[0])
-        self._episode, self._seed = int(env._episode[0]), env._seeds[0]
-        self._steps_before = env._steps - self.length  # the present episode
-        self._new_actions: list[int] = []  # that are not in the environment's history yet
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._write_back()
-
-    def step(self, action: int) -> tuple[Any, float, bool, bool]:
-        """Act; if the episode ended, `restart` must follow.
-
-        Args:
-            action: counted from 0.
-
-        Returns:
-            obs, reward, terminated, truncated.
+        """Close every environment. May be called twice.
 
         Raises:
-            EnvironmentFault: as `GymEnv.step`.
+            EnvironmentFault: an environment failed in `close`. While another error is under way, which is the
+                one to show, it is printed instead.
         """
-        given = action + self._first_action
-        try:
-            obs, reward, terminated, truncated = self._step(0, given)
-            self.obs = obs = self._read(obs)
-            if not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
-                raise ContractBreach(0, f"returned the reward {reward}")
-        except (ContractBreach, ValueError) as error:
-            raise self._fault(error) from error.__cause__
-        self.return_ += reward
-        self.length += 1
-        self._new_actions.append(given)
-        return obs, reward, terminated, truncated and not terminated
-
-    def restart(self) -> Any:
-        """Start the next episode; returns its first observation.
-
-        Raises:
-            EnvironmentFault: as `GymEnv.step`.
-        """
-        env = self._env
-        seed = derive_seed(env._seed, 0, self._episode + 1) & MAX_SEED
-        try:
-            self.obs = self._read(env._batch.reset(0, seed))
-        except (ContractBreach, ValueError) as error:
-            raise self._fault(error) from error.__cause__
-        self._episode, self._seed = self._episode + 1, seed
-        self._steps_before += self.length
-        self.return_, self.length = 0.0, 0
-        self._new_actions.clear()
-        env._history[0].clear()
-        return self.obs
-
-    def _read_arrays(self, obs: Any) -> Any:
-        env = self._env
-        env._batch.write(env._rows.obs, 0, obs)
-        env._check_obs(env._rows.obs)
-        return self._observe(env._rows.obs)
-
-    def _write_back(self) -> None:
-        env = self._env
-        env._steps, env._episode[0] = self._steps_before + self.length, self._episode
-        env._seeds[0], env._return[0], env._length[0] = self._seed, self.return_, self.length
-        env._history[0] += np.array(self._new_actions, np.int64).tobytes()
-        self._new_actions.clear()
-        if self._observe is None:
-            env._rows.obs[0][0] = self.obs
-        env._set_next_seeds()
-
-    def _fault(self, error: ContractBreach | ValueError) -> EnvironmentFault:
-        self._write_back()
-        return self._env._fault(error if isinstance(error, ContractBreach) else ContractBreach(0, str(error)))
+        underway = sys.exception()
+        super().close()
+        envs, self.envs, faults = self.envs, [], []
+        for index, env in enumerate(envs):
+            try:
+                with guarded(f"environment {index}", "close()"):
+                    env.close()
+            except EnvironmentFault as fault:
+                faults.append(fault)
+        if faults and underway is None:
+            raise faults[0]
+        if faults:
+            print(f"warning: {faults[0]}", file=sys.stderr)

@@ -25,7 +25,7 @@ def make_env(
     env_kwargs: dict[str, Any] | None = None,
     transforms: Sequence[Transform] = (),
     render_mode: str | None = None,
-    timeout: float = 60.0,
+    worker_timeout: float | None = None,
 ) -> BatchedEnv:
     """Make a batch of environments as a learner sees it: through the transforms, and with Box actions in [-1,
     1].
@@ -42,7 +42,8 @@ def make_env(
         env_kwargs: arguments of the environment.
         transforms: from `bellgrad.envs.transforms`, the first nearest to the environment.
         render_mode: Gymnasium's, for pictures; `rgb_array`.
-        timeout: seconds that one step may take in a worker process.
+        worker_timeout: with `subprocess`, seconds that a step may take before it counts as hung; a reset may
+            take ten times as long. None is 60.
 
     Returns:
         A `BatchedEnv` with the attribute `spec`, an `EnvSpec`.
@@ -52,7 +53,7 @@ def make_env(
             learner can use.
     """
     kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
-    made = _make_batch(env, num_envs, device, backend, max_episode_steps, kwargs, timeout)
+    made = _make_batch(env, num_envs, device, backend, max_episode_steps, kwargs, worker_timeout)
     try:
         rescale = (RescaleAction(),) if isinstance(made.action_space, gymnasium.spaces.Box) else ()
         return TransformedEnv(made, (*transforms, *rescale)) if transforms or rescale else made
@@ -68,7 +69,7 @@ def _make_batch(
     backend: str,
     max_episode_steps: int | None,
     kwargs: dict[str, Any],
-    timeout: float,
+    worker_timeout: float | None,
 ) -> BatchedEnv:
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
@@ -86,7 +87,12 @@ def _make_batch(
             raise unknown("native environment", env_name(env), NATIVE)
     if backend == "subprocess":
         return SubprocessEnv(
-            env, num_envs, device, timeout=timeout, max_episode_steps=max_episode_steps, env_kwargs=kwargs
+            env,
+            num_envs,
+            device,
+            timeout=worker_timeout,
+            max_episode_steps=max_episode_steps,
+            env_kwargs=kwargs,
         )
     make = partial(make_single, env, max_episode_steps, kwargs)
     return GymEnv(make, num_envs, device, name=env_name(env))

@@ -24,6 +24,8 @@ class WithActionMask(gymnasium.Wrapper):
         env: an environment, or the id of a registered one.
         env_kwargs: arguments of the registered one.
 
+    At the end of an episode the mask may be missing.
+
     Raises:
         UsageError: the actions are neither Discrete nor MultiDiscrete; in `reset` and `step`, no mask, or one
             of another length.
@@ -53,14 +55,16 @@ class WithActionMask(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Act."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return {"observation": obs, KEY: self._mask(info)}, reward, terminated, truncated, info
+        mask = self._mask(info, ended=bool(terminated or truncated))
+        return {"observation": obs, KEY: mask}, reward, terminated, truncated, info
 
-    def _mask(self, info: dict[str, Any]) -> NDArray[np.int8]:
-        if KEY in info:
-            mask = info[KEY]
-        elif self.env.has_wrapper_attr("action_masks"):
+    def _mask(self, info: dict[str, Any], ended: bool = False) -> NDArray[np.int8]:
+        mask = info.get(KEY)
+        if mask is None and self.env.has_wrapper_attr("action_masks"):
             mask = self.env.get_wrapper_attr("action_masks")()
-        else:
+        if mask is None and ended:  # nothing acts there, so that an environment need not say
+            mask = np.ones(self.observation_space[KEY].shape)
+        if mask is None:
             raise UsageError(
                 f"{self.env} does not say which actions are allowed, neither in info[{KEY!r}] nor by"
                 " action_masks()"

@@ -8,19 +8,22 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
-from bellgrad.core.errors import BellgradError, UsageError, missing_extra, unknown
-from bellgrad.envs.arrays import describe
+from bellgrad.core.errors import EnvironmentFault, UsageError, missing_extra, unknown
+from bellgrad.core.guard import describe, guarded
+from bellgrad.core.imports import import_users, not_in
+from bellgrad.envs.given import checked
 from bellgrad.envs.registration import NATIVE_IDS  # its import also registers `bellgrad/...`
 
 EnvLike = str | Callable[..., gymnasium.Env]
@@ -39,6 +42,12 @@ IMPLEMENTED_WITH = {"gymnasium.envs.box2d": ("Box2D", "box2d"), "gymnasium.envs.
 # gave another step 1 after an earlier episode, and in other cases the same 105 steps and another one after
 # them, so that a check of a replay cannot see it.
 NEW_EACH_EPISODE = ("gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing")
+# Settings of a run, which an environment is not given as arguments.
+SETTINGS = frozenset(
+    {"backend", "bin_high", "bin_low", "bins", "checkpoints", "device", "engine", "env_kwargs"}
+    | {"eval_episodes", "frame_stack", "max_episode_steps", "normalize_obs", "normalize_reward", "num_envs"}
+    | {"seed", "steps", "target_return", "tilings", "transforms", "worker_timeout"}
+)
 # Modules of Bellgrad's own with environments that a saved run may name.
 OWN_MODULES = ("bellgrad.envs.masks",)
 
@@ -71,33 +80,41 @@ def make_single(
 ) -> gymnasium.Env:
     """Make one Gymnasium environment, without Gymnasium's passive checker: `SteppedEnvs` checks every step.
 
+    Args:
+        env: a name, a class or a function.
+        max_episode_steps: a time limit in place of every other one, in environment steps; None keeps them.
+        env_kwargs: arguments of the environment.
+
     Raises:
-        UsageError: an unknown name, a missing extra, or an environment that cannot be made.
+        UsageError: an unknown name, a missing extra, or an environment that cannot be made or trained in.
+        EnvironmentFault: the environment's own code ended the process.
     """
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps = {max_episode_steps} must be 1 or more")
-    kwargs = env_kwargs or {}
+    kwargs, name = env_kwargs or {}, env_name(env)
     target = resolve(env)
     try:
-        if isinstance(target, str):
-            # Bellgrad resets first, so that this need not be checked at every step
-            spec = replace(gymnasium.spec(target), order_enforce=False)
-            make = partial(
-                gymnasium.make, spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs
-            )
-            leaves_traces = str(gymnasium.registry[target].entry_point).partition(":")[0] in NEW_EACH_EPISODE
-            with _quiet():
-                return NewEachEpisode(make) if leaves_traces else make()
-        made = target(**kwargs)
-    except BellgradError:
+        with guarded(f"the environment {name}", "its constructor"):
+            made = _make(target, max_episode_steps, kwargs)
+    except EnvironmentFault as fault:
+        if isinstance(fault.__cause__, Exception):
+            raise _not_made(target, name, fault.__cause__) from fault.__cause__
         raise
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise _not_installed(target, error) from error
-    except Exception as error:
-        raise UsageError(f"the environment {env_name(env)} could not be made: {describe(error)}") from error
-    if not isinstance(made, gymnasium.Env):
-        raise UsageError(f"{env_name(env)} made a {type(made).__name__}, not a gymnasium.Env")
-    return made if max_episode_steps is None else gymnasium.wrappers.TimeLimit(made, max_episode_steps)
+    return checked(made, name, max_episode_steps)
+
+
+def _make(
+    target: str | Callable[..., gymnasium.Env], max_episode_steps: int | None, kwargs: dict[str, Any]
+) -> gymnasium.Env:
+    if not isinstance(target, str):
+        return target(**kwargs)
+    # Bellgrad resets first, so that this need not be checked at every step
+    spec = replace(gymnasium.spec(target), order_enforce=False)
+    limit = None if max_episode_steps is None else -1  # `checked` sets another one
+    make = partial(gymnasium.make, spec, max_episode_steps=limit, disable_env_checker=True, **kwargs)
+    leaves_traces = str(gymnasium.registry[target].entry_point).partition(":")[0] in NEW_EACH_EPISODE
+    with _quiet():
+        return NewEachEpisode(make) if leaves_traces else make()
 
 
 def env_name(env: EnvLike) -> str:
@@ -198,20 +215,16 @@ def resolve(env: EnvLike) -> str | Callable[..., gymnasium.Env]:
             f"{env!r} is not an environment: write module:Class, for example my_package.my_env:MyEnv"
         )
     module = _import(module_name)
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part, None)
+    with guarded(f"the module {module_name!r}", path):
+        found: Any = module
+        for part in path.split("."):
+            found = getattr(found, part, None)
     if callable(found):
         return found
     if path in gymnasium.registry:
         return path
     there = [name for name, value in vars(module).items() if _makes_envs(value, module_name)]
-    if not there:
-        raise UsageError(
-            f"the module {module_name!r} has no {path!r}, and no other class or function that makes an"
-            " environment; write module:Class"
-        )
-    raise unknown(f"environment in module {module_name!r}", path, there)
+    raise not_in(module, "environment", module_name, path, there)
 
 
 def _makes_envs(value: Any, module: str) -> bool:
@@ -221,16 +234,10 @@ def _makes_envs(value: Any, module: str) -> bool:
     return inspect.isfunction(value) and value.__module__ == module
 
 
-def _import(name: str) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        # a console script does not see the current folder, which holds a user's own modules
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise UsageError(
-            f"cannot import the module {name!r} of the environment: {describe(error)}"
-        ) from error
+def _import(name: str) -> ModuleType:
+    refusal = f"cannot import the module {name!r} of the environment"
+    with guarded(f"the module {name!r} of the environment", "its import", refusal):
+        return import_users(name)
 
 
 def registered_id(name: str) -> str:
@@ -256,13 +263,30 @@ def _import_registration(prefix: str) -> None:
         raise missing_extra(package, extra) from error
 
 
-def _not_installed(target: str | Callable[..., gymnasium.Env], error: Exception) -> UsageError:
-    if isinstance(target, str):
+def _not_made(target: str | Callable[..., gymnasium.Env], name: str, error: Exception) -> UsageError:
+    """What a user can do about an environment that raised while it was made: most often wrong arguments."""
+    if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled) and isinstance(target, str):
         entry_point = str(gymnasium.registry[target].entry_point)
         for module, (imports, extra) in IMPLEMENTED_WITH.items():
             if entry_point.startswith(module) and importlib.util.find_spec(imports) is None:
                 return missing_extra(imports, extra)
-    return UsageError(f"the environment {env_name(target)} could not be made: {' '.join(str(error).split())}")
+    unexpected = re.search(r"keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+    if unexpected and unexpected[1] == "render_mode":
+        is_function = not isinstance(target, str | type)
+        return UsageError(
+            f"{name} takes no render_mode, so that it cannot draw itself:"
+            + (" let the function take render_mode=None and give it on;" if is_function else "")
+            + " its __init__ must take render_mode=None and keep it in self.render_mode, metadata must be"
+            ' {"render_modes": ["rgb_array"], "render_fps": 30}, and render() must return a picture'
+            " [H, W, 3] uint8"
+        )
+    if unexpected and unexpected[1] in SETTINGS:
+        key = unexpected[1]
+        return UsageError(
+            f"{name} takes no argument {key!r}; it is a setting of the run: --{key.replace('_', '-')} (in"
+            f" Python {key}=...) in place of env_kwargs"
+        )
+    return UsageError(f"the environment {name} could not be made: {describe(error)}")
 
 
 @contextlib.contextmanager

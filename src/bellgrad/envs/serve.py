@@ -13,15 +13,63 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from bellgrad.core.errors import BellgradError
+from bellgrad.core.errors import BellgradError, UsageError
+from bellgrad.core.guard import what_happened
 from bellgrad.envs.arrays import ContractBreach, SteppedEnvs, mapped_arrays
 from bellgrad.envs.names import make_single
 
-STEP, REPLAY = b"s", b"r"
+STEP, REPLAY, CLOSE = b"s", b"r", b"c"
+# What a worker is doing, which its parent reads when it hangs or dies.
+WAITING, IN_MAKING, IN_RESET, IN_STEP, IN_CLOSE = range(5)
+
+
+class Place(NamedTuple):
+    """Where a worker is: the beginning of its line in shared memory."""
+
+    finished: int  # calls
+    row: int  # of the environment that is called
+    call: int  # WAITING, or which call
+
+    def __str__(self) -> str:
+        """To follow "no" and "in"."""
+        return ("command", "environment", "reset", "step", "close")[self.call]
+
+
+class _ReportingEnvs(SteppedEnvs):
+    """Says in `place` what it is about to call."""
+
+    place: NDArray[np.int64]  # as `Place`
+
+    def reset(self, row: int, seed: int) -> Any:
+        self.place[1:3] = row, IN_RESET
+        return super().reset(row, seed)
+
+    def step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
+        self.place[1:3] = row, IN_STEP
+        return super().step(row, action)
+
+    def close(self) -> Iterator[None]:
+        """Close every environment, yielding after each.
+
+        Raises:
+            ContractBreach: one failed, after all were closed.
+        """
+        broken = None
+        for row, env in enumerate(self.envs, self.first):
+            self.place[1:3] = row, IN_CLOSE
+            try:
+                env.close()
+            except BaseException as error:
+                broken = broken or ContractBreach(row, what_happened(error, "close()"))
+            yield
+        if broken is not None:
+            raise broken
 
 
 def serve(connection: Connection) -> None:
@@ -31,33 +79,42 @@ def serve(connection: Connection) -> None:
 
     first, num_envs = task["first"], task["num_envs"]
     memory = mmap.mmap(task["memory"], 0)
-    progress = np.frombuffer(memory, np.int64, 1, 64 * task["worker"])
+    place = np.frombuffer(memory, np.int64, 3, 64 * task["worker"])
+    envs: list[gymnasium.Env] = []
     try:
-        envs = [
-            make_single(task["env"], task["max_episode_steps"], task["env_kwargs"])
-            for _ in range(task["count"])
-        ]
-        rows, _ = mapped_arrays(
-            envs[0].observation_space, envs[0].action_space, num_envs, memoryview(memory)[task["offset"] :]
-        )
+        for row in range(first, first + task["count"]):
+            place[1:3] = row, IN_MAKING
+            envs.append(make_single(task["env"], task["max_episode_steps"], task["env_kwargs"]))
+            place[0] += 1
+            spaces = [str(envs[-1].observation_space), str(envs[-1].action_space)]
+            if spaces != task["spaces"]:
+                raise UsageError("the environments of one batch must have the same spaces")
     except BellgradError as error:
-        _answer(connection, {"index": first, "text": f"could not be made in its worker: {error}"})
+        _answer(connection, {"index": row, "text": f"could not be made in its worker: {error}"})
         return
-    batch = SteppedEnvs(envs, rows, first)
+    shared = memoryview(memory)[task["offset"] :]
+    rows, _ = mapped_arrays(envs[0].observation_space, envs[0].action_space, num_envs, shared)
+    batch = _ReportingEnvs(envs, rows, first)
+    batch.place = place
+    place[2] = WAITING
     _answer(connection, None)
 
     def finish(calls: Iterator[None]) -> dict[str, Any] | None:
+        fault = None
         try:
             for _ in calls:
-                progress[0] += 1  # the parent sees that nothing hangs
+                place[0] += 1  # the parent sees that nothing hangs
         except ContractBreach as broken:
-            return {"index": broken.index, "text": broken.text}
-        return None
+            fault = {"index": broken.index, "text": broken.text}
+        place[2] = WAITING
+        return fault
 
     while True:
         command = connection.recv_bytes()
         if command == STEP:
             _answer(connection, finish(batch.advance()))
+        elif command == CLOSE:
+            _answer(connection, finish(batch.close()))
         elif command == REPLAY:
             past = json.loads(connection.recv_bytes())
             actions = np.frombuffer(connection.recv_bytes(), rows.action.dtype).reshape(

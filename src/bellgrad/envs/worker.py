@@ -17,6 +17,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, NamedTuple
 
@@ -25,12 +26,16 @@ import numpy as np
 import torch
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
-from bellgrad.envs.arrays import ContractBreach, check_action_space, mapped_arrays
-from bellgrad.envs.gym import SeededEnvs, gym_spec
+from bellgrad.core.processors import processors
+from bellgrad.envs.arrays import ContractBreach, mapped_arrays
+from bellgrad.envs.gym import GymEnv, SeededEnvs, several_open
 from bellgrad.envs.names import env_name, importable_name, make_single
-from bellgrad.envs.serve import REPLAY, STEP
+from bellgrad.envs.serve import CLOSE, IN_RESET, IN_STEP, REPLAY, STEP, WAITING, Place
 
-START_SECONDS = 120.0  # a worker imports its environment's package first
+STEP_SECONDS = 60.0  # that a step may take, if the user does not say otherwise
+START_SECONDS = 120.0  # that at least a worker may take to begin: it imports the environment's package
+CLOSE_SECONDS = 3.0  # that it may take to close its environments
+RESET_FACTOR = 10  # a reset may take so many times as long: simulators load their worlds in it
 BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from bellgrad.envs.serve import main;"
     " main(int(sys.argv[1]))"
@@ -47,6 +52,10 @@ class _Worker(NamedTuple):
     def __str__(self) -> str:
         last = self.first + self.count - 1
         return f"environment {self.first}" if self.count == 1 else f"environments {self.first} to {last}"
+
+    def at(self, place: Place) -> str:
+        """The environment that it calls, or all that it has."""
+        return str(self) if place.call == WAITING else f"environment {place.row}"
 
 
 def _stop(workers: list[_Worker], seconds: float = 3.0) -> None:
@@ -72,7 +81,8 @@ class SubprocessEnv(SeededEnvs):
         num_envs: how many environments.
         device: of the tensors that `step` gives.
         workers: processes; None for one for each processor, at most one for each environment.
-        timeout: seconds that one step of one environment may take before the worker counts as hung.
+        timeout: seconds that one step of one environment may take before the worker counts as hung; a reset
+            and making the environment may take `RESET_FACTOR` times as long. None is `STEP_SECONDS`.
         max_episode_steps: replaces the registered time limit; in environment steps.
         env_kwargs: arguments of the environment, of plain JSON values.
 
@@ -88,13 +98,14 @@ class SubprocessEnv(SeededEnvs):
         num_envs: int,
         device: torch.device | str = "cpu",
         workers: int | None = None,
-        timeout: float = 60.0,
+        timeout: float | None = None,
         max_episode_steps: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
     ):
         if os.name != "posix":
             raise UsageError("environments in worker processes need Linux or macOS; use backend='gymnasium'")
-        workers = min(num_envs, os.cpu_count() or 1) if workers is None else workers
+        workers = min(num_envs, processors()) if workers is None else workers
+        timeout = STEP_SECONDS if timeout is None else timeout
         if not 1 <= workers <= num_envs:
             raise UsageError(f"workers = {workers} is out of range [1, num_envs = {num_envs}]")
         if not timeout > 0:
@@ -106,10 +117,12 @@ class SubprocessEnv(SeededEnvs):
             "num_envs": num_envs,
             "parent": os.getpid(),
         }
-        sample = make_single(task["env"], max_episode_steps, task["env_kwargs"])  # for its spaces only
-        spec = gym_spec(sample, env_name(env))
-        check_action_space(spec.action_space, spec.observation_space)
+        name = env_name(env)
+        # for its spaces only
+        sample = GymEnv(partial(make_single, task["env"], max_episode_steps, task["env_kwargs"]), name=name)
+        spec = sample.spec
         sample.close()
+        task["spaces"] = [str(spec.observation_space), str(spec.action_space)]
 
         self.timeout = timeout
         self.workers = workers  # processes that keep a core busy: the thread rule counts them
@@ -119,7 +132,7 @@ class SubprocessEnv(SeededEnvs):
         _, size = mapped_arrays(spec.observation_space, spec.action_space, num_envs, None)
         with _anonymous_file(offset + size) as file:
             memory = mmap.mmap(file.fileno(), offset + size)
-            self._progress = np.frombuffer(memory, np.int64, 8 * workers)[::8]
+            self._progress = np.frombuffer(memory, np.int64, 8 * workers).reshape(workers, 8)
             rows, _ = mapped_arrays(
                 spec.observation_space, spec.action_space, num_envs, memoryview(memory)[offset:]
             )
@@ -133,17 +146,18 @@ class SubprocessEnv(SeededEnvs):
                 }
                 self._workers.append(_start(task | place))
             try:
-                self._wait(max(timeout, START_SECONDS), range(workers))
+                self._wait(range(workers))
             except ContractBreach as broken:
-                self.close()
-                raise EnvironmentFault(f"environment {broken.index} {broken.text}") from None
+                _stop(self._workers)
+                hint = several_open(num_envs - 1, name)
+                raise EnvironmentFault(f"environment {broken.index} {broken.text}{hint}") from None
         super().__init__(rows, spec, device)
 
     def _advance(self) -> None:
         self._need_workers()
         for worker in self._workers:
             self._send(worker, STEP)
-        self._wait(self.timeout, range(len(self._workers)))
+        self._wait(range(len(self._workers)))
 
     def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
         self._need_workers()
@@ -160,7 +174,7 @@ class SubprocessEnv(SeededEnvs):
             parts = np.concatenate([actions[i] for i in mine])
             self._send(worker, REPLAY, json.dumps(past).encode(), parts.tobytes())
             asked.append(k)
-        self._wait(self.timeout, asked)
+        self._wait(asked)
 
     def _send(self, worker: _Worker, *messages: bytes) -> None:
         # a dead worker is reported by `_wait`, which reads its end of file
@@ -168,44 +182,89 @@ class SubprocessEnv(SeededEnvs):
             for message in messages:
                 worker.connection.send_bytes(message)
 
-    def _wait(self, seconds: float, asked: Iterable[int]) -> None:
+    def _wait(self, asked: Iterable[int]) -> None:
         """Take the answer of every worker that was `asked`, so that all are ready for the next command.
 
         Raises:
             ContractBreach: an environment's fault, the first one's.
-            EnvironmentFault: a worker died, or finished no step for `seconds`; all workers are ended.
+            EnvironmentFault: a worker died, or a call took too long; all workers are ended.
         """
         faults = []
         try:
             for k in asked:
-                answer = self._answer(k, seconds)
+                answer = self._answer(k)
                 if answer:
                     faults.append(json.loads(answer))
         except BaseException:
             # The other answers are still under way: nothing can be asked of these workers any more.
-            self.close(seconds=0.0)
+            _stop(self._workers, 0.0)
             raise
         if faults:
             raise ContractBreach(faults[0]["index"], faults[0]["text"])
 
-    def _answer(self, k: int, seconds: float) -> bytes:
-        worker, seen = self._workers[k], int(self._progress[k])
-        while not worker.connection.poll(seconds):
-            if self._progress[k] == seen:
-                raise EnvironmentFault(f"{worker} hung: no step was finished in {seconds:g} seconds")
-            seen = int(self._progress[k])
+    def _answer(self, k: int) -> bytes:
+        worker, seen, since = self._workers[k], self._place(k), time.monotonic()
+        while True:
+            limit = self._limit(seen)
+            left = since + limit - time.monotonic()
+            # the worker may begin another call while this waits: look again every second
+            if worker.connection.poll(min(max(left, 0.0), 1.0)):
+                break
+            now = self._place(k)
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif left <= 0.0:
+                raise EnvironmentFault(
+                    f"{worker.at(seen)} hung: no {seen} was finished in {limit:g} seconds; if it needs"
+                    f" longer, give a longer --worker-timeout (now {self.timeout:g} for a step,"
+                    f" {RESET_FACTOR} times that for a reset)"
+                )
         try:
             return worker.connection.recv_bytes()
         except (EOFError, ConnectionError):
-            raise EnvironmentFault(f"the worker process of {worker} {_death(worker.process)}") from None
+            place = self._place(k)
+            call = "" if place.call == WAITING else f" in its {place}"
+            raise EnvironmentFault(
+                f"the worker process of {worker.at(place)} {_death(worker.process)}{call}"
+            ) from None
+
+    def _place(self, k: int) -> Place:
+        return Place(*self._progress[k, :3].tolist())
+
+    def _limit(self, place: Place) -> float:
+        """Seconds that the present call of a worker may take."""
+        if place.call == IN_STEP:
+            return self.timeout
+        long = RESET_FACTOR * self.timeout
+        return long if place.call == IN_RESET else max(long, START_SECONDS)
 
     def _need_workers(self) -> None:
         if not self._workers:
             raise EnvironmentFault("the environment's worker processes have ended; make it again")
 
-    def close(self, seconds: float = 3.0) -> None:
-        """End the workers, by force after `seconds`. May be called twice."""
-        _stop(self._workers, seconds)
+    def close(self) -> None:
+        """Let the workers close their environments and end, by force if they do not. May be called twice.
+
+        Raises:
+            EnvironmentFault: an environment failed in `close`; as `GymEnv.close`.
+        """
+        underway = sys.exception()
+        super().close()
+        fault = None
+        for worker in self._workers:
+            self._send(worker, CLOSE)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for worker in self._workers:
+            with contextlib.suppress(EOFError, ConnectionError):  # it ended before, which was reported
+                waits = max(0.0, deadline - time.monotonic())
+                if worker.connection.poll(waits) and (answer := worker.connection.recv_bytes()):
+                    broken = json.loads(answer)
+                    fault = fault or f"environment {broken['index']} {broken['text']}"
+        _stop(self._workers)
+        if fault and underway is None:
+            raise EnvironmentFault(fault)
+        if fault:
+            print(f"warning: {fault}", file=sys.stderr)
 
 
 def _plain(env_kwargs: dict[str, Any]) -> dict[str, Any]:

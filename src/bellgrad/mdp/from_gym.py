@@ -17,6 +17,7 @@ from gymnasium import wrappers
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.guard import guarded
 from bellgrad.mdp.blackjack import blackjack_rules
 
 ACTION_NAMES = {
@@ -77,18 +78,16 @@ def from_gymnasium(
             f"an environment is an id, a gymnasium.Env, or a class or function that makes one; got a"
             f" {type(env).__name__}"
         )
-    try:
+    who = f"the environment {env}"
+    with guarded(who, "its constructor", f"{who} could not be made"):
         made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
-    except Exception as error:
-        raise UsageError(
-            f"the environment {env} could not be made: {' '.join(str(error).split())}"
-        ) from error
     if not isinstance(made, gymnasium.Env):
         raise UsageError(f"{env} made a {type(made).__name__}, not a gymnasium.Env")
-    try:
-        return _dynamics_of(made, mdp_class)
-    finally:
-        made.close()
+    with guarded(who, "its dynamics"):
+        try:
+            return _dynamics_of(made, mdp_class)
+        finally:
+            made.close()
 
 
 def _dynamics_of(env: gymnasium.Env, mdp_class: Any) -> Any:

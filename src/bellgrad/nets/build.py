@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.guard import guarded
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder, EnsembleNetwork, Network
 from bellgrad.nets.layers import (
@@ -171,12 +172,8 @@ def _user_module(
     check_spec(spec)
     name, make = (spec.__name__, spec) if isinstance(spec, type) else (f"{spec!r}.build", spec.build)
     call = f"{name}(observation_space, {outputs}{f', action_size={action_size}' if action_size else ''})"
-    try:
+    with guarded("your network", "its constructor", f"your network could not be made as {call}"):
         module = make(observation_space, outputs, **({"action_size": action_size} if action_size else {}))
-    except Exception as error:  # whatever a user's constructor raises
-        raise UsageError(
-            f"your network could not be made as {call}: {type(error).__name__}: {error}"
-        ) from error
     _check_user_module(module, observation_space, outputs, action_size)
     return module
 
@@ -191,13 +188,9 @@ def _check_user_module(module: nn.Module, observation_space: Space, outputs: int
         )
     inputs = [_sample(observation_space, 2)] + ([torch.rand(2, action_size)] if action_size else [])
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
-    try:
-        with torch.no_grad():
-            first, second = module(*inputs), module(*inputs)
-    except Exception as error:  # whatever a user's forward raises
-        raise UsageError(
-            f"your network {name} failed on two observations: {type(error).__name__}: {error}"
-        ) from error
+    refusal = f"your network {name} failed on two observations"
+    with torch.no_grad(), guarded("your network", "forward()", refusal):
+        first, second = module(*inputs), module(*inputs)
     if not isinstance(first, Tensor) or first.shape != (2, outputs):
         got = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
         raise UsageError(f"your network {name} must return shape [B, {outputs}]; for B = 2 it returned {got}")

@@ -1,10 +1,11 @@
 """What this installation can do, and what it lacks."""
 
-import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+
+from bellgrad.core.processors import processors
 
 EXTRAS = {
     "box2d": "Box2D",
@@ -26,7 +27,7 @@ def examine() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gymnasium": version("gymnasium"),
-        "processor": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{processors()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "cuda": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else "none; everything runs on the processor",

@@ -197,6 +197,15 @@ class Settings:
             label="time limit in steps",
         ),
     )
+    worker_timeout: float | None = field(
+        default=None,
+        metadata=declared(
+            "for worker processes, seconds that a step may take before it counts as hung (default 60); a"
+            " reset may take ten times as long",
+            within=(1e-3, 1e9),
+            matters=False,
+        ),
+    )
     transforms: tuple[Any, ...] = field(
         default=(),
         metadata=declared(
@@ -277,6 +286,11 @@ class Settings:
                 raise UsageError(
                     f"{kind} scales by the discounted return, and {name} has no discount; give it a gamma"
                 )
+        if self.worker_timeout is not None and self.backend != "subprocess":
+            raise UsageError(
+                f"worker_timeout = {self.worker_timeout:g} is for environments in worker processes, with the"
+                f" backend subprocess, not {self.backend}"
+            )
         if self.target_return is not None and not self.eval_episodes:
             raise UsageError("a target return needs evaluations: eval_episodes must be at least 1")
 

@@ -66,13 +66,16 @@ def make_run_env(
     num_envs = num_envs or settings.filled_num_envs()
     if isinstance(settings.algorithm, Tabular):
         return _make_table_env(settings, num_envs, **options)
-    if settings.bins is not None or settings.tilings > 1:
-        given = "tilings" if settings.bins is None else "bins"
-        raise UsageError(f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}")
+    for given in ("bins", "bin_low", "bin_high", "tilings"):
+        if getattr(settings, given) not in (None, 1):
+            raise UsageError(
+                f"{given} are for tabular algorithms, not for {algorithm_name(settings.algorithm)}"
+            )
     options = {
         "backend": settings.backend,
         "env_kwargs": settings.env_kwargs,
         "max_episode_steps": settings.max_episode_steps,
+        "worker_timeout": settings.worker_timeout,
         "transforms": settings.filled_transforms(),
         "num_envs": num_envs,
         "device": device,
@@ -102,7 +105,8 @@ def _make_table_env(settings: Settings, num_envs: int, **options: Any) -> Transf
     try:
         if not isinstance(made.action_space, Discrete):
             raise UsageError(f"{name} learns a table and needs Discrete actions, not {made.action_space}")
-        has_states = isinstance(made.observation_space, Discrete) and s.bins is None and s.tilings == 1
+        cells = (s.bins, s.bin_low, s.bin_high, None if s.tilings == 1 else s.tilings)
+        has_states = isinstance(made.observation_space, Discrete) and not any(cells)
         transforms = () if has_states else (DiscreteStates(s.bins, s.bin_low, s.bin_high, s.tilings),)
         env = TransformedEnv(made, transforms)
         mdp = env.known_dynamics()

@@ -1,7 +1,6 @@
 """The engine: how pure functions are run. Eager, or compiled whole; on how many threads; how many updates per
 call."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import torch
 
 from bellgrad.core.errors import CompilationError, UsageError
 from bellgrad.core.forks import SPAWN, lost_threads
+from bellgrad.core.processors import processors
 from bellgrad.training.compilation import Compilation, compiler_available, compiler_fault
 
 # A cold compile costs about as much as this many eager updates of a small network.
@@ -103,8 +103,7 @@ def choose_engine(
     Raises:
         UsageError: `compiled` was asked for and there is no C++ compiler that works.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
+    threads = max(1, processors() - busy_processes) if batch_size * parameters >= THREADS_FROM_WORK else 1
     per_call = LONG_RUN_UPDATES_PER_CALL if planned_updates >= LONG_RUN_UPDATES else UPDATES_PER_CALL
     if requested == "eager":
         return Engine("eager", threads, per_call, "eager, as asked")

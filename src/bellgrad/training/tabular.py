@@ -11,7 +11,8 @@ from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.rng import derive_seed
 from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.discrete import DiscreteStates
-from bellgrad.envs.gym import GymEnv, SingleEnvStepper
+from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.single import SingleEnvStepper
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
