@@ -16,19 +16,9 @@ from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import leaves
 from bellgrad.envs.classic import CartPole
 from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.images import ChannelsFirst, FrameStack, Gray, MaxPool, Resize
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import (
-    ActionRepeat,
-    ChannelsFirst,
-    ClipReward,
-    FrameStack,
-    Gray,
-    MaxPool,
-    NormalizeReward,
-    RescaleReward,
-    Resize,
-    TransformedEnv,
-)
+from bellgrad.envs.transforms import ActionRepeat, ClipReward, NormalizeReward, RescaleReward, TransformedEnv
 
 ATARI = [MaxPool(2), ActionRepeat(4), Gray(), Resize(14, 10), FrameStack(4), ClipReward()]
 
@@ -175,10 +165,10 @@ def test_color_images_are_stacked_one_after_another_once_their_channels_come_fir
 @pytest.mark.parametrize(
     ("transform", "shape", "words"),
     [
-        (FrameStack(4), (84, 84, 3), "put ChannelsFirst before it"),
+        (FrameStack(4), (7, 7, 7), "image_layout:first or image_layout:last"),
         (Gray(), (84, 84), "Gray needs color images"),
         (Gray(), (84, 84, 1), "Gray needs color images"),
-        (Resize(84), (3, 210, 160), r"Resize needs images \[H, W\] or \[H, W, C\]"),
+        (Resize(84), (7, 5, 7), "image_layout:first or image_layout:last"),
         (ChannelsFirst(), (4, 84, 84), r"ChannelsFirst needs images \[H, W, C\]"),
         (ChannelsFirst(), (84, 84), r"ChannelsFirst needs images \[H, W, C\]"),
     ],

@@ -17,7 +17,8 @@ from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.core.registry import ALGORITHMS, OPTIMIZERS
-from bellgrad.envs.transforms import ClipReward, FrameStack, NormalizeObs, NormalizeReward, Transform
+from bellgrad.envs.images import FrameStack
+from bellgrad.envs.transforms import ClipReward, NormalizeObs, NormalizeReward, Transform
 from bellgrad.nets.specs import CNN, GRU, MLP
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 from bellgrad.presets import presets

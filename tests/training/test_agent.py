@@ -15,7 +15,8 @@ from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
 from bellgrad.envs.gym import GymEnv
-from bellgrad.envs.transforms import ActionRepeat, FrameStack, Gray, MaxPool, Resize, TransformedEnv
+from bellgrad.envs.images import FrameStack, Gray, MaxPool, Resize
+from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.report.training.export import export_onnx
 from bellgrad.training.agent import Agent

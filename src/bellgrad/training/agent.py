@@ -8,13 +8,15 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bellgrad.core.actions import within_bounds
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
-from bellgrad.envs.transforms import ActionRepeat, FrameStack, MaxPool, TransformedEnv
+from bellgrad.envs.images import FrameStack, MaxPool
+from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
 from bellgrad.runs.folder import Which
 from bellgrad.training.run import Run
 
@@ -57,8 +59,8 @@ class Agent:
             deterministic: the greedy action, or a sample of the policy.
 
         Returns:
-            An int for Discrete actions, else an array of the action space's shape: of its integers for
-            MultiDiscrete, float32 for a Box.
+            An int for Discrete actions, else an array of the action space's shape and dtype, within its
+            bounds.
 
         Raises:
             UsageError: the observation does not fit the environment's observation space, or its mask allows
@@ -74,7 +76,8 @@ class Agent:
         with torch.no_grad():
             seen, decides = self._observe(raw)
             if decides:
-                noise = draw(self.learner.act_noise(1), self._generator)
+                # Without noise the first of equally good actions is taken, as by the exported policy.
+                noise = None if deterministic else draw(self.learner.act_noise(1), self._generator)
                 acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
                 self._carry = acted.carry
                 self._action = self._outward(acted.action)[0].cpu().numpy()
@@ -85,7 +88,7 @@ class Agent:
         action = action.reshape(self.action_space.shape)
         if isinstance(self.action_space, MultiDiscrete):
             return (action + self.action_space.start).astype(self.action_space.dtype)
-        return action
+        return within_bounds(self.action_space, action)
 
     def _observe(self, obs: Tree) -> tuple[Tree, bool]:
         """The observation through the frozen transforms, and whether the policy decides on it."""
@@ -143,8 +146,8 @@ class Agent:
 
 
 class GreedyPolicy(nn.Module):
-    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]`
-    float32."""
+    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]` of
+    the dtype of the Box."""
 
     def __init__(self, agent: Agent):
         super().__init__()
@@ -166,7 +169,10 @@ class GreedyPolicy(nn.Module):
         space = agent.action_space
         if isinstance(space, Discrete | MultiDiscrete):
             return action + torch.as_tensor(space.start).flatten()
-        return action
+        if space.dtype == np.float32:
+            return action
+        low, high = (torch.from_numpy(side.ravel()) for side in (space.low, space.high))
+        return action.to(low.dtype).clamp(low, high)  # as `within_bounds`
 
 
 def _from_zero(space: Space[Any], obs: Tree) -> Tree:
