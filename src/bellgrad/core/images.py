@@ -1,11 +1,10 @@
 """Which axis of an image is which: decided here and nowhere else, and carried by the space itself."""
 
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
 
@@ -25,8 +24,8 @@ class ImageBox(Box):
 
     def __init__(
         self,
-        low: SupportsFloat | NDArray[Any],
-        high: SupportsFloat | NDArray[Any],
+        low: Any,
+        high: Any,
         channels: Channels,
         shape: tuple[int, ...] | None = None,
         dtype: Any = np.uint8,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.records import EnvSpec, Transition
-from bellgrad.core.tree import Tree, map_tree, named_leaves, tree_bytes
+from bellgrad.core.tree import Tree, escaped, map_tree, named_leaves, tree_bytes
 from bellgrad.data.frames import (
     Frames,
     allocate_frames,
@@ -122,7 +122,7 @@ def _empty(
 
     def column(space: gymnasium.Space[Any], path: str) -> Tree:
         if isinstance(space, spaces.Dict):
-            return {key: column(child, f"{path}/{key}") for key, child in space.spaces.items()}
+            return {key: column(child, f"{path}/{escaped(key)}") for key, child in space.spaces.items()}
         if isinstance(space, spaces.Tuple):
             return tuple(column(child, f"{path}/{i}") for i, child in enumerate(space.spaces))
         if space.shape is None or space.dtype is None:
@@ -136,8 +136,10 @@ def _empty(
                 frames[path] = allocate_frames(space.shape, spec.frame_stack, groups, num_envs, device)
             return rows((spec.frame_stack,), torch.int64)
         is_float = np.issubdtype(space.dtype, np.floating)
+        flat = path == "action" and not isinstance(space, spaces.Discrete)  # learners give [B, D]
         return rows(
-            space.shape, torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64)
+            (math.prod(space.shape),) if flat else space.shape,
+            torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64),
         )
 
     return Storage(
@@ -290,9 +292,10 @@ def restore_into(storage: Storage, shapes: Mapping[str, Sequence[int]]) -> dict[
 
 def _saved(storage: Storage, protected: bool) -> dict[str, Tensor]:
     """What a checkpoint holds by name, at full length; with or without the numbers of what is protected."""
-    tensors = named_leaves(storage)
+    tensors = named_leaves(storage._replace(frames={}))
     del tensors["offset"]
     for path, frames in storage.frames.items():
+        tensors |= named_leaves(frames, f"frames/{path}")
         if frames.newest.shape[1] > 1:  # stacked frames of one channel are saved without that axis
             tensors[f"frames/{path}/planes"] = frames.planes.squeeze(1)
         if not protected:

@@ -111,6 +111,8 @@ def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
         UsageError: a space that has no fixed set of arrays (Text, Graph, Sequence, OneOf).
     """
     if isinstance(space, spaces.Dict):
+        if len({str(key) for key in space.spaces}) < len(space.spaces):
+            raise UsageError(f"the {path} space has two keys of one name: {list(space.spaces)}")
         return [leaf for key, child in space.spaces.items() for leaf in obs_leaves(child, f"{path}[{key!r}]")]
     if isinstance(space, spaces.Tuple):
         return [leaf for i, child in enumerate(space.spaces) for leaf in obs_leaves(child, f"{path}[{i}]")]

@@ -366,8 +366,7 @@ class RescaleAction(Transform):
         wrong = unusable_bounds(space)
         if wrong is not None:
             raise UsageError(
-                f"the action space {space} has {wrong}: give each dimension a finite low and high, since the"
-                " learner acts in [-1, 1] between them"
+                f"the learner acts in [-1, 1] and needs finite action bounds to scale by: {space} has {wrong}"
             )
         return replace(self, inner=spec)
 

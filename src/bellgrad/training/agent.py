@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -88,6 +88,7 @@ class Agent:
         action = action.reshape(self.action_space.shape)
         if isinstance(self.action_space, MultiDiscrete):
             return (action + self.action_space.start).astype(self.action_space.dtype)
+        assert isinstance(self.action_space, Box)  # no learner acts in another space
         return within_bounds(self.action_space, action)
 
     def _observe(self, obs: Tree) -> tuple[Tree, bool]:
@@ -127,15 +128,9 @@ class Agent:
         action.
 
         Raises:
-            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,
-                or sees the maximum of several observations.
+            UsageError: the policy has a memory, or sees the maximum of several observations.
         """
         space = self.observation_space
-        parts = space.spaces.values() if isinstance(space, Dict) else [space]
-        if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in parts):
-            raise UsageError(
-                f"only a policy over an array or a Dict of arrays can be exported, not over {space}"
-            )
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
         if any(isinstance(t, MaxPool) for t in self._transforms):
@@ -169,6 +164,7 @@ class GreedyPolicy(nn.Module):
         space = agent.action_space
         if isinstance(space, Discrete | MultiDiscrete):
             return action + torch.as_tensor(space.start).flatten()
+        assert isinstance(space, Box)
         if space.dtype == np.float32:
             return action
         low, high = (torch.from_numpy(side.ravel()) for side in (space.low, space.high))
@@ -179,4 +175,6 @@ def _from_zero(space: Space[Any], obs: Tree) -> Tree:
     """A raw observation with its categories counted from 0, as a learner sees them."""
     if isinstance(space, Dict):
         return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_from_zero(child, part) for child, part in zip(space.spaces, obs, strict=True))
     return obs - torch.as_tensor(space.start) if isinstance(space, Discrete | MultiDiscrete) else obs
