@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.memory import available_bytes
 from bellgrad.core.records import EnvSpec, Transition
 from bellgrad.core.tree import Tree, escaped, map_tree, named_leaves, tree_bytes
 from bellgrad.data.frames import (
@@ -27,7 +28,6 @@ from bellgrad.data.frames import (
     read_frames,
     write_frames,
 )
-from bellgrad.data.memory import available_bytes
 
 FRAME_BYTES = 1024  # a uint8 observation of this size or more is kept once
 LARGEST = 2**24  # transitions that a float32 uniform number can tell apart
