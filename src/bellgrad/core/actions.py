@@ -36,4 +36,4 @@ def within_bounds(space: Box, action: NDArray[np.float32]) -> NDArray[np.floatin
     """
     if space.dtype == np.float32:
         return action
-    return np.clip(action.astype(space.dtype), space.low, space.high)
+    return np.asarray(np.clip(action.astype(space.dtype), space.low, space.high))

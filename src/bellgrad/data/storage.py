@@ -74,8 +74,8 @@ def allocate(
 
     Floats are kept as float32, integers as they are. With `spec.frame_stack` n > 1, the first axis of a large
     uint8 observation is n frames, and each frame is kept once (about an eighth of keeping `obs` and
-    `next_obs`, if n = 4). If the frames do not move on by one per step, they fill their memory sooner and
-    fewer transitions are kept.
+    `next_obs`, if n = 4). If the frames do not move on by one per step, or episodes end after fewer than 8,
+    they fill their memory sooner and fewer transitions are kept.
 
     Args:
         spec: of the environment.
@@ -194,6 +194,22 @@ def add(storage: Storage, transition: Transition, extra: Mapping[str, Tensor] | 
         first = storage.position // num_envs - groups
         lost = [lost_groups(frames, first, groups, protected) for frames in storage.frames.values()]
         storage.size.sub_(torch.stack(lost).amax() * num_envs)
+
+
+def missing(storage: Storage, steps: int) -> str | None:
+    """What to tell a user if pictures fill their memory before the transitions asked for are there.
+
+    Args:
+        storage: as it is now.
+        steps: transitions written so far.
+    """
+    asked, held = min(steps, storage.reward.shape[0]), int(storage.size)
+    if not storage.frames or held >= asked:
+        return None
+    return (
+        f"the replay holds {held:,} transitions of {asked:,}: episodes are short, or the frames of an observation"
+        " do not move on by one; a larger buffer_size holds more"
+    )
 
 
 def protect(storage: Storage) -> None:
