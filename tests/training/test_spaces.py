@@ -148,7 +148,7 @@ def test_a_replay_that_holds_less_than_was_asked_says_so_once(tmp_path, capsys):
             return self.picture(), 0.0, True, False, {}  # 2 pictures for each transition
 
     algorithm = DQN(**REPLAY | {"network": TINY_CNN, "buffer_size": 100})
-    api.train(algorithm, Short, 300, out=tmp_path / "run", frame_stack=2, checkpoint_every=250, **OPTIONS)
+    api.train(algorithm, Short, 300, out=tmp_path / "run", frame_stack=2, checkpoints=3, **OPTIONS)
     said = capsys.readouterr().err
     assert said.count("the replay holds ") == 1 and "transitions of 100" in said
 

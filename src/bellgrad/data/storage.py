@@ -207,8 +207,8 @@ def missing(storage: Storage, steps: int) -> str | None:
     if not storage.frames or held >= asked:
         return None
     return (
-        f"the replay holds {held:,} transitions of {asked:,}: episodes are short, or the frames of an observation"
-        " do not move on by one; a larger buffer_size holds more"
+        f"the replay holds {held:,} transitions of {asked:,}: episodes are short, or the frames of an"
+        " observation do not move on by one; a larger buffer_size holds more"
     )
 
 
