@@ -160,4 +160,4 @@ def test_bounds_that_training_would_refuse_are_an_error(bound):
             return np.zeros(2, np.float32), 0.0, True, False, {}
 
     (finding,) = [finding for finding in check_env(Wide).findings if finding.level == "error"]
-    assert "bounds" in finding.text and "finite low and high" in finding.fix
+    assert "bounds" in finding.what and "finite low and high" in finding.fix
