@@ -11,7 +11,8 @@ from torch import nn
 
 from bellgrad.core.codec import foreign, from_json, rewritten, to_json
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
-from bellgrad.envs.transforms import ClipReward, FrameStack, NormalizeObs, Transform
+from bellgrad.envs.images import FrameStack
+from bellgrad.envs.transforms import ClipReward, NormalizeObs, Transform
 from bellgrad.nets.specs import CNN, GRU, LSTM, MLP
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 

@@ -32,7 +32,7 @@ tensors = st.builds(
     st.lists(st.integers(0, 3), max_size=2),
     st.integers(0, 99),
 )
-names = st.text("abcdefgh0_.", min_size=1, max_size=4)
+names = st.text("abc01_./~", max_size=4)
 folders = st.recursive(
     tensors, lambda inner: st.dictionaries(names, inner, min_size=1, max_size=3), max_leaves=8
 )
@@ -152,3 +152,13 @@ def test_a_leaf_that_was_renamed_is_found_under_its_former_name():
     assert restored["last_episode"].tolist() == [7.0] * 3 and restored["visits"].tolist() == [1.0] * 2
     with pytest.raises(CheckpointError, match="no tensor 'loop/chance'"):
         restore_tree({"action_probability": torch.zeros(1)}, saved, "loop")
+
+
+def test_names_of_leaves_are_unique_whatever_the_keys():
+    keys = ["a/b", "a", "", "/", "~", "~1", "a~1b", "~0", "b"]
+    tree = {key: {other: torch.tensor(1.0) for other in keys} for key in keys}
+    tree |= {f"{a}/{b}": torch.tensor(2.0) for a in keys for b in keys if f"{a}/{b}" not in keys}
+    named = named_leaves(tree, "loop/obs")
+    assert len(named) == len(leaves(tree)) == len(keys) ** 2 + len(tree) - len(keys)
+    assert nest(named) == {"loop": {"obs": tree}}
+    assert named_leaves({"camera": {"left eye": tree["a"]["b"]}}).keys() == {"camera/left eye"}

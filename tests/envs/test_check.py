@@ -144,3 +144,20 @@ def test_a_report_reads_as_lines():
     lines = str(check_env(Counter, env_kwargs={"fault": "nan"})).splitlines()
     assert lines[0] == "misbehaving:Counter: 1 errors, 0 warnings"
     assert lines[1].startswith("  error   step 3 of episode 0")
+
+
+@pytest.mark.parametrize("bound", [np.inf, 3.4e38])
+def test_bounds_that_training_would_refuse_are_an_error(bound):
+    class Wide(gymnasium.Env):
+        observation_space = spaces.Box(-1, 1, (2,))
+        action_space = spaces.Box(-bound, bound, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    (finding,) = [finding for finding in check_env(Wide).findings if finding.level == "error"]
+    assert "bounds" in finding.what and "finite low and high" in finding.fix

@@ -1,34 +1,27 @@
 """Image transforms and repeated actions against plain loops over Gymnasium, in NumPy."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.images import channels_of
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import leaves
 from bellgrad.envs.classic import CartPole
 from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.images import ChannelsFirst, FrameStack, Gray, ImageLayout, MaxPool, Resize
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import (
-    ActionRepeat,
-    ChannelsFirst,
-    ClipReward,
-    FrameStack,
-    Gray,
-    MaxPool,
-    NormalizeReward,
-    RescaleReward,
-    Resize,
-    TransformedEnv,
-)
+from bellgrad.envs.transforms import ActionRepeat, ClipReward, NormalizeReward, RescaleReward, TransformedEnv
+from bellgrad.nets.encoder import Encoder
+from bellgrad.nets.specs import CNN
 
 ATARI = [MaxPool(2), ActionRepeat(4), Gray(), Resize(14, 10), FrameStack(4), ClipReward()]
 
@@ -175,10 +168,10 @@ def test_color_images_are_stacked_one_after_another_once_their_channels_come_fir
 @pytest.mark.parametrize(
     ("transform", "shape", "words"),
     [
-        (FrameStack(4), (84, 84, 3), "put ChannelsFirst before it"),
+        (FrameStack(4), (7, 7, 7), "image_layout:first or image_layout:last"),
         (Gray(), (84, 84), "Gray needs color images"),
         (Gray(), (84, 84, 1), "Gray needs color images"),
-        (Resize(84), (3, 210, 160), r"Resize needs images \[H, W\] or \[H, W, C\]"),
+        (Resize(84), (7, 5, 7), "image_layout:first or image_layout:last"),
         (ChannelsFirst(), (4, 84, 84), r"ChannelsFirst needs images \[H, W, C\]"),
         (ChannelsFirst(), (84, 84), r"ChannelsFirst needs images \[H, W, C\]"),
     ],
@@ -193,6 +186,65 @@ def test_what_is_no_image_is_refused_by_transforms_of_images(transform):
     space = Discrete(3) if isinstance(transform, MaxPool) else Box(0, 1, (84, 84, 3), np.float32)
     with pytest.raises(UsageError, match=f"{type(transform).__name__} needs"):
         transform.bind(EnvSpec("x", space, Discrete(2)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("shape", "stacked"),
+    [
+        ((84, 84, 3), (12, 84, 84)),
+        ((3, 84, 84), (12, 84, 84)),
+        ((21, 16, 3), (12, 21, 16)),
+        ((84, 84, 1), (4, 84, 84)),
+        ((84, 84), (4, 84, 84)),
+        ((5, 7, 7), (20, 7, 7)),
+        ((3, 3), (4, 3, 3)),
+    ],
+)
+def test_stacked_images_have_their_channels_first_and_networks_know_it(shape, stacked, dtype):
+    space = Box(0, 200, shape, dtype)
+    stack = FrameStack(4).bind(EnvSpec("images", space, Discrete(2)))
+    seen = stack.spec.observation_space
+    assert seen.shape == stacked and seen.dtype == dtype and stack.spec.frame_stack == 4
+    assert channels_of(seen) == "first"
+    layers = Encoder(seen, CNN(channels=(3,), kernels=(3,), strides=(1,))).convolutions[0]
+    assert layers[0].in_channels == stacked[0]
+    frames = torch.rand(2, 4, *shape)
+    first = {2: frames, 3: frames.movedim(-1, 2) if shape[-1] in (1, 3) else frames}[len(shape)]
+    assert torch.equal(stack.observe(frames, frames[:, -1]), first.reshape(2, *stacked))
+
+
+def test_gray_and_resized_images_are_the_same_in_either_layout():
+    image = torch.randint(256, (2, 12, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for transform in (Gray(), Resize(6, 4)):
+        last, first = bound(transform, (12, 10, 3)), bound(transform, (3, 12, 10))
+        states = [each.init(2, "cpu") for each in (last, first)]
+        a, b = last.observe(states[0], image), first.observe(states[1], image.movedim(-1, 1))
+        assert a.shape[1:] == last.spec.observation_space.shape
+        assert b.shape[1:] == first.spec.observation_space.shape
+        assert torch.equal(a if a.dim() == 3 else a.movedim(-1, 1), b)
+
+
+def test_the_layout_that_a_user_says_goes_through_every_other_transform():
+    spec = EnvSpec("images", Box(0, 255, (9, 9, 9), np.uint8), Discrete(2))
+    for channels, stacked in (("first", (27, 9, 9)), ("last", (27, 9, 9))):
+        seen, image = spec, torch.randint(256, (1, 9, 9, 9), dtype=torch.uint8)
+        for transform in (ImageLayout(channels), MaxPool(2), Resize(9), FrameStack(3)):
+            joined = transform.bind(seen)
+            seen = joined.spec
+        assert seen.observation_space.shape == stacked
+        got = joined.observe(torch.stack([image] * 3, 1), image)
+        assert torch.equal(got, torch.cat([image if channels == "first" else image.movedim(-1, 1)] * 3, 1))
+    tree = Dict(
+        {"camera": spec.observation_space, "where": Tuple([Box(-1, 1, (2,)), spec.observation_space])}
+    )
+    laid = ImageLayout("last").bind(replace(spec, observation_space=tree)).spec.observation_space
+    assert laid == tree
+    assert channels_of(laid["camera"]) == channels_of(laid["where"][1]) == "last"
+    with pytest.raises(UsageError, match="ImageLayout needs images"):
+        ImageLayout("first").bind(EnvSpec("x", Box(0, 1, (3,)), Discrete(2)))
+    with pytest.raises(UsageError, match=r"ImageLayout.channels"):
+        ImageLayout("middle")
 
 
 def test_frame_stack_tells_how_many_observations_one_is():

@@ -12,10 +12,11 @@ from misbehaving import Counter, Endless, make_counter, not_an_env
 from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.images import FrameStack
 from bellgrad.envs.make import make_env
 from bellgrad.envs.names import env_name, list_envs, make_single, requires_import
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import FrameStack, TransformedEnv
+from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.envs.worker import SubprocessEnv
 
 

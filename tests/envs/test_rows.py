@@ -13,8 +13,9 @@ from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.tree import leaves, map_tree, named_leaves, nest
 from bellgrad.envs.classic import CartPole
 from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.images import FrameStack, MaxPool
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import FrameStack, MaxPool, NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
 from bellgrad.envs.worker import SubprocessEnv
 
 B = 4

@@ -12,10 +12,10 @@ from bellgrad.core.rng import draw
 from bellgrad.core.tree import leaves, named_leaves, nest
 from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum
 from bellgrad.envs.host import HostEnv
+from bellgrad.envs.images import FrameStack
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.transforms import (
     ClipReward,
-    FrameStack,
     NormalizeObs,
     NormalizeReward,
     RescaleAction,

@@ -42,6 +42,41 @@ def test_features_of_each_space(space, obs, features):
     assert encoder.features == len(features[0])
 
 
+def uint8(low, high, shape=None):
+    return spaces.Box(np.array(low, np.uint8), np.array(high, np.uint8), shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "seen", "features"),
+    [
+        (spaces.Box(0, 1, (2,), np.uint8), [0, 1], [0, 1]),
+        (spaces.Box(0, 255, (2,), np.uint8), [51, 255], [0.2, 1]),
+        (spaces.Box(0, 15, (2,), np.uint8), [3, 15], [0.2, 1]),
+        (spaces.Box(100, 104, (2,), np.uint8), [101, 104], [0.25, 1]),
+        (uint8([0, 0, 7], [1, 255, 7]), [1, 51, 7], [1, 0.2, 0]),
+        (spaces.Box(0, 1, (2,), np.int8), [0, 1], [0, 1]),
+        (spaces.Box(0, 255, (2,), np.int32), [51, 255], [51, 255]),  # only bytes are scaled
+    ],
+    ids=str,
+)
+def test_bytes_are_scaled_by_the_bounds_of_their_space_wherever_they_are(space, seen, features):
+    dtype = np.uint8 if space.dtype == np.uint8 else np.float32
+    obs = torch.from_numpy(np.array([seen], dtype))
+    wanted = torch.tensor([features], dtype=torch.float32)
+    torch.testing.assert_close(Encoder(space)(obs), wanted)
+    nested = spaces.Dict({"x": spaces.Tuple([space, spaces.Discrete(2)])})
+    torch.testing.assert_close(Encoder(nested)({"x": (obs, torch.tensor([0]))})[:, :-2], wanted)
+
+
+@pytest.mark.parametrize(("high", "divisor"), [(1, 1), (15, 15), (255, 255)])
+def test_images_of_bytes_are_scaled_by_their_bounds_too(high, divisor):
+    space, like = spaces.Box(0, high, (2, 5, 6), np.uint8), spaces.Box(0, 1, (2, 5, 6), np.float32)
+    params = init_params(lambda: Encoder(space, SMALL_CNN), torch.Generator())
+    obs = torch.randint(0, high + 1, (4, 2, 5, 6), dtype=torch.uint8)
+    got = apply(Encoder(space, SMALL_CNN), params, obs)
+    assert torch.equal(got, apply(Encoder(like, SMALL_CNN), params, obs.float() / divisor))
+
+
 def test_categories_are_told_apart_wherever_an_environment_begins_to_count():
     space = spaces.Tuple([spaces.Discrete(3, start=5), spaces.MultiDiscrete([[2, 2]], start=[[1, 4]])])
     seen = obs_to_tensor(space, [(5, np.array([[2, 4]])), (7, np.array([[1, 5]]))])
@@ -79,6 +114,7 @@ def test_an_image_and_a_vector_are_joined_and_time_axes_are_kept():
     [
         (spaces.Box(0, 255, (3, 7, 7), np.uint8), CNN(), "too small for CNN.kernels"),
         (spaces.Box(-1, 1, (4,)), CNN(), "CNN needs an image"),
+        (spaces.Box(-1, 1, (9, 9, 9)), SMALL_CNN, "image_layout:first or image_layout:last"),
         (spaces.Text(5), None, "cannot read observations"),
         (spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))}), None, "cannot read observations"),
     ],

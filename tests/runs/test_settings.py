@@ -17,7 +17,8 @@ from bellgrad.algos.reinforce import REINFORCE
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
 from bellgrad.core.registry import ALGORITHMS, OPTIMIZERS
-from bellgrad.envs.transforms import ClipReward, FrameStack, NormalizeObs, NormalizeReward, Transform
+from bellgrad.envs.images import FrameStack, ImageLayout
+from bellgrad.envs.transforms import ClipReward, NormalizeObs, NormalizeReward, Transform
 from bellgrad.nets.specs import CNN, GRU, MLP
 from bellgrad.ops.optim import SGD, Adam, AdamW, RMSprop
 from bellgrad.presets import presets
@@ -298,6 +299,7 @@ STACK = [NormalizeObs(), FrameStack(4), NormalizeReward()]
         (STACK, tuple(STACK)),
         (["normalize_obs", "frame_stack:4", "normalize_reward"], tuple(STACK)),
         (("clip_reward:-2:0.5",), (ClipReward(-2, 0.5),)),
+        (["image_layout:first"], (ImageLayout("first"),)),
         ([f"{__name__}:Shift"], (Shift(),)),
         ([f"{__name__}:Shift:3"], (Shift(3),)),
         ([], ()),
@@ -313,6 +315,8 @@ def test_transforms_are_found_by_name_or_are_the_objects_themselves(given, made)
     [
         (["frame_stak:4"], "unknown transform 'frame_stak'; did you mean frame_stack"),
         (["frame_stack:four"], "after the name of a transform come numbers"),
+        (["image_layout:middle"], "unknown ImageLayout.channels 'middle'; known: first, last"),
+        (["rescale_reward:first"], "after the name of a transform come numbers"),
         (["frame_stack:0"], r"FrameStack\.n = 0 is out of range"),
         (["frame_stack:1:2:3"], "'frame_stack' could not be made"),
         (["json:JSONDecoder"], "is not a frozen dataclass with"),

@@ -14,8 +14,10 @@ from bellgrad.algos.dqn import DQN
 from bellgrad.algos.ppo import PPO
 from bellgrad.algos.sac import SAC
 from bellgrad.core.errors import UsageError
+from bellgrad.core.tree import leaves
 from bellgrad.envs.gym import GymEnv
-from bellgrad.envs.transforms import ActionRepeat, FrameStack, Gray, MaxPool, Resize, TransformedEnv
+from bellgrad.envs.images import FrameStack, Gray, MaxPool, Resize
+from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.report.training.export import export_onnx
 from bellgrad.training.agent import Agent
@@ -254,11 +256,71 @@ def test_actions_have_the_environments_types(runs, tmp_path):
     assert action.shape == (3, 1) and action.dtype == np.int64
 
 
-def test_observations_within_observations_cannot_be_exported(runs):
-    agent = api.load(runs("levers"))
-    agent.observation_space = Tuple([agent.observation_space])
-    with pytest.raises(UsageError, match="only a policy over an array or a Dict of arrays can be exported"):
-        agent.as_module()
+class Nested(gymnasium.Env):
+    """Observations within observations, under keys that no graph can have as names; action 1 is the best one
+    where the first number is positive."""
+
+    def __init__(self):
+        self.observation_space = Dict(
+            {
+                "action": Box(-1, 1, (2,)),
+                "": Tuple([Box(-1, 1, ()), Dict({"tanh": Discrete(3, start=2), "linear": MultiBinary(2)})]),
+                "a/b": Box(-1, 1, (1,)),
+                "a": Dict({"b": Box(-1, 1, (3,))}),
+                "é 1": Box(0, 1, (2,), np.uint8),
+            }
+        )
+        self.action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.move(), {}
+
+    def move(self):
+        self.obs = self.observation_space.sample()
+        return self.obs
+
+    def step(self, action):
+        reward = float(action == (self.obs["action"][0] > 0))
+        self.steps += 1
+        return self.move(), reward, self.steps >= 5, False, {}
+
+
+STEADY_PPO = replace(PPO_SMALL, learning_rate_decay="constant")  # of which a longer run is a continuation
+
+
+@pytest.mark.parametrize("algorithm", [STEADY_PPO, DQN_SMALL], ids=["ppo", "dqn"])
+def test_observations_within_observations_are_trained_on_resumed_and_exported(algorithm, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = {"progress": "off", "engine": "eager", "eval_episodes": 0}
+    api.train(algorithm, Nested, 128, out=tmp_path / "run", **options)
+    run = api.resume(tmp_path / "run", steps=256, env=Nested, progress="off")
+    whole = api.train(algorithm, Nested, 256, out=tmp_path / "whole", **options)
+    same = [leaves(api.load(one, env=Nested).state.params) for one in (run, whole)]
+    assert all(torch.equal(a, b) for a, b in zip(*same, strict=True))
+    session = onnxruntime.InferenceSession(api.export(run, tmp_path / "policy.onnx", env=Nested))
+    assert [given.name for given in session.get_inputs()] == (
+        ["_0", "_1_linear", "_1_tanh", "a_b", "a_b_2", "obs_action", "__1"]
+    )
+    space, agent = Nested().observation_space, api.load(run, env=Nested)
+    space.seed(3)
+    for _ in range(20):
+        obs = space.sample()
+        within = obs[""][1]
+        arrays = [
+            obs[""][0].astype(np.float32),
+            within["linear"].astype(np.float32),
+            np.asarray(within["tanh"], np.int64),
+            obs["a"]["b"],
+            obs["a/b"],
+            obs["action"],
+            obs["é 1"],
+        ]
+        names = [given.name for given in session.get_inputs()]
+        inputs = {name: array[None] for name, array in zip(names, arrays, strict=True)}
+        assert session.run(["action"], inputs)[0].tolist() == [agent.act(obs)]
 
 
 @pytest.mark.parametrize("obs", [np.zeros(3, np.float32), np.zeros((1, 4), np.float32), 0.0, [0.0] * 5])

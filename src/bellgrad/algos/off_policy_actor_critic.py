@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from bellgrad.algos.from_replay import FromReplayLearner
+from bellgrad.core.actions import unusable_bounds
 from bellgrad.core.errors import UsageError
 from bellgrad.core.records import Batch, EnvSpec
 from bellgrad.core.rng import Noise
@@ -59,8 +59,9 @@ class OffPolicyActorCriticLearner(FromReplayLearner):
         name, space = type(config).__name__, spec.action_space
         if not isinstance(space, Box):
             raise UsageError(f"{name} needs a Box action space; {spec.id} has {space}. Try dqn or ppo.")
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UsageError(f"{name} needs actions with finite bounds; {spec.id} has {space}.")
+        wrong = unusable_bounds(space)
+        if wrong is not None:
+            raise UsageError(f"{name} needs actions with finite bounds; {spec.id} has {space}, with {wrong}.")
         self.config, self.spec = config, spec
         self.action_size = math.prod(space.shape)
         self._actor_outputs, self._critics = outputs_per_dimension * self.action_size, critics

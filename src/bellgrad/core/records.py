@@ -20,7 +20,10 @@ Metrics = dict[str, Tensor]  # scalars for the log, by name
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What an algorithm must know of an environment to build its learner."""
+    """What an algorithm must know of an environment to build its learner.
+
+    How images are laid out is a matter of their space: `core.images`.
+    """
 
     id: str
     observation_space: gymnasium.Space[Any]

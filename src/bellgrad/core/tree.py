@@ -1,6 +1,8 @@
 """Trees of tensors: nested NamedTuples, tuples, lists and dicts, with tensors (or None) at the leaves.
 
-Dictionaries keep their own order. A leaf's name is its path joined by `/`, for example `params/0.weight`.
+Dictionaries keep their own order. A leaf's name is its path joined by `/`, for example `params/0.weight`. In
+a dictionary's key `/` is written `~1` and `~` is `~0`, as in a JSON pointer, and an empty key is `~`: two
+leaves never have one name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,17 @@ def _children(node: Tree) -> Iterator[tuple[str, Tree]]:
     elif isinstance(node, tuple | list):
         yield from ((str(i), child) for i, child in enumerate(node))
     elif isinstance(node, Mapping):
-        yield from node.items()
+        yield from ((escaped(key), child) for key, child in node.items())
+
+
+def escaped(key: Any) -> str:
+    """A dictionary's key as a part of a name."""
+    name = str(key)
+    return name.replace("~", "~0").replace("/", "~1") or "~"
+
+
+def _unescaped(part: str) -> str:
+    return "" if part == "~" else part.replace("~1", "/").replace("~0", "~")
 
 
 def _is_inner(node: Tree) -> bool:
@@ -57,7 +69,10 @@ def named_leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """Every tensor of a tree, in order."""
-    return list(named_leaves(tree).values())
+    if isinstance(tree, Tensor) or not _is_inner(tree):
+        return [] if tree is None else [tree]
+    children = tree.values() if isinstance(tree, Mapping) else tree
+    return [leaf for child in children for leaf in leaves(child)]
 
 
 def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -65,7 +80,7 @@ def nest(named: Mapping[str, Tensor]) -> dict[str, Any]:
     dictionaries."""
     tree: dict[str, Any] = {}
     for path, leaf in named.items():
-        *folders, last = path.split("/")
+        *folders, last = map(_unescaped, path.split("/"))
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})

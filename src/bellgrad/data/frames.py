@@ -5,7 +5,8 @@ writing, and a transition keeps the numbers of its planes. With `P` protected pl
 `i < P` lies in row `i` forever; any other lies in row `P + (i - P) % (M - P)` and lives until plane `i + M -
 P` is written. Nothing is assumed about episodes: an observation shares the planes of the same environment's
 latest successor only if it equals them, and a successor shares those of its observation only if it is that
-stack moved on by one frame. So a successor before a reset is kept as it was.
+stack moved on by one frame. So a successor before a reset is kept as it was. Where an episode begins, the
+equal frames of its first stack are one plane.
 """
 
 from typing import NamedTuple
@@ -83,10 +84,12 @@ def write_frames(frames: Frames, obs: Tensor, next_obs: Tensor, group: Tensor) -
     continues = alive & (kept == before).flatten(1).all(1)  # [B]
     moves_on = (after[:, :-1] == before[:, 1:]).flatten(1).all(1)  # [B], True if n = 1
 
-    last = torch.ones_like(alive)[:, None]
-    new = torch.cat([~continues[:, None].expand(-1, n), ~moves_on[:, None].expand(-1, n - 1), last], 1)
+    one = torch.ones_like(alive)[:, None]
+    differs = (before[:, 1:] != before[:, :-1]).any(-1)  # an episode begins with n times its first frame
+    begins = ~continues[:, None] & torch.cat([one, differs], 1)
+    new = torch.cat([begins, ~moves_on[:, None].expand(-1, n - 1), one], 1)
     number = frames.count + new.flatten().cumsum(0).reshape(new.shape) - 1  # [B, 2 n]
-    obs_number = torch.where(new[:, :n], number[:, :n], frames.newest)
+    obs_number = torch.where(continues[:, None], frames.newest, number[:, :n])
     next_number = torch.where(new[:, n:], number[:, n:], obs_number.roll(-1, 1))
 
     row = torch.where(new, _ring_row(frames, number, ring), total)
@@ -124,9 +127,9 @@ def read_frames(frames: Frames, number: Tensor) -> Tensor:
 def lost_groups(frames: Frames, first: Tensor, groups: Tensor, protected: Tensor) -> Tensor:
     """How many of the oldest groups refer to planes that the latest write has replaced.
 
-    `oldest` rises by at least one from group to group, because every observation begins with a later plane
-    than the one before it in its environment. So a write of at most `2 B n` planes takes at most as many
-    groups, and they are the first ones.
+    `oldest` never falls from group to group, and no plane begins more than `n` observations one after
+    another. So a write of at most `2 B n` planes takes at most `n` times as many groups, and they are the
+    first ones.
 
     Args:
         frames: after the write.
@@ -138,7 +141,7 @@ def lost_groups(frames: Frames, first: Tensor, groups: Tensor, protected: Tensor
     Returns:
         `[]` int64.
     """
-    window = torch.arange(2 * frames.newest.numel(), device=first.device)
+    window = torch.arange(2 * frames.newest.numel() * frames.newest.shape[1], device=first.device)
     ring = frames.oldest.shape[0] - protected
     oldest = frames.oldest.index_select(0, protected + (first - protected + window) % ring)
     return ((oldest < frames.count - _ring(frames)) & (window < groups)).sum()

@@ -16,8 +16,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.memory import available_bytes
 from bellgrad.core.records import EnvSpec, Transition
-from bellgrad.core.tree import Tree, map_tree, named_leaves, tree_bytes
+from bellgrad.core.tree import Tree, escaped, map_tree, named_leaves, tree_bytes
 from bellgrad.data.frames import (
     Frames,
     allocate_frames,
@@ -27,7 +28,6 @@ from bellgrad.data.frames import (
     read_frames,
     write_frames,
 )
-from bellgrad.data.memory import available_bytes
 
 FRAME_BYTES = 1024  # a uint8 observation of this size or more is kept once
 LARGEST = 2**24  # transitions that a float32 uniform number can tell apart
@@ -74,8 +74,8 @@ def allocate(
 
     Floats are kept as float32, integers as they are. With `spec.frame_stack` n > 1, the first axis of a large
     uint8 observation is n frames, and each frame is kept once (about an eighth of keeping `obs` and
-    `next_obs`, if n = 4). If the frames do not move on by one per step, they fill their memory sooner and
-    fewer transitions are kept.
+    `next_obs`, if n = 4). If the frames do not move on by one per step, or episodes end after fewer than 8,
+    they fill their memory sooner and fewer transitions are kept.
 
     Args:
         spec: of the environment.
@@ -122,7 +122,7 @@ def _empty(
 
     def column(space: gymnasium.Space[Any], path: str) -> Tree:
         if isinstance(space, spaces.Dict):
-            return {key: column(child, f"{path}/{key}") for key, child in space.spaces.items()}
+            return {key: column(child, f"{path}/{escaped(key)}") for key, child in space.spaces.items()}
         if isinstance(space, spaces.Tuple):
             return tuple(column(child, f"{path}/{i}") for i, child in enumerate(space.spaces))
         if space.shape is None or space.dtype is None:
@@ -136,8 +136,10 @@ def _empty(
                 frames[path] = allocate_frames(space.shape, spec.frame_stack, groups, num_envs, device)
             return rows((spec.frame_stack,), torch.int64)
         is_float = np.issubdtype(space.dtype, np.floating)
+        flat = path == "action" and not isinstance(space, spaces.Discrete)  # learners give [B, D]
         return rows(
-            space.shape, torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64)
+            (math.prod(space.shape),) if flat else space.shape,
+            torch.float32 if is_float else KEPT_DTYPES.get(str(space.dtype), torch.int64),
         )
 
     return Storage(
@@ -192,6 +194,22 @@ def add(storage: Storage, transition: Transition, extra: Mapping[str, Tensor] | 
         first = storage.position // num_envs - groups
         lost = [lost_groups(frames, first, groups, protected) for frames in storage.frames.values()]
         storage.size.sub_(torch.stack(lost).amax() * num_envs)
+
+
+def missing(storage: Storage, steps: int) -> str | None:
+    """What to tell a user if pictures fill their memory before the transitions asked for are there.
+
+    Args:
+        storage: as it is now.
+        steps: transitions written so far.
+    """
+    asked, held = min(steps, storage.reward.shape[0]), int(storage.size)
+    if not storage.frames or held >= asked:
+        return None
+    return (
+        f"the replay holds {held:,} transitions of {asked:,}: episodes are short, or the frames of an"
+        " observation do not move on by one; a larger buffer_size holds more"
+    )
 
 
 def protect(storage: Storage) -> None:
@@ -290,9 +308,10 @@ def restore_into(storage: Storage, shapes: Mapping[str, Sequence[int]]) -> dict[
 
 def _saved(storage: Storage, protected: bool) -> dict[str, Tensor]:
     """What a checkpoint holds by name, at full length; with or without the numbers of what is protected."""
-    tensors = named_leaves(storage)
+    tensors = named_leaves(storage._replace(frames={}))
     del tensors["offset"]
     for path, frames in storage.frames.items():
+        tensors |= named_leaves(frames, f"frames/{path}")
         if frames.newest.shape[1] > 1:  # stacked frames of one channel are saved without that axis
             tensors[f"frames/{path}/planes"] = frames.planes.squeeze(1)
         if not protected:

@@ -4,6 +4,7 @@ This file imports no torch, so that a worker process starts quickly and stays sm
 every array is `[B, ...]`. Whatever an environment returns is checked here, before it reaches an array.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from gymnasium import spaces
 from bellgrad.core.errors import UsageError
 from bellgrad.core.guard import what_happened
 from bellgrad.core.masks import choices, has_mask
+from bellgrad.core.memory import need_memory
 
 MAX_SEED = 2**31 - 1
 # types of a reward and of a flag that need no second look
@@ -167,6 +169,8 @@ def obs_leaves(space: spaces.Space, path: str = "observation") -> list[Leaf]:
         UsageError: a space that has no fixed set of arrays (Text, Graph, Sequence, OneOf).
     """
     if isinstance(space, spaces.Dict):
+        if len({str(key) for key in space.spaces}) < len(space.spaces):
+            raise UsageError(f"the {path} space has two keys of one name: {list(space.spaces)}")
         return [leaf for key, child in space.spaces.items() for leaf in obs_leaves(child, f"{path}[{key!r}]")]
     if isinstance(space, spaces.Tuple):
         return [leaf for i, child in enumerate(space.spaces) for leaf in obs_leaves(child, f"{path}[{i}]")]
@@ -256,8 +260,19 @@ def make_arrays(
     num_envs: int,
     new: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.zeros,
 ) -> EnvArrays:
-    """Arrays filled with zeros; `new(shape, dtype)` makes each array (in shared memory, for workers)."""
+    """Arrays filled with zeros; `new(shape, dtype)` makes each array (in shared memory, for workers).
+
+    Raises:
+        UsageError: they do not fit into memory.
+    """
     leaves = obs_leaves(obs_space)
+    sizes = [(leaf.shape, leaf.dtype.itemsize) for leaf in leaves] * 2
+    if not isinstance(action_space, spaces.Discrete):
+        sizes.append((action_space.shape, action_space.dtype.itemsize))
+    need_memory(
+        num_envs * sum(math.prod(shape) * itemsize for shape, itemsize in sizes),
+        f"{num_envs} environments, each with the observations {short(obs_space)}",
+    )
 
     def array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return new((num_envs, *shape), np.dtype(dtype))

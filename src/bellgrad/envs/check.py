@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from bellgrad.core.actions import unusable_bounds
 from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.guard import describe, what_happened
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
@@ -261,10 +262,11 @@ def _check_spaces(env: gymnasium.Env, found: _Findings) -> bool:
             str(error),
             "use Discrete, MultiDiscrete or a Box of float32, and a mask of its length",
         )
-    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    wrong = unusable_bounds(space) if isinstance(space, spaces.Box) else None
+    if wrong is not None:
         found.error(
             "bounds",
-            f"the action space {short(space)} has infinite bounds",
+            f"the action space {short(space)} has {wrong}",
             "give each dimension a finite low and high",
         )
     if found.by_kind:

@@ -57,7 +57,7 @@ class DiscreteStates(ObsTransform):
             for name, value in {**given, "tilings": self.tilings > 1}.items():
                 if value:
                     raise UsageError(f"{name} are for observations in a Box, not for {space}")
-            sizes_of(space)
+            _check_count(math.prod(sizes_of(space)), str(space))
             return replace(self, inner=spec)
         d = math.prod(space.shape)
         if self.bins is None:
@@ -75,6 +75,7 @@ class DiscreteStates(ObsTransform):
             )
         if min(bins) < 1:
             raise UsageError(f"bins = {bins}: each must be 1 or more")
+        _check_count(self.tilings * math.prod(size + 1 for size in bins), f"bins = {bins}")
         wide = [i for i in range(d) if not 0 < high[i] - low[i] < 1e30]
         if wide:
             raise UsageError(
@@ -149,6 +150,11 @@ def _cells(parts, low, scale, size, shift):
     return numbers
 
 
+def _check_count(states: int, what: str) -> None:
+    if states > 2**62:
+        raise UsageError(f"a table of more than 4e18 states cannot be counted: {what}")
+
+
 def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:
     """How many values each part of a space of categories takes.
 
@@ -164,7 +170,9 @@ def sizes_of(space: gymnasium.Space) -> tuple[int, ...]:
     if isinstance(space, MultiDiscrete):
         return tuple(int(n) for n in np.ravel(space.nvec))
     if isinstance(space, MultiBinary):
-        return (2,) * math.prod(space.shape)
+        n = math.prod(space.shape)
+        _check_count(2 ** min(n, 100), str(space))
+        return (2,) * n
     raise UsageError(f"a table needs finitely many states; these observations are {space}")
 
 

@@ -21,6 +21,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bellgrad.core.actions import within_bounds
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
 from bellgrad.core.guard import guarded
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
@@ -475,12 +476,7 @@ class SeededEnvs:
                 raise BellgradError(
                     f"the learner chose an action that is not finite: {array.tolist()}; it has diverged"
                 )
-            self._rows.action[...] = array.reshape(self._rows.action.shape)
-            # a float32 bound may lie beyond the space's by a rounding
-            if self._rows.action.dtype != np.float32:
-                np.clip(
-                    self._rows.action, self.action_space.low, self.action_space.high, out=self._rows.action
-                )
+            self._rows.action[...] = within_bounds(self.action_space, array.reshape(self._rows.action.shape))
 
     def _need_reset(self) -> None:
         if self._seed < 0:

@@ -1,5 +1,5 @@
-"""What lies between an environment and its learner, as pure transforms: normalizers, frame stacks, images,
-scaled actions and rewards.
+"""What lies between an environment and its learner, as pure transforms: normalizers, repeated and scaled
+actions, rewards. Those of images and of several observations as one are in `images.py`.
 
 A transform is a frozen dataclass; whatever it remembers is a tree of tensors that goes in and comes out. So
 the same transforms run inside a compiled loop over a native environment and around any other `BatchedEnv`.
@@ -23,7 +23,9 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bellgrad.core.actions import unusable_bounds
 from bellgrad.core.errors import EnvironmentFault, UsageError, check_range
+from bellgrad.core.images import with_bounds
 from bellgrad.core.protocols import BatchedEnv, PureEnv
 from bellgrad.core.records import EnvSpec, Step
 from bellgrad.core.tree import (
@@ -168,8 +170,8 @@ class NormalizeObs(Transform):
     @property
     def spec(self) -> EnvSpec:
         """Observations in `[-clip, clip]`."""
-        shape = self.inner.observation_space.shape
-        return replace(self.inner, observation_space=Box(-self.clip, self.clip, shape, np.float32))
+        space = self.inner.observation_space
+        return replace(self.inner, observation_space=with_bounds(space, -self.clip, self.clip))
 
     def init(self, num_envs: int, device: torch.device | str) -> RunningMoments:
         """Nothing seen yet."""
@@ -287,108 +289,6 @@ class ClipReward(Transform):
 
 
 @dataclass(frozen=True)
-class _LastObs(Transform):
-    """Remembers the last `n` observations of each episode, `n` times the first one at its start. Its state is
-    `[B, n, *O]`, the oldest first."""
-
-    n: int
-
-    def __post_init__(self) -> None:
-        check_range(self, n=(1, math.inf))
-
-    def init(self, num_envs: int, device: torch.device | str) -> Tensor:
-        """Zeros."""
-        space = self.inner.observation_space
-        dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
-        return torch.zeros(num_envs, self.n, *space.shape, dtype=dtype, device=device)
-
-    def reset(self, state: Tensor, obs: Tensor, frozen: bool) -> Tensor:
-        """`n` times the first observation."""
-        return torch.stack([obs] * self.n, 1)
-
-    def step(
-        self, state: Tensor, step: Step, frozen: bool, active: Tensor | None = None
-    ) -> tuple[Tensor, Step]:
-        """Append the successor; after the end of an episode begin with the next one's first observation."""
-        successor = torch.cat([state[:, 1:], step.next_obs.unsqueeze(1)], 1)
-        if active is not None:
-            successor = where(active, successor, state)
-        first = step.obs.unsqueeze(1).expand_as(successor)
-        state = where(step.terminated | step.truncated, first, successor)
-        return state, step._replace(
-            obs=self.observe(state, step.obs), next_obs=self.observe(successor, step.next_obs)
-        )
-
-    def episode(self, state: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """The observations."""
-        return {"obs": state[rows]}
-
-    def with_episode(self, state: Tensor, rows: Tensor, episode: dict[str, Tensor]) -> Tensor:
-        """The observations replaced."""
-        return state.index_copy(0, rows, episode["obs"])
-
-
-@dataclass(frozen=True)
-class FrameStack(_LastObs):
-    """The last `n` observations as one, the oldest first. Its state is the stack `[B, n, *O]`.
-
-    Vectors `(O,)` become `(n, O)`, images `(H, W)` become `(n, H, W)` and `(C, H, W)` become `(n * C, H, W)`.
-    An episode begins with `n` times its first observation.
-
-    Attributes:
-        n: observations, 1 or more.
-    """
-
-    n: int = 4
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses what is not a Box of one to three axes, and images whose channels are last."""
-        space = spec.observation_space
-        if not isinstance(space, Box) or not 1 <= len(space.shape) <= 3:
-            raise UsageError(f"FrameStack needs observations in a Box of one to three axes, not {space}")
-        if _channels_last(space):
-            raise UsageError(
-                f"FrameStack needs an image's channels on its first axis, not {list(space.shape)}: put"
-                " ChannelsFirst before it"
-            )
-        return replace(self, inner=spec)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """The stacked Box."""
-        space = self.inner.observation_space
-        join = np.concatenate if len(space.shape) == 3 else np.stack
-        stacked = Box(join([space.low] * self.n), join([space.high] * self.n), dtype=space.dtype)
-        return replace(self.inner, observation_space=stacked, frame_stack=self.n)
-
-    def observe(self, state: Tensor, obs: Tensor) -> Tensor:
-        """The stack, channels of images joined."""
-        return state.flatten(1, 2) if state.dim() == 5 else state
-
-
-@dataclass(frozen=True)
-class MaxPool(_LastObs):
-    """The elementwise maximum of an episode's last `n` observations: against sprites that are drawn in every
-    second image only. Source: Mnih et al. 2015, methods.
-
-    Attributes:
-        n: observations, 1 or more.
-    """
-
-    n: int = 2
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses observations that are not in a Box."""
-        if not isinstance(spec.observation_space, Box):
-            raise UsageError(f"MaxPool needs observations in a Box, not {spec.observation_space}")
-        return replace(self, inner=spec)
-
-    def observe(self, state: Tensor, obs: Tensor) -> Tensor:
-        """`[B, *O]`."""
-        return state.amax(1)
-
-
-@dataclass(frozen=True)
 class ActionRepeat(Transform):
     """Each action is taken `n` times, until the episode ends; the rewards are summed.
 
@@ -446,126 +346,6 @@ class ObsTransform(Transform):
         )
 
 
-@dataclass(frozen=True)
-class Gray(ObsTransform):
-    """Color images `[H, W, 3]` uint8, red first, as gray ones `[H, W]` uint8, by their luma.
-
-    Source: ITU-R BT.601 (weights 0.299, 0.587, 0.114); rounded as OpenCV's `RGB2GRAY` does, in fixed point.
-    """
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses what is not a color image."""
-        space = spec.observation_space
-        if not _is_image(space) or len(space.shape) != 3 or space.shape[-1] != 3:
-            raise UsageError(f"Gray needs color images [H, W, 3] of uint8, not {space}")
-        return replace(self, inner=spec)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Images without channels."""
-        shape = self.inner.observation_space.shape[:2]
-        return replace(self.inner, observation_space=Box(0, 255, shape, np.uint8))
-
-    def observe(self, state: Tree, obs: Tensor) -> Tensor:
-        """`[B, H, W, 3]` to `[B, H, W]`, uint8."""
-        red, green, blue = obs.to(torch.int32).unbind(-1)
-        return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).to(torch.uint8)
-
-
-class AreaWeights(NamedTuple):
-    """How much of each input row and column is in an output one; each output's weights sum to 1. Kept as a
-    state so that they are on the environment's device."""
-
-    rows: Tensor  # [height, H] float32
-    columns: Tensor  # [width, W] float32
-
-
-@dataclass(frozen=True)
-class Resize(ObsTransform):
-    """Images `[H, W]` or `[H, W, C]` uint8 at another size: each new pixel is the mean over the area that it
-    covers, as of OpenCV's `INTER_AREA` for smaller images.
-
-    Attributes:
-        height: pixels, 1 or more.
-        width: pixels, 1 or more; None for the height.
-    """
-
-    height: int
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, height=(1, math.inf), width=(1, math.inf))
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses what is not an image with its channels, if it has any, on the last axis."""
-        space = spec.observation_space
-        if not _is_image(space) or (len(space.shape) == 3 and not _channels_last(space)):
-            raise UsageError(f"Resize needs images [H, W] or [H, W, C] of uint8, not {space}")
-        return replace(self, inner=spec, width=self.height if self.width is None else self.width)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Images of the new size."""
-        shape = (self.height, self.width, *self.inner.observation_space.shape[2:])
-        return replace(self.inner, observation_space=Box(0, 255, shape, np.uint8))
-
-    def init(self, num_envs: int, device: torch.device | str) -> AreaWeights:
-        """The weights."""
-        h, w = self.inner.observation_space.shape[:2]
-        return AreaWeights(_area_weights(h, self.height).to(device), _area_weights(w, self.width).to(device))
-
-    def observe(self, state: AreaWeights, obs: Tensor) -> Tensor:
-        """`[B, H, W]` or `[B, H, W, C]` to `[B, height, width]` or `[B, height, width, C]`, uint8."""
-        planes = obs.to(torch.float32)
-        if planes.dim() == 4:
-            planes = planes.movedim(-1, 1)
-        resized = (state.rows @ planes @ state.columns.T).round().to(torch.uint8)
-        return resized.movedim(1, -1) if obs.dim() == 4 else resized
-
-
-@dataclass(frozen=True)
-class ChannelsFirst(ObsTransform):
-    """Images `[H, W, C]` as `[C, H, W]`, the layout in which `FrameStack` joins them."""
-
-    def bind(self, spec: EnvSpec) -> Self:
-        """Refuses what is not an image with its channels on the last axis."""
-        space = spec.observation_space
-        if not _channels_last(space):
-            raise UsageError(f"ChannelsFirst needs images [H, W, C] of uint8, not {space}")
-        return replace(self, inner=spec)
-
-    @property
-    def spec(self) -> EnvSpec:
-        """The Box with its last axis first."""
-        space = self.inner.observation_space
-        low, high = (np.moveaxis(side, -1, 0) for side in (space.low, space.high))
-        return replace(self.inner, observation_space=Box(low, high, dtype=np.uint8))
-
-    def observe(self, state: Tree, obs: Tensor) -> Tensor:
-        """`[B, H, W, C]` to `[B, C, H, W]`."""
-        return obs.movedim(-1, 1)
-
-
-def _is_image(space: gymnasium.Space[Any]) -> bool:
-    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-def _channels_last(space: gymnasium.Space[Any]) -> bool:
-    """Whether a space is that of images `[H, W, C]`, as far as its shape tells."""
-    if not _is_image(space) or len(space.shape) != 3:
-        return False
-    return space.shape[-1] in (1, 3, 4) and space.shape[0] > space.shape[-1]
-
-
-def _area_weights(size: int, wanted: int) -> Tensor:
-    """`[wanted, size]` float32: which part of each of `wanted` equal stretches of a line lies in each of
-    `size` pixels."""
-    edges = np.linspace(0.0, size, wanted + 1)
-    pixel = np.arange(size)
-    covered = np.minimum(edges[1:, None], pixel + 1.0) - np.maximum(edges[:-1, None], pixel)
-    return torch.from_numpy(covered.clip(0.0) * (wanted / size)).to(torch.float32)
-
-
 class Bounds(NamedTuple):
     """The environment's action bounds, kept as a state so that they live on the environment's device."""
 
@@ -583,14 +363,18 @@ class RescaleAction(Transform):
         space = spec.action_space
         if not isinstance(space, Box):
             raise UsageError(f"RescaleAction needs actions in a Box, not {space}")
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UsageError(f"RescaleAction needs finite action bounds, not {space}: what would 1 mean?")
+        wrong = unusable_bounds(space)
+        if wrong is not None:
+            raise UsageError(
+                f"the learner acts in [-1, 1] and needs finite action bounds to scale by: {space} has {wrong}"
+            )
         return replace(self, inner=spec)
 
     @property
     def spec(self) -> EnvSpec:
-        """Actions in [-1, 1]."""
-        return replace(self.inner, action_space=Box(-1.0, 1.0, self.inner.action_space.shape, np.float32))
+        """Actions in [-1, 1], flat whatever their shape in the environment."""
+        size = math.prod(self.inner.action_space.shape)
+        return replace(self.inner, action_space=Box(-1.0, 1.0, (size,), np.float32))
 
     def init(self, num_envs: int, device: torch.device | str) -> Bounds:
         """The bounds, flat."""

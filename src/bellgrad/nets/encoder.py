@@ -7,10 +7,12 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.images import Channels, known_channels
 from bellgrad.core.masks import KEY, choices
 from bellgrad.core.tree import Tree
 from bellgrad.nets.layers import EnsemblePerceptron, Perceptron, PureModule, Stacked, initialize
@@ -25,7 +27,9 @@ class _Leaf(NamedTuple):
     path: Path  # from the root of the observation
     space: Space
     shape: tuple[int, ...]
+    scale: "Scale | None"  # of uint8; None if values are taken as they are
     image: int | None  # which of the encoder's convolution stacks; None if it is not an image
+    channels: Channels | None  # of an image; None if it has no axis of channels
     sizes: tuple[int, ...] | None  # categories in each dimension of a Discrete or MultiDiscrete space
 
 
@@ -41,13 +45,46 @@ def _leaf_spaces(space: Space, path: Path = ()) -> list[tuple[Path, Space, tuple
     return [(path, space, space.shape or ())]
 
 
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    return shape[-1] < shape[0]  # an image has fewer channels than pixels in a row
+class Scale(NamedTuple):
+    """Where values in a Box of uint8 lie: what is subtracted, and what then divides them; None for neither.
+    Numbers, or one for each value if they differ."""
+
+    low: int | Tensor | None
+    width: int | Tensor | None
+
+    @classmethod
+    def of(cls, space: Space) -> "Scale | None":
+        """That of a space; None if it is not of uint8."""
+        if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+            return None
+
+        def shortest(side: NDArray[np.int64], neutral: int) -> int | Tensor | None:
+            if (side == side.flat[0]).all():
+                return None if side.flat[0] == neutral else int(side.flat[0])
+            return torch.from_numpy(side)
+
+        low = space.low.astype(np.int64)
+        return cls(shortest(low, 0), shortest(np.maximum(space.high - low, 1), 1)) if low.size else None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`x [..., *O]` float32 in [0, 1]."""
+        if self.low is not None:
+            x = x - _on_device(self.low, x)
+        return x if self.width is None else x / _on_device(self.width, x)
 
 
-def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]:
+def _on_device(value: int | Tensor, like: Tensor) -> int | Tensor:
+    return value.to(like.device) if isinstance(value, Tensor) else value
+
+
+def _convolutions(
+    shape: tuple[int, ...], channels_at: Channels | None, cnn: CNN
+) -> tuple[nn.ModuleList, int]:
     """The convolutions for an image of a shape, and how many features come out."""
-    channels, height, width = (shape[-1], *shape[:-1]) if _channels_last(shape) else shape
+    if channels_at is None:
+        channels, height, width = (1, *shape)
+    else:
+        channels, height, width = (shape[-1], *shape[:-1]) if channels_at == "last" else shape
     layers = nn.ModuleList()
     for filters, kernel, stride in zip(cnn.channels, cnn.kernels, cnn.strides, strict=True):
         if min(height, width) < kernel:
@@ -66,11 +103,12 @@ def _convolutions(shape: tuple[int, ...], cnn: CNN) -> tuple[nn.ModuleList, int]
 class Encoder(PureModule):
     """Observations of any space as features `[..., F]` float32, for any leading axes.
 
-    A Box is flattened (a vector stays as it is), uint8 is scaled by 1/255, Discrete and MultiDiscrete
+    A Box is flattened (a vector stays as it is). One of uint8 is scaled to [0, 1] by the bounds of its space:
+    255 divides images, and 0 and 1 stay; other numbers are taken as they are. Discrete and MultiDiscrete
     (counted from 0, whatever the space's `start`) become one-hot, MultiBinary becomes 0 and 1, Dict and Tuple
     are joined in the space's order, without the mask of allowed actions. With a `cnn`, every Box of three
-    dimensions goes through its convolutions: `[C, H, W]`, or `[H, W, C]` if the last axis is shorter than the
-    first.
+    dimensions goes through its convolutions, its channels being where `core.images` finds them; and so does
+    an observation `[H, W]` that is all there is to see.
 
     Args:
         observation_space: a Gymnasium space.
@@ -80,8 +118,8 @@ class Encoder(PureModule):
         features: F.
 
     Raises:
-        UsageError: a space that is empty or none of these, an image too small for the kernels, a `cnn`
-            without an image.
+        UsageError: a space that is empty or none of these, an image too small for the kernels or of a layout
+            that its shape does not tell, a `cnn` without an image.
     """
 
     def __init__(self, observation_space: Space, cnn: CNN | None = None):
@@ -91,20 +129,23 @@ class Encoder(PureModule):
         self.convolutions = nn.ModuleList()
         self.features = 0
         for path, space, shape in _leaf_spaces(observation_space):
-            image, sizes = None, choices(space)
-            if cnn is not None and isinstance(space, spaces.Box) and len(shape) == 3:
+            image, sizes, channels = None, choices(space), None
+            is_image = len(shape) == 3 or (len(shape) == 2 and not path)
+            if cnn is not None and isinstance(space, spaces.Box) and is_image:
                 image = len(self.convolutions)
-                layers, features = _convolutions(shape, cnn)
+                channels = known_channels(space, "CNN") if len(shape) == 3 else None
+                layers, features = _convolutions(shape, channels, cnn)
                 self.convolutions.append(layers)
                 self.features += features
             else:
                 self.features += sum(sizes) if sizes else math.prod(shape)
-            self.leaves.append(_Leaf(path, space, shape, image, sizes))
+            self.leaves.append(_Leaf(path, space, shape, Scale.of(space), image, channels, sizes))
         if not self.leaves:
             raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
             raise UsageError(
-                f"CNN needs an image (a Box of three dimensions), and {observation_space} has none; use MLP"
+                "CNN needs an image (a Box of three axes, or of two alone), and"
+                f" {observation_space} has none; use MLP"
             )
 
     def functional(self, params: Params, prefix: str, obs: Tree) -> Tensor:
@@ -121,16 +162,16 @@ class Encoder(PureModule):
             encoded = [_one_hot(column, n) for column, n in zip(columns, leaf.sizes, strict=True)]
             return encoded[0] if len(encoded) == 1 else torch.cat(encoded, -1)
         x: Tensor = obs if obs.is_floating_point() else obs.float()
-        if leaf.space.dtype == np.uint8 and isinstance(leaf.space, spaces.Box):
-            x = x / 255
+        if leaf.scale is not None:
+            x = leaf.scale.apply(x)
         if self.cnn is not None and leaf.image is not None:
             return self._convolve(self.cnn, leaf, params, prefix, x)
         return x if dims == 1 else x.unsqueeze(-1) if dims == 0 else x.flatten(-dims)
 
     def _convolve(self, cnn: CNN, leaf: _Leaf, params: Params, prefix: str, x: Tensor) -> Tensor:
-        lead = x.shape[:-3]
-        x = x.reshape(-1, *x.shape[-3:])
-        if _channels_last(leaf.shape):
+        lead = x.shape[: -len(leaf.shape)]
+        x = x.reshape(-1, *(leaf.shape if leaf.channels else (1, *leaf.shape)))
+        if leaf.channels == "last":
             x = x.permute(0, 3, 1, 2)
         for i, stride in enumerate(cnn.strides):
             name = f"{prefix}convolutions.{leaf.image}.{i}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from bellgrad.core.memory import need_memory
 from bellgrad.nets.specs import ACTIVATIONS
 from bellgrad.ops.grads import Params
 
@@ -76,6 +77,16 @@ def replace_parameters(module: nn.Module, tensors: Sequence[Tensor]) -> None:
             setattr(owner, name, new[parameter])
 
 
+def check_layers(sizes: Sequence[int]) -> None:
+    """Refuse layers, from `sizes[0]` units of input to `sizes[-1]` of output, that do not fit into memory.
+
+    Raises:
+        UsageError: naming the numbers of units.
+    """
+    units = ", ".join(f"{size:,}" for size in sizes)
+    need_memory(sum(4 * (a + 1) * b for a, b in pairwise(sizes)), f"a network with layers of {units} units")
+
+
 class Perceptron(PureModule):
     """Linear layers with an activation between them: `[..., sizes[0]] -> [..., sizes[-1]]`.
 
@@ -84,10 +95,14 @@ class Perceptron(PureModule):
         activation: a name in `ACTIVATIONS`.
         initialization: `"orthogonal"` or `"torch"`.
         output_gain: scale of the last layer's orthogonal weights; unused with `"torch"`.
+
+    Raises:
+        UsageError: the layers do not fit into memory.
     """
 
     def __init__(self, sizes: Sequence[int], activation: str, initialization: str, output_gain: float):
         super().__init__()
+        check_layers(sizes)
         self.activation = ACTIVATIONS[activation]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         if initialization == "orthogonal":

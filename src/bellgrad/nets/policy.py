@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask
+from bellgrad.core.memory import need_memory
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import Tree, leaves, map_tree
@@ -74,6 +75,9 @@ class Policy:
         self.discrete = sizes is not None
         self.action_size = sum(sizes) if sizes else math.prod(space.shape or ())
         self._sizes = None if isinstance(space, Discrete) else sizes
+        if sizes:  # every dimension is padded to the longest; the head `score` joins each action, one-hot
+            row = self.action_size if head == "score" else max(sizes)
+            need_memory(4 * row * (row if head == "score" else len(sizes)), f"a policy over {space}")
         self._masked = has_mask(spec.observation_space, space)
         self._legal = None if spec.legal is None else torch.from_numpy(spec.legal)
         if head == "score" and not isinstance(space, Discrete):

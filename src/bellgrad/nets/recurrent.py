@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bellgrad.core.tree import Tree
 from bellgrad.nets.encoder import Encoder
-from bellgrad.nets.layers import Perceptron, initialize
+from bellgrad.nets.layers import Perceptron, check_layers, initialize
 from bellgrad.nets.specs import ACTIVATIONS, GRU, LSTM, Recurrent
 from bellgrad.ops.grads import Params
 
@@ -83,6 +83,8 @@ class RecurrentNetwork(nn.Module):
         self.before = (
             Perceptron(sizes, spec.activation, spec.initialization, math.sqrt(2)) if spec.hidden else None
         )
+        check_layers((sizes[-1] + spec.size, 4 * spec.size))
+        check_layers((spec.size, outputs))
         self.cell = cell(sizes[-1], spec.size)
         self.output = nn.Linear(spec.size, outputs)
         if spec.initialization == "orthogonal":

@@ -1,7 +1,8 @@
 """Tuned settings for DQN."""
 
 from bellgrad.algos.dqn import DQN
-from bellgrad.envs.transforms import ActionRepeat, ClipReward, FrameStack, Gray, MaxPool, Resize
+from bellgrad.envs.images import FrameStack, Gray, MaxPool, Resize
+from bellgrad.envs.transforms import ActionRepeat, ClipReward
 from bellgrad.nets.specs import CNN, MLP
 from bellgrad.ops.optim import AdamW, RMSprop
 from bellgrad.presets import Preset

@@ -7,6 +7,7 @@ from that. Importing this file imports no torch.
 
 import contextlib
 import math
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -121,10 +122,19 @@ def _transform(text: str) -> Any:
     if name not in TRANSFORMS.names() and values and values[0].isidentifier():  # module:Class
         name = f"{name}:{values.pop(0)}"
     try:
-        numbers = [float(value) if set(value) & set(".e") else int(value) for value in values]
+        given: list[Any] = [_number(value) for value in values]
     except ValueError:
-        raise UsageError(f"{text!r}: after the name of a transform come numbers, as in resize:84") from None
-    return TRANSFORMS.make(name, *numbers)
+        hints = typing.get_type_hints(TRANSFORMS.find(name)).values()
+        if not any(typing.get_origin(hint) is Literal for hint in hints):  # no field takes a word
+            raise UsageError(
+                f"{text!r}: after the name of a transform come numbers, as in resize:84"
+            ) from None
+        given = values
+    return TRANSFORMS.make(name, *given)
+
+
+def _number(text: str) -> float:
+    return float(text) if set(text) & set(".e") else int(text)
 
 
 # -------------------------------------------------------------------------------------------------- settings

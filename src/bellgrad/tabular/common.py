@@ -29,6 +29,7 @@ from torch import Tensor
 
 from bellgrad.core import rng
 from bellgrad.core.errors import UsageError, check_range, check_types, unknown
+from bellgrad.core.memory import need_memory
 from bellgrad.core.records import Acted, EnvSpec
 from bellgrad.core.tree import Tree
 
@@ -314,7 +315,7 @@ class TabularLearner:
         exploring_starts: whether episodes begin in a uniformly random state; this needs known dynamics.
 
     Raises:
-        UsageError: the observations or actions are not Discrete.
+        UsageError: the observations or actions are not Discrete, or the table does not fit into memory.
     """
 
     begin: ClassVar[Callable[..., int]] = staticmethod(act_epsilon_greedily)
@@ -330,6 +331,10 @@ class TabularLearner:
             )
         self.config, self.spec = config, spec
         self.num_states, self.num_actions = self.num_rows(spec.observation_space), int(spec.action_space.n)
+        need_memory(
+            17 * self.num_states * self.num_actions,  # a value, a count and whether it is legal
+            f"a table of {self.num_states:,} states and {self.num_actions:,} actions",
+        )
         self.horizon = steps or 1
         self.config_record = self.make_config_record()
 

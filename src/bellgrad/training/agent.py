@@ -4,10 +4,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bellgrad.core.actions import within_bounds
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.process import in_own_settings
@@ -15,7 +16,8 @@ from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
-from bellgrad.envs.transforms import ActionRepeat, FrameStack, MaxPool, TransformedEnv
+from bellgrad.envs.images import FrameStack, MaxPool
+from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
 from bellgrad.runs.folder import Which
 from bellgrad.training.run import Run
 
@@ -61,8 +63,8 @@ class Agent:
             deterministic: the greedy action, or a sample of the policy.
 
         Returns:
-            An int for Discrete actions, else an array of the action space's shape: of its integers for
-            MultiDiscrete, float32 for a Box.
+            An int for Discrete actions, else an array of the action space's shape and dtype, within its
+            bounds.
 
         Raises:
             UsageError: the observation does not fit the environment's observation space, or its mask allows
@@ -78,7 +80,8 @@ class Agent:
         with torch.no_grad():
             seen, decides = self._observe(raw)
             if decides:
-                noise = draw(self.learner.act_noise(1), self._generator)
+                # Without noise the first of equally good actions is taken, as by the exported policy.
+                noise = None if deterministic else draw(self.learner.act_noise(1), self._generator)
                 acted = self.learner.act(self.state, self._carry, seen, noise, explore=not deterministic)
                 self._carry = acted.carry
                 self._action = self._outward(acted.action)[0].cpu().numpy()
@@ -89,7 +92,8 @@ class Agent:
         action = action.reshape(self.action_space.shape)
         if isinstance(self.action_space, MultiDiscrete):
             return (action + self.action_space.start).astype(self.action_space.dtype)
-        return action
+        assert isinstance(self.action_space, Box)  # no learner acts in another space
+        return within_bounds(self.action_space, action)
 
     def _observe(self, obs: Tree) -> tuple[Tree, bool]:
         """The observation through the frozen transforms, and whether the policy decides on it."""
@@ -129,15 +133,9 @@ class Agent:
         action.
 
         Raises:
-            UsageError: the observations are neither an array nor a Dict of arrays; the policy has a memory,
-                or sees the maximum of several observations.
+            UsageError: the policy has a memory, or sees the maximum of several observations.
         """
         space = self.observation_space
-        parts = space.spaces.values() if isinstance(space, Dict) else [space]
-        if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in parts):
-            raise UsageError(
-                f"only a policy over an array or a Dict of arrays can be exported, not over {space}"
-            )
         if self.learner.init_carry(1) is not None:
             raise UsageError("a policy with a memory cannot be exported")
         if any(isinstance(t, MaxPool) for t in self._transforms):
@@ -148,8 +146,8 @@ class Agent:
 
 
 class GreedyPolicy(nn.Module):
-    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]`
-    float32."""
+    """From raw observations `[B, *O]` to the environment's actions: `[B]` or `[B, D]` int64, or `[B, D]` of
+    the dtype of the Box."""
 
     def __init__(self, agent: Agent):
         super().__init__()
@@ -171,11 +169,17 @@ class GreedyPolicy(nn.Module):
         space = agent.action_space
         if isinstance(space, Discrete | MultiDiscrete):
             return action + torch.as_tensor(space.start).flatten()
-        return action
+        assert isinstance(space, Box)
+        if space.dtype == np.float32:
+            return action
+        low, high = (torch.from_numpy(side.ravel()) for side in (space.low, space.high))
+        return action.to(low.dtype).clamp(low, high)  # as `within_bounds`
 
 
 def _from_zero(space: Space[Any], obs: Tree) -> Tree:
     """A raw observation with its categories counted from 0, as a learner sees them."""
     if isinstance(space, Dict):
         return {key: _from_zero(child, obs[key]) for key, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_from_zero(child, part) for child, part in zip(space.spaces, obs, strict=True))
     return obs - torch.as_tensor(space.start) if isinstance(space, Discrete | MultiDiscrete) else obs

@@ -5,6 +5,7 @@ updates. Around an environment that can be compiled and with few updates to a cy
 cycles as one graph. Otherwise acting, storing and learning are calls of their own.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from bellgrad.core.protocols import BatchedEnv, OffPolicyLearner
 from bellgrad.core.records import Acted, Metrics, Transition
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, index_tree, stack
+from bellgrad.data import storage
+from bellgrad.data.storage import Storage
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import ActorState, Ended
@@ -63,6 +66,7 @@ class OffPolicy(ActingDriver):
         self.steps_per_call = self._cycles * self._iterations * b
         self.replay = c.replay
         self.kept = self.replay.allocate(env.spec, c.buffer_size, b, device)
+        self._told = False  # that the replay holds less than was asked for
         self._cycles_graph = engine.compile(self.run_cycles)
         self._store = engine.compile(self.replay.add)
         self._learn = engine.compile(self.run_updates)
@@ -171,6 +175,10 @@ class OffPolicy(ActingDriver):
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """As that of every driver, and the filled rows of the replay."""
         counters, tensors = super().snapshot()
+        told = storage.missing(self.kept, self.steps) if isinstance(self.kept, Storage) else None
+        if told is not None and not self._told:
+            self._told = True
+            print(f"warning: {told}", file=sys.stderr)
         filled = self.replay.filled(self.kept)
         return counters, tensors | {f"replay/{name}": tensor for name, tensor in filled.items()}
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.memory import need_memory
 from bellgrad.core.protocols import BatchedEnv, OnPolicyLearner
 from bellgrad.core.records import Metrics, Minibatch, Rollout
 from bellgrad.core.rng import Noise, draw
-from bellgrad.core.tree import Tree, concat, flat, index_tree, map_tree, stack
+from bellgrad.core.tree import Tree, concat, flat, index_tree, map_tree, stack, tree_bytes
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import ActorState, Ended, Taken
 from bellgrad.training.driver import (
@@ -49,6 +50,11 @@ class OnPolicy(ActingDriver):
                 f"a rollout of {c.rollout_steps} steps cannot be split into sequences of {learner.sequence}; "
                 f"{largest_divisor(c.rollout_steps, learner.sequence)} would do"
             )
+        need_memory(
+            c.rollout_steps * tree_bytes(self.actor.state.obs),
+            f"a rollout of {c.rollout_steps:,} steps in {b:,} environments",
+            device,
+        )
         self._rows = c.rollout_steps * b // learner.sequence
         if self._rows % c.minibatches:
             unit = f"sequences of {learner.sequence} steps" if learner.sequence > 1 else "steps"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bellgrad.data.memory import available_bytes
+from bellgrad.core.memory import available_bytes
 
 
 @pytest.fixture

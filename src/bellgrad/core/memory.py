@@ -2,11 +2,35 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from bellgrad.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL = 2**26  # bytes that are taken without asking
 
 
-def available_bytes(device: torch.device | str, root: Path = Path("/")) -> int | None:
+def need_memory(needed: int, what: str, device: "torch.device | str" = "cpu") -> None:
+    """Refuse what does not fit into memory, before any of it is taken.
+
+    Args:
+        needed: bytes, at least.
+        what: needs them; begins the message.
+        device: where.
+
+    Raises:
+        UsageError: fewer are left.
+    """
+    if needed <= SMALL:
+        return
+    available = available_bytes(device)
+    if available is not None and needed > available:
+        raise UsageError(f"{what}: this needs {needed:,} bytes of memory, but {available:,} are available")
+
+
+def available_bytes(device: "torch.device | str", root: Path = Path("/")) -> int | None:
     """Bytes that can still be allocated on a device, or None if the system does not tell.
 
     On Linux the smaller of what the machine has left and what the process's control groups allow; page cache
@@ -16,10 +40,12 @@ def available_bytes(device: torch.device | str, root: Path = Path("/")) -> int |
         device: a CPU or CUDA device.
         root: root of the file system; another one in tests.
     """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
+    kind = str(device).partition(":")[0]
+    if kind == "cuda":
+        import torch  # not by a worker process, which is to start quickly and stay small
+
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    if kind != "cpu":
         return None
     try:
         meminfo = (root / "proc/meminfo").read_text()
