@@ -6,13 +6,13 @@ import json
 import math
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.output import say
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000}
 
@@ -134,13 +134,6 @@ def say_next(args: argparse.Namespace, run: Any) -> None:
     """Offer the commands that follow a training run, unless `--quiet`."""
     if args.quiet:
         return
-    name, trust = quoted(run.folder), run.trust_flag()
-    print(
-        f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}",
-        file=sys.stderr,
-    )
+    say(f"next: {'  |  '.join(run.command(verb) for verb in ('evaluate', 'record', 'report'))}")
 
 
-def quoted(path: Path) -> str:
-    """A path as a shell reads it."""
-    return shlex.quote(str(path))

@@ -5,7 +5,6 @@ import contextlib
 import inspect
 import re
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -17,14 +16,15 @@ from bellgrad.cli.shared import (
     json_object,
     number,
     numbers,
-    quoted,
     say_next,
     see_current_folder,
     seeds,
     words,
 )
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.output import say
 from bellgrad.core.registry import ALGORITHMS, PARTS
+from bellgrad.runs.files import absolute, new_folder, quoted
 from bellgrad.runs.settings import SHORTHAND, Settings
 
 # What reads a flag's text and what that text is called, by the type of the setting, or None.
@@ -109,17 +109,18 @@ def run(args: argparse.Namespace) -> None:
         _draw_table(args, made)
         say_next(args, made)
         return
-    root = args.out or api.default_folder(algorithm, options["env"], "seeds")
+    root = args.out or new_folder(api.usual_folder(algorithm, options["env"], "seeds"))
     if (root / "run.json").exists():
         raise UsageError(f"{root} is a run itself; choose another --out for several seeds")
+    absolute_root = absolute(root)  # an environment may change the current folder
     for seed in args.seeds:
         folder = root / f"seed-{seed}"
         words = [*_without(args.words, "--seeds", "--out"), "--seed", str(seed), "--out", str(folder)]
         command = shlex.join(["bellgrad", *words])
         options["seed"] = seed
-        api.train_or_resume(algorithm, out=folder, progress=progress, command=command, **options)
+        api.train_or_resume(algorithm, out=absolute_root / folder.name, progress=progress, command=command, **options)
     if not args.quiet:
-        print(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}", file=sys.stderr)
+        say(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}")
 
 
 def _draw_table(args: argparse.Namespace, run: Any) -> None:
@@ -131,7 +132,7 @@ def _draw_table(args: argparse.Namespace, run: Any) -> None:
         with contextlib.suppress(UsageError):
             for path in api.picture(run):
                 if not args.quiet:
-                    print(f"drawn: {path}", file=sys.stderr)
+                    say(f"drawn: {path}")
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bellgrad.core.errors import BellgradError, UsageError, unknown
+from bellgrad.core.output import warn
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -151,10 +152,7 @@ class Registry:
         found: dict[str, str] = {}
         for point in entry_points(group=self.group):
             if point.name in self.own or found.get(point.name, point.value) != point.value:
-                print(
-                    f"warning: the {self.kind} {point.name!r} of {point.value} is ignored: the name is taken",
-                    file=sys.stderr,
-                )
+                warn(f"the {self.kind} {point.name!r} of {point.value} is ignored: the name is taken")
                 continue
             found[point.name] = point.value
         return found
