@@ -24,6 +24,7 @@ from bellgrad.cli.shared import (
 )
 from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.output import ESCAPED, Forgiving, leads_nowhere, say
+from bellgrad.core.process import SIGNALS
 
 EPILOG = """examples:
   bellgrad train ppo --env CartPole-v1 --steps 100k
@@ -357,13 +358,21 @@ def _streams(whole_process: bool) -> Iterator[Any]:
                 leads_nowhere(own)
 
 
-def _let_signals_stop() -> None:
-    """Let a signal that asks the process to end do what Ctrl-C does, unless it is ignored, as by nohup."""
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
+@contextlib.contextmanager
+def _signals(whole_process: bool) -> Iterator[None]:
+    """Let a signal that asks the process to end do what Ctrl-C does, unless it is ignored, as by nohup; and
+    let another one not disturb the end."""
+    if not whole_process or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -373,10 +382,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words; None if the process is this command's alone, whose words are the process's.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
-        _let_signals_stop()
     with _streams(argv is None) as out:
-        return _run(words, out)
+        try:
+            with _signals(argv is None):
+                return _run(words, out)
+        except KeyboardInterrupt as stopped:
+            exec("")  # else Python ends itself by SIGINT if an `exec`, as of a dataclass, was interrupted
+            say(str(stopped) or "stopped")
+            return 130
 
 
 def _run(words: list[str], out: Any) -> int:
@@ -410,9 +423,6 @@ def _run(words: list[str], out: Any) -> int:
     except BellgradError as error:
         say(f"error: {error}")
         return error.exit_code
-    except KeyboardInterrupt as stopped:
-        say(str(stopped) or "stopped")
-        return 130
     except OSError as error:
         say(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "))
         return 1

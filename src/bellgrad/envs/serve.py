@@ -20,6 +20,7 @@ import numpy as np
 
 from bellgrad.core.errors import BellgradError
 from bellgrad.core.output import Forgiving
+from bellgrad.core.process import SIGNALS
 from bellgrad.envs.arrays import ContractBreach, SteppedEnvs, mapped_arrays
 from bellgrad.envs.names import make_single
 
@@ -84,9 +85,8 @@ def _end_with_parent(parent: int) -> None:
 def main(descriptor: int) -> None:
     """The worker's whole life; `descriptor` is its end of the connection."""
     # What asks a run to stop may reach its whole group. It is the parent's, which then closes the connection.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # What an environment prints must not end it, when nobody reads that any more.
     sys.stdout = sys.stderr = Forgiving(sys.stderr)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent closed the connection, or is gone

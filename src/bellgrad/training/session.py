@@ -21,6 +21,7 @@ from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
+from bellgrad.training.diagnosis import advice
 from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine, compiler_available
 from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
@@ -339,8 +340,10 @@ class Session:
         self._progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 
     def _diverged(self, name: str, value: float) -> DivergedError:
+        recent = self.tracker.returns, self.tracker.lengths
+        help_ = advice(self.run.settings, self.env.device, *recent)
         return DivergedError(
-            f"{name} became {value} by step {self.driver.steps:,}; a lower learning rate often helps"
+            f"{name} became {value} by step {self.driver.steps:,}{'; ' if help_ else ''}{help_}"
         )
 
     def _evaluate(self) -> None:

@@ -7,12 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# What a terminal, a batch system or a container sends before it ends a process by force.
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-)
+from bellgrad.core.process import SIGNALS
+
 ALWAYS = (signal.SIGINT, signal.SIGTERM)  # the others only if nobody else handles or ignores them, as nohup
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 # A batch system and its launcher may both send the signal; only a person sends another one later.
