@@ -511,10 +511,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on_exactly(stop, start, t
     code, said = trainer.end()
     newest = open_latest(trainer.folder / "checkpoints")[0]
     assert code == 130 and "Traceback" not in said
-    assert (
-        said.splitlines()[-2]
-        == "stopping and saving; press Ctrl-C again to stop at once"
-    )
+    assert said.splitlines()[-2] == "stopping and saving; press Ctrl-C again to stop at once"
     resume = f"bellgrad resume {shlex.quote(str(trainer.folder))}"
     assert (
         said.splitlines()[-1]

@@ -335,13 +335,14 @@ def _streams(whole_process: bool) -> Iterator[Any]:
     Args:
         whole_process: whether the process is this command's alone.
     """
-    out, err = sys.stdout, sys.stderr
-    own = None
+    out: Any = sys.stdout
+    err, own = sys.stderr, None
     if whole_process:
-        while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # or a file of ours would get a closed one's number
+        # Or a file of ours would get the number of a standard stream that is closed.
+        while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
             pass
         os.close(spare)
-        if out is not None and out is sys.__stdout__:
+        if sys.__stdout__ is not None and out is sys.__stdout__:
             out.flush()
             out = own = open(os.dup(1), "w", encoding=out.encoding, errors=ESCAPED)  # noqa: SIM115 (below)
             os.dup2(2, 1)
@@ -365,14 +366,14 @@ def _signals(whole_process: bool) -> Iterator[None]:
     if not whole_process or threading.current_thread() is not threading.main_thread():
         yield
         return
-    for number in SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+    for kind in SIGNALS:
+        if signal.getsignal(kind) is signal.SIG_DFL:
+            signal.signal(kind, signal.default_int_handler)
     try:
         yield
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        for kind in SIGNALS:
+            signal.signal(kind, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -135,5 +135,3 @@ def say_next(args: argparse.Namespace, run: Any) -> None:
     if args.quiet:
         return
     say(f"next: {'  |  '.join(run.command(verb) for verb in ('evaluate', 'record', 'report'))}")
-
-

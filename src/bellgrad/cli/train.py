@@ -118,7 +118,8 @@ def run(args: argparse.Namespace) -> None:
         words = [*_without(args.words, "--seeds", "--out"), "--seed", str(seed), "--out", str(folder)]
         command = shlex.join(["bellgrad", *words])
         options["seed"] = seed
-        api.train_or_resume(algorithm, out=absolute_root / folder.name, progress=progress, command=command, **options)
+        place = absolute_root / folder.name
+        api.train_or_resume(algorithm, out=place, progress=progress, command=command, **options)
     if not args.quiet:
         say(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}")
 

@@ -148,7 +148,7 @@ def same(one: Any, other: Any) -> bool:
         )
     if is_frozen(type(one)):
         return all(same(getattr(one, f.name), getattr(other, f.name)) for f in _recorded(type(one)))
-    return bool(one == other) or one != one and other != other
+    return bool(one == other) or (one != one and other != other)
 
 
 # --------------------------------------------------------------------------------------------------- reading

@@ -8,7 +8,16 @@ from typing import Any
 
 ESCAPED = "bellgrad.escaped"  # an error handler for `str.encode`
 # How what is not ASCII is written where there is nothing else; other signs as escapes.
-_PLAIN = {"←": "<", "↑": "^", "→": ">", "↓": "v", "−": "-", "±": "+-", "…": "...", "·": ".", "×": "x"}
+_PLAIN = {
+    "\N{LEFTWARDS ARROW}": "<",
+    "\N{UPWARDS ARROW}": "^",
+    "\N{RIGHTWARDS ARROW}": ">",
+    "\N{DOWNWARDS ARROW}": "v",
+    "\N{MINUS SIGN}": "-",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{MULTIPLICATION SIGN}": "x",
+}
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -27,8 +36,8 @@ codecs.register_error(ESCAPED, _escape)
 class Forgiving(io.TextIOBase):
     """A text stream over another one, to which every write succeeds.
 
-    What the stream inside cannot encode is written in other signs or as an escape. What it cannot write at all,
-    because its reader left, its terminal was closed, its disk is full or it is closed or missing, is dropped.
+    What the stream inside cannot encode is written in other signs or as an escape. What it cannot write at
+    all is dropped: its reader left, its terminal was closed, its disk is full, it is closed or missing.
 
     Args:
         stream: where the text goes; None, as a process without a console has, drops everything.

@@ -135,8 +135,8 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
 
 
 def revise_checkpoint(root: Path, step: int, values: Mapping[str, Any]) -> None:
-    """Give a checkpoint other values; its tensors stay. At every moment it is whole, with the old values or the
-    new ones.
+    """Give a checkpoint other values; its tensors stay. At every moment it is whole, with the old values or
+    the new ones.
 
     Raises:
         CheckpointError: there is no such checkpoint, or the disk is full, read-only or gone.

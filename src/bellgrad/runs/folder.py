@@ -139,8 +139,8 @@ class RunFolder:
         elif record.get("env_by_name") is False:
             raise UsageError(
                 f"{folder} was trained in an environment that was given as an object, {settings.env}; give it"
-                f" again in Python: {in_python('resume', folder, needs_env=True)}, or the same with evaluate or"
-                " record"
+                f" again in Python: {in_python('resume', folder, needs_env=True)}, or the same with evaluate"
+                " or record"
             )
         elif requires_import(settings.env) and not trust_imports:
             raise UsageError(
@@ -248,8 +248,8 @@ class RunFolder:
             if self._locked is None or os.path.samestat(self._locked, os.lstat(self.folder / LOCK)):
                 return
         raise CheckpointError(
-            f"{self.shown} was moved, deleted or replaced while the run was training; nothing more can be saved"
-            " there"
+            f"{self.shown} was moved, deleted or replaced while the run was training; nothing more can be"
+            " saved there"
         )
 
     def discard(self) -> None:

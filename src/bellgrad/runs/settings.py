@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from bellgrad.core.codec import (
     by_field,
-    described,
     class_named,
+    described,
     fields_from_json,
     fields_to_json,
     from_json,
@@ -329,10 +329,8 @@ class Settings:
         record = self.to_json(env_name)
         try:
             back = Settings.from_json(json.loads(json.dumps(record)), trust_imports=True)
-        except CheckpointError as error:
+        except (CheckpointError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"the settings cannot be kept in run.json: {error}") from error
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"the settings cannot be kept in run.json: {type(error).__name__}: {error}") from error
         for f in fields(self):
             ours, theirs = getattr(self, f.name), getattr(back, f.name)
             if f.name != "env" and not same(ours, theirs):

@@ -38,9 +38,7 @@ def advice(settings: Settings, device: torch.device, returns: Iterable[float], l
     if reward >= LARGE:
         fits = reward < HOPELESS and hasattr(settings.algorithm, "gamma") and not is_tabular
         scale = ", or use normalize_reward" if fits and not settings.transforms else ""
-        return (
-            f"rewards of {reward:.1e} were seen; bring them near 1: divide them in the environment{scale}"
-        )
+        return f"rewards of {reward:.1e} were seen; bring them near 1: divide them in the environment{scale}"
     if obs >= LARGE:
         scale = ", or use normalize_obs" if obs < HOPELESS and not settings.transforms else ""
         return (
@@ -52,7 +50,8 @@ def advice(settings: Settings, device: torch.device, returns: Iterable[float], l
 
 
 def _largest(settings: Settings, device: torch.device) -> tuple[float, float]:
-    """The largest reward and the largest observation, in size, of random actions, as the learner sees them."""
+    """The largest reward and the largest observation, in size, as the learner sees them; of random
+    actions."""
     reward = seen = 0.0
     with contextlib.suppress(Exception):  # whatever a user's environment does: it is another's error now
         env = make_run_env(settings, device, 1)

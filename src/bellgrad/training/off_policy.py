@@ -90,7 +90,7 @@ class OffPolicy(ActingDriver):
 
     @property
     def _warming_up(self) -> bool:
-        return self.steps < self.learner.config.learning_starts
+        return bool(self.steps < self.learner.config.learning_starts)
 
     @property
     def compiles_next(self) -> bool:

@@ -71,7 +71,7 @@ class Plan:
         s, record = run.settings, run.record
         try:
             counts = {name: _count(record, name) for name in ("horizon", "log_every", "checkpoint_every")}
-            counts["eval_cap"] = _count({"eval_cap": EPISODE_CAP} | record, "eval_cap")  # older runs: no choice
+            counts["eval_cap"] = _count({"eval_cap": EPISODE_CAP} | record, "eval_cap")  # older runs lack it
             engine = Engine(**record["engine_used"])
             if engine.mode not in ("eager", "compiled") or not isinstance(engine.reason, str):
                 raise ValueError(f"engine_used is {record['engine_used']!r}")

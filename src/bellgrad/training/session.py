@@ -303,7 +303,7 @@ class Session:
         self._before = None
         return report
 
-    def _step(self) -> int:
+    def _step(self) -> int | None:
         """The step of what is to be saved."""
         if not self._stop.cut_short:
             return self.driver.steps
@@ -373,8 +373,8 @@ class Session:
         if result.capped and not self._told_of_cap:
             self._told_of_cap = True
             self._progress.say(
-                f"evaluation at step {driver.steps:,}: {result.capped} of {result.episodes} episodes did not end"
-                f" and were cut at {self.plan.eval_cap:,} steps; the environment has no time limit"
+                f"evaluation at step {driver.steps:,}: {result.capped} of {result.episodes} episodes did not"
+                f" end and were cut at {self.plan.eval_cap:,} steps; the environment has no time limit"
                 " (max_episode_steps sets one)"
             )
         if self.best is None or result.return_mean > self.best.return_mean:
