@@ -25,6 +25,7 @@ from bellgrad.cli.shared import (
 from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.output import ESCAPED, Forgiving, leads_nowhere, say
 from bellgrad.core.process import SIGNALS
+from bellgrad.runs.files import absolute
 
 EPILOG = """examples:
   bellgrad train ppo --env CartPole-v1 --steps 100k
@@ -403,6 +404,7 @@ def _run(words: list[str], out: Any) -> int:
         if flags and args.command != "train":
             raise UsageError(f"{flags[0]} is only for bellgrad train")
         args.words, args.algo_flags = words, flags
+        absolute(".")  # before a library fails for want of a current folder
         if getattr(args, "trust_imports", False):
             see_current_folder()
         # What a library or an environment prints goes to standard error: standard output holds only the
