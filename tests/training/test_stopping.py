@@ -109,7 +109,7 @@ def begin(*words, **options):
 
 def train(name, out, step, reset=0.0):
     kwargs = json.dumps({"step": step, "reset": reset})
-    rest = f"--steps 256 --engine eager --eval-episodes 2 --checkpoints 2 --out {out} --env-kwargs"
+    rest = f"--steps 256 --engine eager --eval-episodes 2 --checkpoints 4 --out {out} --env-kwargs"
     return begin("train", *RUNS[name].split(), *rest.split(), kwargs)
 
 
