@@ -28,6 +28,7 @@ ORDER = [
     {"report"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 LONERS = {"tabular", "algos"}  # rooms whose files do not import each other either, but for what they share

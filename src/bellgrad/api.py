@@ -2,20 +2,21 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from gymnasium import Env
 
+from bellgrad.core.codec import same
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.output import warn
 from bellgrad.core.process import in_own_settings
 from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.envs.names import env_name
 from bellgrad.mdp.model import FiniteMDP
-from bellgrad.runs.files import write_json_atomic
+from bellgrad.runs.files import absolute, write_json_atomic
 from bellgrad.runs.folder import Which
 from bellgrad.runs.reading import EVALUATION, RECORD, read_record
 from bellgrad.runs.settings import Settings, algorithm_name, expanded, rewritten_record
@@ -26,16 +27,21 @@ from bellgrad.training.run import Run
 
 def default_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     """`runs/cartpole-v1-dqn-0`, or the first free name after it."""
-    short = "".join(
-        c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]
-    ).lower()
-    name = algorithm_name(algorithm).rpartition(":")[2].lower()
-    first = folder = Path("runs") / f"{short}-{name}-{seed}"
+    first = folder = usual_folder(algorithm, env, seed)
     attempt = 1
     while folder.exists():
         attempt += 1
         folder = first.with_name(f"{first.name}-{attempt}")
     return folder
+
+
+def usual_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
+    """`runs/cartpole-v1-dqn-0`, whether it is free or not."""
+    short = "".join(
+        c if c.isalnum() or c in "-." else "-" for c in env_name(env).split(":")[-1].split("/")[-1]
+    ).lower()
+    name = algorithm_name(algorithm).rpartition(":")[2].lower()
+    return Path("runs") / f"{short}-{name}-{seed}"
 
 
 @in_own_settings
@@ -73,9 +79,10 @@ def train(
     if isinstance(env, FiniteMDP):
         env = _sampler(env)
     settings = _settings(algorithm, env, steps, seed, options)
-    folder = Path(out) if out is not None else default_folder(settings.algorithm, env, seed)
-    is_new = not folder.exists()
-    run = Run.create(settings, folder, command or _call(settings.algorithm, env, steps, seed, options))
+    folder = Path(out) if out is not None else usual_folder(settings.algorithm, env, settings.seed)
+    is_new = out is None or not folder.exists()
+    command = command or _call(settings.algorithm, env, steps, seed, options)
+    run = Run.create(settings, folder, command, free_name=out is None)
     try:
         return run.train(progress=progress)
     except UsageError:
@@ -105,8 +112,8 @@ def train_or_resume(
     if not (Path(out) / RECORD).exists():
         return train(algorithm, env, steps, seed=seed, out=out, progress=progress, command=command, **options)
     found = rewritten_record(read_record(out))
-    asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).to_json(env_name(env))))
-    other = [name for name in asked if found.get(name) != asked[name]]
+    asked = json.loads(json.dumps(_settings(algorithm, env, steps, seed, options).recorded(env_name(env))))
+    other = [name for name in asked if not same(found.get(name), asked[name])]
     if other:
         raise UsageError(f"{out} holds a run with other settings ({', '.join(other)}); choose another --out")
     run = Run.open(out, True, env)  # it imports only what was just asked for
@@ -205,7 +212,7 @@ def evaluate(
     try:
         write_json_atomic(opened.folder / EVALUATION, record)
     except CheckpointError as error:  # a read-only folder: the result is worth more than its copy
-        print(f"warning: {error}", file=sys.stderr)
+        warn(str(error))
     return result
 
 
@@ -234,9 +241,11 @@ def record(
     from bellgrad.training.watch import frames
 
     _check_episodes(episodes)
+    place = absolute(out)  # the environment may change the current folder
     opened = _open(run, trust_imports, env)
     pictures, fps = frames(opened, episodes, seed, deterministic, checkpoint)
-    return write_video(pictures, Path(out), fps)
+    write_video(pictures, place, fps)
+    return Path(out)
 
 
 @in_own_settings
@@ -267,9 +276,11 @@ def export(
     """The greedy policy as ONNX, from raw observations to the environment's own actions."""
     from bellgrad.report.training.export import export_onnx
 
+    place = absolute(out)  # the environment may change the current folder
     agent = Agent.load(_open(run, trust_imports, env), checkpoint)
     policy, example = agent.as_module()
-    return export_onnx(policy, example, Path(out))
+    export_onnx(policy, example, place)
+    return Path(out)
 
 
 @in_own_settings
@@ -305,7 +316,9 @@ def is_finished(folder: Path | str) -> bool:
 
 
 def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:
-    return run if isinstance(run, Run) else Run.open(run, trust_imports, env)
+    if isinstance(run, Run):
+        return run
+    return Run.open(run, trust_imports, _sampler(env) if isinstance(env, FiniteMDP) else env)
 
 
 def _each(runs: Run | Path | str | Iterable[Run | Path | str]) -> list[Path]:

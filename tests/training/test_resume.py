@@ -482,7 +482,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_new_episodes_and_the_
     run = Run.open(tmp_path / "run", env=Unseeded)
     run.extend(512, target_return=None)
     env = run.make_env(2)
-    session = Session(run, env, run.checkpoint(), progress="off")
+    session = Session(run, env, run.checkpoint())
     warnings = capsys.readouterr().err.strip().splitlines()
     assert (
         len(warnings) == 1

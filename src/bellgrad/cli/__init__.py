@@ -5,8 +5,10 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from bellgrad.cli.shared import (
     which_checkpoint,
 )
 from bellgrad.core.errors import BellgradError, UsageError
+from bellgrad.core.output import ESCAPED, Forgiving, leads_nowhere, say
+from bellgrad.core.signals import SIGNALS
+from bellgrad.runs.files import absolute
 
 EPILOG = """examples:
   bellgrad train ppo --env CartPole-v1 --steps 100k
@@ -294,20 +299,88 @@ def _doctor(args: argparse.Namespace) -> Any:
     return findings if args.json else "\n".join(f"{name:14s} {what}" for name, what in findings.items())
 
 
-def _show(answer: Any, as_json: bool) -> None:
+def _show(answer: Any, as_json: bool, out: Any) -> None:
+    if out is None:  # closed: nobody waits for the answer
+        return
     if as_json:
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=out)
     elif hasattr(answer, "__rich_console__"):
         from rich.console import Console
 
-        Console().print(answer)
+        Console(file=out).print(answer)
     elif answer is not None:
-        print(answer, flush=True)
+        print(answer, file=out)
+    out.flush()
+
+
+@contextlib.contextmanager
+def _streams(whole_process: bool) -> Iterator[Any]:
+    """The stream of the command's answer. All else that is written to standard output, by a library or an
+    environment, in Python or in C, in this process or in a worker, goes to standard error; and output that
+    fails ends nothing.
+
+    Args:
+        whole_process: whether the process is this command's alone.
+    """
+    out: Any = sys.stdout
+    err, own = sys.stderr, None
+    if whole_process:
+        # Or a file of ours would get the number of a standard stream that is closed.
+        while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(spare)
+        if sys.__stdout__ is not None and out is sys.__stdout__:
+            out.flush()
+            out = own = open(os.dup(1), "w", encoding=out.encoding, errors=ESCAPED)  # noqa: SIM115 (below)
+            os.dup2(2, 1)
+    sys.stderr = Forgiving(err)
+    sys.stdout = out  # for the texts of --help
+    try:
+        yield out
+    finally:
+        sys.stdout, sys.stderr = sys.__stdout__ if own is not None else out, err
+        if own is not None:
+            try:
+                own.close()
+            except OSError:  # it was told already; what is left to write must not fail again
+                leads_nowhere(own)
+
+
+@contextlib.contextmanager
+def _signals(whole_process: bool) -> Iterator[None]:
+    """Let a signal that asks the process to end do what Ctrl-C does, unless it is ignored, as by nohup; and
+    let another one not disturb the end."""
+    if not whole_process or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for kind in SIGNALS:
+        if signal.getsignal(kind) is signal.SIG_DFL:
+            signal.signal(kind, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for kind in SIGNALS:
+            signal.signal(kind, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command; returns the exit code.
+
+    Args:
+        argv: its words; None if the process is this command's alone, whose words are the process's.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    with _streams(argv is None) as out:
+        try:
+            with _signals(argv is None):
+                return _run(words, out)
+        except KeyboardInterrupt as stopped:
+            exec("")  # else Python ends itself by SIGINT if an `exec`, as of a dataclass, was interrupted
+            say(str(stopped) or "stopped")
+            return 130
+
+
+def _run(words: list[str], out: Any) -> int:
     try:
         flags, rest = _split_algo_flags(words)
         parser = build_parser()
@@ -317,28 +390,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags and args.command != "train":
             raise UsageError(f"{flags[0]} is only for bellgrad train")
         args.words, args.algo_flags = words, flags
+        absolute(".")  # before a library fails for want of a current folder
         # What a library or an environment prints goes to standard error: standard output holds only the
         # answer.
         with (
             contextlib.redirect_stdout(sys.stderr) if "--algo.help" not in flags else contextlib.nullcontext()
         ):
             answer = args.run(args)
-        _show(answer, args.json)
+        try:
+            _show(answer, args.json, out)
+        except BrokenPipeError:  # the reader of our output left, as `head` does
+            leads_nowhere(out)
+            return 141
+        except OSError as error:
+            leads_nowhere(out)
+            say(f"error: standard output could not be written: {error.strerror or error}")
+            return 1
         return int(args.exit_code)
     except BellgradError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_code
-    except KeyboardInterrupt as stopped:
-        print(str(stopped) or "stopped", file=sys.stderr)
-        return 130
-    except (
-        BrokenPipeError
-    ):  # the reader of our output left, as `head` does; nothing more can be flushed to it
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        say(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "))
         return 1
 
 

@@ -5,13 +5,12 @@ import argparse
 import json
 import math
 import re
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.output import say
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000}
 
@@ -126,13 +125,4 @@ def say_next(args: argparse.Namespace, run: Any) -> None:
     """Offer the commands that follow a training run, unless `--quiet`."""
     if args.quiet:
         return
-    name, trust = quoted(run.folder), run.trust_flag()
-    print(
-        f"next: bellgrad evaluate {name}{trust}  |  bellgrad record {name}{trust}  |  bellgrad report {name}",
-        file=sys.stderr,
-    )
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell reads it."""
-    return shlex.quote(str(path))
+    say(f"next: {'  |  '.join(run.command(verb) for verb in ('evaluate', 'record', 'report'))}")

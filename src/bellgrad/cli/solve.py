@@ -1,7 +1,6 @@
 """The command `solve`: from a name to a finite MDP, and its solution as text, JSON, a picture and a film."""
 
 import argparse
-import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.core.guard import guarded
+from bellgrad.core.output import warn
 
 if TYPE_CHECKING:
     from bellgrad.mdp.model import FiniteMDP
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> Any:
     if film:
         animate(mdp, sweeps, film, solution.gamma)
     for warning in warned:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        warn(str(warning.message))
     args.exit_code = 0 if solution.converged else 1
     return as_json(mdp, solution, args.env, seconds) if args.json else solution_text(mdp, solution)
 

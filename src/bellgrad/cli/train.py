@@ -5,7 +5,6 @@ import contextlib
 import inspect
 import re
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from bellgrad.cli.shared import (
     json_object,
     number,
     numbers,
-    quoted,
     say_next,
     seeds,
     words,
 )
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.output import say
 from bellgrad.core.registry import ALGORITHMS, PARTS
+from bellgrad.runs.files import absolute, new_folder, quoted
 from bellgrad.runs.settings import SHORTHAND, Settings
 
 # What reads a flag's text and what that text is called, by the type of the setting, or None.
@@ -117,17 +117,19 @@ def run(args: argparse.Namespace) -> None:
         _draw_table(args, made)
         say_next(args, made)
         return
-    root = args.out or api.default_folder(algorithm, options["env"], "seeds")
+    root = args.out or new_folder(api.usual_folder(algorithm, options["env"], "seeds"))
     if (root / "run.json").exists():
         raise UsageError(f"{root} is a run itself; choose another --out for several seeds")
+    absolute_root = absolute(root)  # an environment may change the current folder
     for seed in args.seeds:
         folder = root / f"seed-{seed}"
         words = [*_without(args.words, "--seeds", "--out"), "--seed", str(seed), "--out", str(folder)]
         command = shlex.join(["bellgrad", *words])
         options["seed"] = seed
-        api.train_or_resume(algorithm, out=folder, progress=progress, command=command, **options)
+        place = absolute_root / folder.name
+        api.train_or_resume(algorithm, out=place, progress=progress, command=command, **options)
     if not args.quiet:
-        print(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}", file=sys.stderr)
+        say(f"next: bellgrad plot {quoted(root)} --out {quoted(root / 'curves.png')}")
 
 
 def _draw_table(args: argparse.Namespace, run: Any) -> None:
@@ -139,7 +141,7 @@ def _draw_table(args: argparse.Namespace, run: Any) -> None:
         with contextlib.suppress(UsageError):
             for path in api.picture(run):
                 if not args.quiet:
-                    print(f"drawn: {path}", file=sys.stderr)
+                    say(f"drawn: {path}")
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from bellgrad.core.errors import BellgradError, CheckpointError, UsageError
+from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, python_number
 from bellgrad.core.guard import guarded
 from bellgrad.core.imports import import_users
 from bellgrad.core.registry import NETWORKS, PARTS, Registry, is_frozen, is_module, path_of
@@ -72,6 +72,84 @@ def _kind_of(cls: type) -> str:
         if ":" not in name and class_named(name, False, *PARTS) is cls:
             return name
     return path_of(cls)
+
+
+def plain(value: Any, name: str) -> Any:
+    """Arguments that a record can keep: the value itself, NumPy's numbers in it as Python's.
+
+    Args:
+        value: numbers, words, None, and lists, tuples and dictionaries of these.
+        name: what it is called in an error.
+
+    Raises:
+        UsageError: anything else is in it, which would come back as another value or not at all.
+    """
+    value = python_number(value)
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind in (list, tuple):
+        return kind(plain(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind is dict:
+        return {
+            plain(key, f"a key of {name}"): plain(item, f"{name}[{key!r}]") for key, item in value.items()
+        }
+    raise UsageError(
+        f"{name} is {described(value)}, which run.json cannot keep: give numbers, words, None, and lists,"
+        " tuples and dictionaries of these; or make the environment in a function of your own, env=make"
+    )
+
+
+def described(value: Any) -> str:
+    """A value and its type, in one short line."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def plain_to_json(value: Any) -> Any:
+    """What `plain` gives, as JSON. A tuple is `{"kind": "tuple", "items": [...]}`; a dictionary with other
+    keys than words, or with a key `kind`, is `{"kind": "dict", "pairs": [[key, value], ...]}`."""
+    if isinstance(value, tuple):
+        return {"kind": "tuple", "items": [plain_to_json(item) for item in value]}
+    if isinstance(value, list):
+        return [plain_to_json(item) for item in value]
+    if isinstance(value, dict):
+        if "kind" not in value and all(isinstance(key, str) for key in value):
+            return {key: plain_to_json(item) for key, item in value.items()}
+        pairs = [[plain_to_json(key), plain_to_json(item)] for key, item in value.items()]
+        return {"kind": DICT, "pairs": pairs}
+    return value
+
+
+def plain_from_json(data: Any) -> Any:
+    """The value that `plain_to_json` wrote."""
+    if isinstance(data, list):
+        return [plain_from_json(item) for item in data]
+    if isinstance(data, dict):
+        kind = data.get("kind")
+        if kind == "tuple" and data.keys() == {"kind", "items"} and isinstance(data["items"], list):
+            return tuple(plain_from_json(item) for item in data["items"])
+        if kind == DICT and data.keys() == {"kind", "pairs"} and isinstance(data["pairs"], list):
+            return {plain_from_json(key): plain_from_json(item) for key, item in data["pairs"]}
+        return {key: plain_from_json(item) for key, item in data.items()}
+    return data
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of equal types, inside too; a number of NumPy is one of Python."""
+    one, other = python_number(one), python_number(other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(
+            same(key, there) and same(item, other[there])
+            for (key, item), there in zip(one.items(), other, strict=True)
+        )
+    if is_frozen(type(one)):
+        return all(same(getattr(one, f.name), getattr(other, f.name)) for f in _recorded(type(one)))
+    return bool(one == other) or (one != one and other != other)
 
 
 # --------------------------------------------------------------------------------------------------- reading

@@ -84,8 +84,15 @@ def check_range(owner: object, **bounds: tuple[float, float]) -> None:
             raise UsageError(f"{type(owner).__name__}.{name} = {value!r} is out of range [{low:g}, {high:g}]")
 
 
+def python_number(value: Any) -> Any:
+    """A number or word of NumPy as one of Python; everything else, arrays too, as it is."""
+    is_scalar = type(value).__module__ == "numpy" and hasattr(value, "item") and type(value).__hash__
+    return value.item() if is_scalar else value  # arrays cannot be hashed
+
+
 def check_types(owner: object) -> None:
-    """Check that the numbers, flags, words and dictionaries of a dataclass fit its annotations.
+    """Check that the numbers, flags, words and dictionaries of a dataclass fit its annotations. Numbers of
+    NumPy become Python's.
 
     Raises:
         UsageError: naming the field and its value; for a wrong word also the nearest choices.
@@ -93,6 +100,8 @@ def check_types(owner: object) -> None:
     hints = typing.get_type_hints(type(owner))
     for name in (f.name for f in fields(owner)):  # type: ignore[arg-type]  # any dataclass
         hint, value = hints[name], getattr(owner, name)
+        if type(value) is not (value := python_number(value)):
+            object.__setattr__(owner, name, value)
         if typing.get_origin(hint) is Literal:
             if value not in typing.get_args(hint):
                 raise unknown(f"{type(owner).__name__}.{name}", str(value), typing.get_args(hint))

@@ -22,6 +22,7 @@ from typing import Any
 from bellgrad.core.errors import UsageError, unknown
 from bellgrad.core.guard import guarded
 from bellgrad.core.imports import import_users, not_in
+from bellgrad.core.output import warn
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -152,10 +153,7 @@ class Registry:
         found: dict[str, str] = {}
         for point in entry_points(group=self.group):
             if point.name in self.own or found.get(point.name, point.value) != point.value:
-                print(
-                    f"warning: the {self.kind} {point.name!r} of {point.value} is ignored: the name is taken",
-                    file=sys.stderr,
-                )
+                warn(f"the {self.kind} {point.name!r} of {point.value} is ignored: the name is taken")
                 continue
             found[point.name] = point.value
         return found

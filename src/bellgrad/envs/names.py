@@ -6,6 +6,7 @@ Importing this file imports no torch, since worker processes resolve names here 
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import re
@@ -147,6 +148,29 @@ def importable_name(env: EnvLike) -> str:
             "or use backend='gymnasium'"
         )
     return name
+
+
+def is_found_by_name(env: EnvLike) -> bool:
+    """Whether `env_name` leads back to this very environment in a process that has its module: not for a
+    lambda, a closure, or a partial, whose arguments the name does not tell."""
+    if isinstance(env, str):
+        return True
+    module, _, path = env_name(env).partition(":")
+    found = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found is env
+
+
+def is_registered_here(env_id: str) -> bool:
+    """Whether an id is known only because this program registered it, so that a command does not know it."""
+    spec = gymnasium.registry.get(env_id)
+    if spec is None or env_id in NATIVE_IDS or any(env_id.startswith(prefix) for prefix in REGISTERED_BY):
+        return False
+    if str(spec.entry_point).startswith(("gymnasium.envs", "bellgrad.")):
+        return False
+    plugins = {point.name for point in importlib.metadata.entry_points(group="gymnasium.envs")}
+    return "__root__" not in plugins and spec.namespace not in plugins
 
 
 def requires_import(env_id: str) -> bool:

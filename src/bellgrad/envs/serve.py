@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import BellgradError, UsageError
 from bellgrad.core.guard import what_happened
+from bellgrad.core.output import Forgiving
+from bellgrad.core.signals import SIGNALS
 from bellgrad.envs.arrays import ContractBreach, SteppedEnvs, mapped_arrays
 from bellgrad.envs.names import make_single
 
@@ -138,6 +141,10 @@ def _end_with_parent(parent: int) -> None:
 
 def main(descriptor: int) -> None:
     """The worker's whole life; `descriptor` is its end of the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then closes the connection
+    # What asks a run to stop may reach its whole group. It is the parent's, which then closes the connection.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # What an environment prints must not end it, when nobody reads that any more.
+    sys.stdout = sys.stderr = Forgiving(sys.stderr)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent closed the connection, or is gone
         serve(Connection(descriptor))

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from bellgrad.core.errors import UsageError, unknown
+from bellgrad.core.output import error_stream
 
 if TYPE_CHECKING:  # the command line lists the table below and should not wait for numba
     from numpy.typing import ArrayLike
@@ -157,7 +158,7 @@ def solve(
                 instead = f"use {' or '.join(having)}" if having else "no method of this criterion has one"
                 raise UsageError(f"{method} has no {name}; leave it out, or {instead}")
             options[name] = value
-    if progress == "auto" and "on_sweep" in parameters and sys.stderr.isatty():
+    if progress == "auto" and "on_sweep" in parameters and error_stream().isatty():
         with _ProgressLine(method, on_sweep) as line:
             solution = solver(mdp, **options | {"on_sweep": line})
     else:
@@ -280,7 +281,7 @@ class _ProgressLine:
         if self._status is None:
             from rich.console import Console
 
-            self._status = Console(stderr=True).status(self._method)
+            self._status = Console(file=cast(TextIO, error_stream())).status(self._method)
             self._status.start()
         if self._last is not None:
             self._status.update(

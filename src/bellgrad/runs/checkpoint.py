@@ -58,6 +58,7 @@ from bellgrad.runs.tensor_files import (
 VERSION = 1  # of the format
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
 _TEMPORARY = ".tmp-"
+_CHECKSUMS = re.compile(rb"([0-9a-f]{64}  manifest\.json\n){1,2}")  # two lines while it is being revised
 _FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})(\.old)?")
 
 
@@ -133,6 +134,32 @@ def save_checkpoint(root: Path, step: int, values: Mapping[str, Any], tensors: M
     return folder
 
 
+def revise_checkpoint(root: Path, step: int, values: Mapping[str, Any]) -> None:
+    """Give a checkpoint other values; its tensors stay. At every moment it is whole, with the old values or
+    the new ones.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or the disk is full, read-only or gone.
+    """
+    folder = root / f"step-{step}"
+    old = read_bytes(folder / MANIFEST, JSON_LIMIT)
+    new = json.dumps(parse_json(old, folder / MANIFEST) | {"values": dict(values)}, indent=1).encode()
+    before, after = (_checksum_line(hashlib.sha256(text).hexdigest()) for text in (old, new))
+    try:
+        for name, content in ((CHECKSUM, before + after), (MANIFEST, new), (CHECKSUM, after)):
+            temporary = _temporary_name(folder)  # beside the folder, in which there may be nothing else
+            try:
+                write_synced(temporary, [content])
+                os.replace(temporary, folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+            fsync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} could not be revised: {reason(error)}; it is intact"
+        ) from error
+
+
 def _checksum_line(digest: str) -> bytes:
     return f"{digest}  {MANIFEST}\n".encode()
 
@@ -173,6 +200,9 @@ def _sweep(root: Path) -> None:
     replacement."""
     for path in sorted(root.iterdir()):
         if path.name.startswith(_TEMPORARY):
+            if path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)  # of a revision
+                continue
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
@@ -279,7 +309,9 @@ class Checkpoint:
                 f"{path} is not a checkpoint folder" + (" but a symbolic link" if path.is_symlink() else "")
             )
         text = read_bytes(path / MANIFEST, JSON_LIMIT)
-        if read_bytes(path / CHECKSUM, 1024) != _checksum_line(hashlib.sha256(text).hexdigest()):
+        known = read_bytes(path / CHECKSUM, 1024)
+        lines = known.splitlines(keepends=True)
+        if not _CHECKSUMS.fullmatch(known) or _checksum_line(hashlib.sha256(text).hexdigest()) not in lines:
             raise CheckpointError(f"{path / MANIFEST} is damaged: it does not match {CHECKSUM}")
         step, values, entries, files = _parse_manifest(parse_json(text, path / MANIFEST), path / MANIFEST)
         match = _FOLDER.fullmatch(path.name)

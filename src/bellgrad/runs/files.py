@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,33 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from bellgrad.core.errors import CheckpointError
+from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.files import fsync_folder as fsync_folder
 from bellgrad.core.files import reason as reason
 from bellgrad.core.files import write_atomic as write_atomic
 from bellgrad.core.files import write_synced as write_synced
 
 JSON_LIMIT = 16 * 2**20  # bytes; far more than a manifest or run.json needs
+
+
+def absolute(path: Path | str) -> Path:
+    """A path that stays the same when the current folder changes, as an environment may do.
+
+    Raises:
+        UsageError: the current folder does not exist any more.
+    """
+    try:
+        return Path(os.path.abspath(path))
+    except FileNotFoundError:
+        raise UsageError(
+            "the current folder was deleted or moved; go to another one, or give whole paths"
+        ) from None
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell, and a command after it, reads it."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 @contextmanager
@@ -34,6 +55,27 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_folder(folder.parent)
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder of this name, or `NAME-2`, `NAME-3`, ...: the first that is free. No other process can
+    be given the same one.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    name, attempt = folder, 1
+    try:
+        make_folder(absolute(folder).parent)
+        while True:
+            try:
+                absolute(name).mkdir()
+                return name
+            except FileExistsError:
+                attempt += 1
+                name = folder.with_name(f"{folder.name}-{attempt}")
+    except OSError as error:
+        raise CheckpointError(f"{name} could not be made: {reason(error)}") from error
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 from bellgrad.core.codec import foreign
 from bellgrad.core.errors import CheckpointError, UsageError
-from bellgrad.envs.names import env_name, requires_import
+from bellgrad.core.output import warn
+from bellgrad.envs.names import env_name, is_found_by_name, is_registered_here, requires_import
 from bellgrad.runs.checkpoint import Checkpoint, checkpoints, open_latest
-from bellgrad.runs.files import make_folder, reason, write_json_atomic
+from bellgrad.runs.files import absolute, make_folder, new_folder, quoted, reason, write_json_atomic
 from bellgrad.runs.reading import FORMAT, METRICS, RECORD, read_record
 from bellgrad.runs.settings import Settings
 
@@ -58,47 +59,62 @@ class RunFolder:
     """A run folder and what is in it.
 
     Attributes:
-        folder: its path.
+        folder: its path, which stays right when the current folder changes.
+        shown: the path as it was given, for messages and commands.
         settings: what was asked for.
     """
 
     def __init__(self, folder: Path, settings: Settings, record: dict[str, Any]):
-        self.folder, self.settings, self._record = folder, settings, record
+        self.folder, self.shown = absolute(folder), folder
+        self.settings, self._record = settings, record
         self._warned: set[str] = set()
+        self._locked: os.stat_result | None = None
 
     @classmethod
-    def create(cls, settings: Settings, folder: Path, command: str | None = None) -> Self:
+    def create(
+        cls, settings: Settings, folder: Path, command: str | None = None, free_name: bool = False
+    ) -> Self:
         """Make a run folder; an empty folder, or one of a run that saved nothing, is used again.
+
+        Args:
+            settings: of the run.
+            folder: its path.
+            command: recorded as what repeats this run.
+            free_name: make a new folder, of the first free name like this one.
 
         Raises:
             UsageError: the folder holds a run already, or something else, or another process is training in
-                it.
+                it; or the settings cannot be recorded, and then no folder was made.
             CheckpointError: the folder cannot be made or written.
         """
         record = {
             "format": FORMAT,
-            **settings.to_json(env_name(settings.env)),
+            **settings.recorded(env_name(settings.env)),
+            "env_by_name": is_found_by_name(settings.env),
             "versions": _versions(),
             "status": "started",
             "command": command or shlex.join(["bellgrad", *sys.argv[1:]]),
             "started": _now(),
             "finished": None,
         }
+        folder = new_folder(folder) if free_name else folder
         run = cls(folder, settings, record)
         own = {RECORD, METRICS, "checkpoints", "tensorboard", LOCK}
         try:
             if run.saved():
-                raise UsageError(f"{folder} already holds a run; continue it with: {run.resume_command()}")
-            if folder.exists() and any(
-                p.name not in own and not p.name.startswith(TEMPORARY) for p in folder.iterdir()
+                raise run.holds_a_run()
+            if run.folder.exists() and any(
+                p.name not in own and not p.name.startswith(TEMPORARY) for p in run.folder.iterdir()
             ):
                 raise UsageError(f"{folder} exists and is not a run; choose another --out")
-            make_folder(folder)
+            make_folder(run.folder)
         except (NotADirectoryError, FileExistsError):
             raise UsageError(f"{folder} is not a folder; choose another --out") from None
         except OSError as error:
             raise CheckpointError(f"{folder} could not be made: {reason(error)}") from error
         with run.lock():
+            if run.saved():  # another process was faster
+                raise run.holds_a_run()
             run.save_record()
         return run
 
@@ -120,6 +136,12 @@ class RunFolder:
         settings = Settings.from_json(record, trust_imports)
         if env is not None:
             settings = replace(settings, env=env)
+        elif record.get("env_by_name") is False:
+            raise UsageError(
+                f"{folder} was trained in an environment that was given as an object, {settings.env}; give it"
+                f" again in Python: {in_python('resume', folder, needs_env=True)}, or the same with evaluate"
+                " or record"
+            )
         elif requires_import(settings.env) and not trust_imports:
             raise UsageError(
                 f"{folder} uses the environment {settings.env}, which is not part of Bellgrad; if you trust"
@@ -158,7 +180,30 @@ class RunFolder:
 
     def resume_command(self) -> str:
         """The command that continues the run."""
-        return f"bellgrad resume {shlex.quote(str(self.folder))}{self.trust_flag()}"
+        return self.command("resume")
+
+    def command(self, verb: str) -> str:
+        """What does something with the run, such as `resume` or `evaluate`: a command if one can, which finds
+        the run's own classes and environment by their names; otherwise a line of Python, for the script or
+        notebook that has them."""
+        if verb == "report":  # needs nothing but the folder
+            return f"bellgrad report {quoted(self.shown)}"
+        if self._is_script_only():
+            return in_python(verb, self.shown, needs_env=self._record.get("env_by_name") is False)
+        return f"bellgrad {verb} {quoted(self.shown)}{self.trust_flag()}"
+
+    def _is_script_only(self) -> bool:
+        """Whether another process cannot find what the run is made of."""
+        own = [*foreign(self._record["algorithm"]), *foreign(self._record.get("transforms"))]
+        return (
+            self._record.get("env_by_name") is False
+            or any(name.startswith("__main__:") for name in [*own, self._record["env"]])
+            or is_registered_here(self._record["env"])
+        )
+
+    def holds_a_run(self) -> UsageError:
+        """The error if a new run is asked for in this folder."""
+        return UsageError(f"{self.shown} already holds a run; continue it with: {self.resume_command()}")
 
     def trust_flag(self) -> str:
         """The flag that commands on this run need after its folder, if it uses a user's own classes."""
@@ -182,14 +227,30 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UsageError(f"another process is training {self.folder}") from None
+                raise UsageError(f"another process is training {self.shown}") from None
             # A read-only disk: the first write that is needed gives a better message.
             with contextlib.suppress(OSError):
                 for left in self.folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
                     left.unlink()
+            self._locked = os.fstat(handle)
             yield
         finally:
+            self._locked = None
             os.close(handle)
+
+    def check_place(self) -> None:
+        """Before something is saved: the folder must be the one that was locked.
+
+        Raises:
+            CheckpointError: it was moved or deleted meanwhile.
+        """
+        with contextlib.suppress(OSError):
+            if self._locked is None or os.path.samestat(self._locked, os.lstat(self.folder / LOCK)):
+                return
+        raise CheckpointError(
+            f"{self.shown} was moved, deleted or replaced while the run was training; nothing more can be"
+            " saved there"
+        )
 
     def discard(self) -> None:
         """Remove the folder of a run that never began, unless something was saved or another process trains
@@ -230,12 +291,12 @@ class RunFolder:
             checkpoint, warnings = open_latest(self.checkpoints, tensors)
             for line in [line for line in warnings if line not in self._warned]:
                 self._warned.add(line)
-                print(f"warning: {line}", file=sys.stderr)
+                warn(line)
             return checkpoint
         step = self._best_step() if which == "best" else which
         if step not in self.saved():
             raise UsageError(
-                f"{self.folder} has no checkpoint at step {step}; it has"
+                f"{self.shown} has no checkpoint at step {step}; it has"
                 f" {', '.join(map(str, self.saved())) or 'none'}"
             )
         checkpoint = Checkpoint.open(dict(checkpoints(self.checkpoints))[step])
@@ -245,8 +306,14 @@ class RunFolder:
     def _best_step(self) -> int:
         best = best_of(self.checkpoint("last", tensors=()))
         if best is None:
-            raise UsageError(f"{self.folder} has no best checkpoint: no evaluation has been made yet")
+            raise UsageError(f"{self.shown} has no best checkpoint: no evaluation has been made yet")
         return best.step
+
+
+def in_python(verb: str, folder: Path | str, needs_env: bool) -> str:
+    """The line of Python that does something with a run."""
+    out = ", 'agent.mp4'" if verb == "record" else ""
+    return f"bellgrad.{verb}({str(folder)!r}{out}{', env=...' if needs_env else ''})"
 
 
 def _now() -> str:

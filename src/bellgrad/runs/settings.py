@@ -6,6 +6,7 @@ from that. Importing this file imports no torch.
 """
 
 import contextlib
+import json
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -15,13 +16,25 @@ from typing import Any, Literal
 from bellgrad.core.codec import (
     by_field,
     class_named,
+    described,
     fields_from_json,
     fields_to_json,
     from_json,
+    plain,
+    plain_from_json,
+    plain_to_json,
     rewritten,
+    same,
     to_json,
 )
-from bellgrad.core.errors import BellgradError, CheckpointError, UsageError, check_range, check_types
+from bellgrad.core.errors import (
+    BellgradError,
+    CheckpointError,
+    UsageError,
+    check_range,
+    check_types,
+    python_number,
+)
 from bellgrad.core.registry import ALGORITHMS, TRANSFORMS
 
 
@@ -286,6 +299,11 @@ class Settings:
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", getattr(self.algorithm, "default_num_envs", 1))
         check_types(self)
+        object.__setattr__(self, "env_kwargs", plain(self.env_kwargs, "env_kwargs"))
+        if not all(isinstance(key, str) for key in self.env_kwargs):
+            raise UsageError(f"env_kwargs = {self.env_kwargs!r}: the names of arguments are words")
+        for given in ("bins", "bin_low", "bin_high"):
+            object.__setattr__(self, given, _as_tuple(getattr(self, given)))
         check_range(self, **{f.name: f.metadata["within"] for f in fields(self) if f.metadata["within"]})
         if not isinstance(self.transforms, tuple):
             raise UsageError(f"Settings.transforms = {self.transforms!r} must be a tuple of transforms")
@@ -322,8 +340,29 @@ class Settings:
         return record | {
             "algorithm": algorithm_to_json(self.algorithm),
             "env": env_name,
+            "env_kwargs": plain_to_json(self.env_kwargs),
             "transforms": to_json(self.transforms),
         }
+
+    def recorded(self, env_name: str) -> dict[str, Any]:
+        """As `to_json`, of settings that are certain to come back the same from it.
+
+        Raises:
+            UsageError: a value would be another one after it was written and read; it is named.
+        """
+        record = self.to_json(env_name)
+        try:
+            back = Settings.from_json(json.loads(json.dumps(record)), trust_imports=True)
+        except (CheckpointError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"the settings cannot be kept in run.json: {error}") from error
+        for f in fields(self):
+            ours, theirs = getattr(self, f.name), getattr(back, f.name)
+            if f.name != "env" and not same(ours, theirs):
+                raise UsageError(
+                    f"{f.name} = {described(ours)} would come back from run.json as {described(theirs)};"
+                    " give plain numbers, words, tuples and dictionaries"
+                )
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any], trust_imports: bool = False) -> "Settings":
@@ -338,7 +377,7 @@ class Settings:
             read: dict[str, Callable[[Any], Any]] = {
                 "algorithm": lambda data: algorithm_from_json(data, trust_imports),
                 "env": lambda data: data,
-                "env_kwargs": lambda data: data,
+                "env_kwargs": plain_from_json,
             }
             return cls(
                 **{
@@ -350,6 +389,12 @@ class Settings:
             raise
         except (TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"run.json is damaged: {type(error).__name__}: {error}") from error
+
+
+def _as_tuple(values: Any) -> Any:
+    """Numbers for each dimension, which may be given as a list or an array."""
+    given = values.tolist() if hasattr(values, "tolist") else values
+    return tuple(map(python_number, given)) if isinstance(given, list | tuple) else given
 
 
 def _lacks_discount(transform: Any) -> bool:
@@ -411,7 +456,7 @@ def shown_settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if label is None or value is None or (value == _default(f) and not f.metadata["always"]):
             continue
         if f.name == "env_kwargs" and isinstance(value, Mapping):
-            rows += value.items()
+            rows += plain_from_json(value).items()
         else:
             rows.append((label, value))
     return rows

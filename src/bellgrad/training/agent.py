@@ -71,6 +71,10 @@ class Agent:
                 no action.
         """
         space = self.observation_space
+        if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], dict) and not space.contains(obs):
+            raise UsageError("this is what reset gives, (obs, info); give the first of the two, obs")
+        if isinstance(obs, tuple) and len(obs) == 5 and isinstance(obs[4], dict) and not space.contains(obs):
+            raise UsageError("this is what step gives, five values; give the first of them, obs")
         if isinstance(space, Box) and np.shape(obs) != space.shape:
             raise UsageError(f"the observation has shape {np.shape(obs)}, expected {space.shape}")
         raw = obs_to_tensor(space, [obs], self.state.steps.device)

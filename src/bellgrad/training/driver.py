@@ -1,5 +1,7 @@
 """What the drivers share: what one call gives, and how a run is saved."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import Actor, Ended
 from bellgrad.training.engine import Engine
+from bellgrad.training.stopping import StopRequest
 
 UNROLL = 8  # environment steps in one compiled call
 
@@ -51,6 +54,9 @@ class Driver:
         state: the learner's.
         steps: environment steps so far.
         updates: gradient updates so far.
+        at_once: a block within `advance` that may be left at any point, after which the driver is not used
+            again: nothing in it changes what `snapshot` gave before the call.
+        stop: whether the run was asked to stop; a driver that can end a call early looks at it.
     """
 
     stream_names: ClassVar[tuple[str, ...]] = ("init", "batch", "update")
@@ -70,6 +76,8 @@ class Driver:
         self.streams = Streams(seed, device, self.stream_names)
         self.state: Any = learner.init(self.streams["init"])
         self.steps = self.updates = 0
+        self.at_once: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.stop = StopRequest()
 
     @classmethod
     def workload(cls, learner: Any, settings: Settings) -> Workload | None:
@@ -79,6 +87,31 @@ class Driver:
     def advance(self) -> Advanced:
         """Take `steps_per_call` environment steps and the updates that are due."""
         raise NotImplementedError
+
+    @property
+    def call_began(self) -> int:
+        """The step at which the present call began; other than `steps` only if it was ended early."""
+        return self.steps
+
+    @property
+    def compiles_next(self) -> bool:
+        """Whether the next call has to compile first, which may take a minute in which nothing can be
+        saved."""
+        return False
+
+    def notes(self, settings: Settings) -> list[str]:
+        """What a user may not expect of a run of so many steps, each to be said after the algorithm's
+        name."""
+        per_call = getattr(self, "steps_per_call", 1)
+        total = -(-settings.steps // per_call) * per_call
+        if total == settings.steps:
+            return []
+        calls = total // per_call
+        saves = f", and saves {calls} of the {settings.checkpoints} checkpoints"
+        return [
+            f"takes {per_call:,} steps at a time: this run takes {total:,}, not {settings.steps:,}"
+            + (saves if calls < settings.checkpoints else "")
+        ]
 
     def sync_env(self) -> None:
         """Let `env` know where its episodes and its transforms stand."""
@@ -151,6 +184,21 @@ def mean_metrics(metrics: list[Metrics]) -> Metrics:
     names = list(metrics[0])
     table = torch.stack([update[name] for update in metrics for name in names]).view(len(metrics), -1)
     return dict(zip(names, table.mean(0).unbind(), strict=True))
+
+
+def whole_episodes_note(unit: str, episodes: int, limit: int | None, steps: int) -> list[str]:
+    """What to say of a driver whose calls are whole episodes, if they may be long compared to the run.
+
+    Args:
+        unit: what is played at a time.
+        episodes: how many episodes that is.
+        limit: the environment's time limit; None if there is none.
+        steps: environment steps that were asked for.
+    """
+    if limit is not None and 100 * episodes * limit <= steps:
+        return []
+    at_most = "" if limit is None else f" (at most {episodes * limit:,} steps)"
+    return [f"plays {unit} at a time{at_most}, and ends with the first after step {steps:,}"]
 
 
 def largest_divisor(n: int, limit: int) -> int:

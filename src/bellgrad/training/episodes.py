@@ -7,12 +7,19 @@ from torch import Tensor
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.protocols import BatchedEnv, EpisodesLearner
-from bellgrad.core.records import Episodes, Step
+from bellgrad.core.records import Episodes, Metrics, Step
 from bellgrad.core.rng import draw
 from bellgrad.core.tree import Tree, concat, index_tree, map_tree, stack
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import ActorState, Ended
-from bellgrad.training.driver import UNROLL, ActingDriver, Advanced, Workload, largest_divisor
+from bellgrad.training.driver import (
+    UNROLL,
+    ActingDriver,
+    Advanced,
+    Workload,
+    largest_divisor,
+    whole_episodes_note,
+)
 from bellgrad.training.engine import Engine
 
 
@@ -62,9 +69,22 @@ class WholeEpisodes(ActingDriver):
         num_envs = settings.filled_num_envs()
         return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
+    def notes(self, settings: Settings) -> list[str]:
+        """That the steps of a call are not known before."""
+        n = self.learner.config.episodes
+        limit = self.env.spec.max_episode_steps
+        return whole_episodes_note(f"{n} whole episodes", n, limit, settings.steps)
+
     @torch.no_grad()
     def advance(self) -> Advanced:
         """Run the episodes, then learn from them."""
+        with self.at_once():  # states are new ones, and the episodes are the call's own
+            taken, metrics = self._play_and_learn()
+        self.steps += int(taken.active.sum())
+        self.updates += 1
+        return Advanced(Ended.of(taken.step), metrics)
+
+    def _play_and_learn(self) -> tuple[Steps, Metrics]:
         b, actor, parts = self.env.num_envs, self.actor, []
         left = torch.full(
             (b,), self.learner.config.episodes // b, device=self.device
@@ -79,9 +99,7 @@ class WholeEpisodes(ActingDriver):
         noise = draw(self.learner.update_noise(*episodes.mask.shape), self.streams["update"])
         # Not compiled: every update has another T, and there are few, each over thousands of steps.
         self.state, metrics = self.learner.update(self.state, episodes, noise)
-        self.steps += int(taken.active.sum())
-        self.updates += 1
-        return Advanced(Ended.of(taken.step), metrics)
+        return taken, metrics
 
     def collect(
         self, state: Any, actor: ActorState, left: Tensor, noise: dict[str, Tree]

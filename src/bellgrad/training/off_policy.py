@@ -71,6 +71,7 @@ class OffPolicy(ActingDriver):
         self._store = engine.compile(self.replay.add)
         self._learn = engine.compile(self.run_updates)
         self._store_and_learn = engine.compile(self.store_and_learn)
+        self._compiled = False  # not before the first call that learns
 
     @classmethod
     def workload(cls, learner: OffPolicyLearner, settings: Settings) -> Workload:
@@ -82,24 +83,42 @@ class OffPolicy(ActingDriver):
     @torch.no_grad()
     def advance(self) -> Advanced:
         """Act uniformly until `learning_starts`; then run cycles."""
-        if self.steps < self.learner.config.learning_starts:
+        if self._warming_up:
             advanced = Advanced(self._warm_up(), {})
         else:
             advanced = self._run_whole_call() if self._whole else self._run_by_parts()
             self.updates += self._cycles * self._cycle_updates
+            self._compiled = True
         self.steps += self.steps_per_call
         return advanced
 
+    @property
+    def _warming_up(self) -> bool:
+        return bool(self.steps < self.learner.config.learning_starts)
+
+    @property
+    def compiles_next(self) -> bool:
+        """The first call that learns does."""
+        return self.engine.mode == "compiled" and not self._compiled and not self._warming_up
+
+    def notes(self, settings: Settings) -> list[str]:
+        """Also that nothing will be learned."""
+        starts = self.learner.config.learning_starts
+        silent = f"learns nothing in this run: its first {starts:,} steps are random (learning_starts)"
+        return super().notes(settings) + ([silent] if settings.steps <= starts else [])
+
     def _warm_up(self) -> Ended:
         """Uniform actions; the experience is kept, and nothing is learned."""
-        ended, actor = [], self.actor
-        for _ in range(self._cycles * self._iterations):
-            noise = actor.draw()
-            acted = Acted(actor.uniform_action(), None, actor.state.carry)
-            self.state, actor.state, taken = actor.follow(self.state, actor.state, acted, noise["env"])
+        block, actor = [], self.actor
+        with self.at_once():  # the replay is changed after it
+            for _ in range(self._cycles * self._iterations):
+                noise = actor.draw()
+                acted = Acted(actor.uniform_action(), None, actor.state.carry)
+                self.state, actor.state, taken = actor.follow(self.state, actor.state, acted, noise["env"])
+                block.append(taken)
+        for taken in block:
             self.replay.add(self.kept, taken.transition())
-            ended.append(Ended.of(taken.step))
-        return stack(ended)
+        return stack([Ended.of(taken.step) for taken in block])
 
     def _run_whole_call(self) -> Advanced:
         """Several cycles as one graph."""
@@ -114,14 +133,16 @@ class OffPolicy(ActingDriver):
 
     def _run_by_parts(self) -> Advanced:
         """One cycle; acting, storing and learning are calls of their own."""
-        ended, metrics, actor = [], [], self.actor
+        block, metrics, actor = [], [], self.actor
         noise = actor.draw(self._iterations)
         updates = self._draw_updates(self._cycle_updates // self._chunk, self._chunk)
-        for t in range(self._iterations):
-            self.state, actor.state, taken = actor.step(self.state, actor.state, index_tree(noise, t))
-            ended.append(Ended.of(taken.step))
-            if t < self._iterations - 1:
-                self._store(self.kept, taken.transition())
+        with self.at_once():  # the replay is changed after it
+            for t in range(self._iterations):
+                self.state, actor.state, taken = actor.step(self.state, actor.state, index_tree(noise, t))
+                block.append(taken)
+        for taken in block[:-1]:
+            self._store(self.kept, taken.transition())
+        taken = block[-1]
         self.state, metric = self._store_and_learn(
             self.state, self.kept, taken.transition(), index_tree(updates, 0)
         )
@@ -129,7 +150,7 @@ class OffPolicy(ActingDriver):
         for chunk in range(1, self._cycle_updates // self._chunk):
             self.state, metric = self._learn(self.state, self.kept, index_tree(updates, chunk))
             metrics.append(metric)
-        return Advanced(stack(ended), mean_metrics(metrics))
+        return Advanced(stack([Ended.of(taken.step) for taken in block]), mean_metrics(metrics))
 
     # ------------------------------------------------------------------------------------------ pure parts
     def run_cycles(

@@ -86,7 +86,8 @@ class OnPolicy(ActingDriver):
 
     def advance(self) -> Advanced:
         """Gather a rollout, then learn from it."""
-        advanced = self._run_whole_call() if self._whole else self._run_by_parts()
+        with self.at_once():  # states are new ones, and the rollout is the call's own
+            advanced = self._run_whole_call() if self._whole else self._run_by_parts()
         self.steps += self.steps_per_call
         return advanced
 

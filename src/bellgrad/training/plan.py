@@ -9,8 +9,12 @@ from bellgrad.core.errors import CheckpointError
 from bellgrad.runs.folder import Best, RunFolder
 from bellgrad.runs.settings import Settings
 from bellgrad.training.engine import Engine
+from bellgrad.training.evaluate import EPISODE_CAP
 
 LOG_LINES = 200  # lines of metrics.jsonl in a run
+# The least length at which an evaluation cuts an episode of an environment without a time limit. Else it is
+# the steps from one checkpoint to the next, so that evaluating costs in proportion to training.
+LEAST_EVAL_CAP = 1_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Plan:
         horizon: environment steps at which schedules end: the total when the run started.
         log_every: environment steps from one line of the log to the next.
         checkpoint_every: environment steps from one checkpoint to the next.
+        eval_cap: environment steps at which an evaluation cuts an episode, if there is no time limit.
         engine: how the functions run.
         device: of the tensors.
     """
@@ -35,6 +40,7 @@ class Plan:
     horizon: int
     log_every: int
     checkpoint_every: int
+    eval_cap: int
     engine: Engine
     device: Literal["cpu", "cuda"]
 
@@ -42,13 +48,15 @@ class Plan:
     def start(cls, settings: Settings, engine: Engine, device: torch.device) -> Self:
         """The plan of a new run."""
         s = settings
+        every = -(-s.steps // s.checkpoints)
         return cls(
             steps=s.steps,
             target_return=s.target_return,
             eval_episodes=s.eval_episodes,
             horizon=s.steps,
             log_every=-(-s.steps // LOG_LINES),
-            checkpoint_every=-(-s.steps // s.checkpoints),
+            checkpoint_every=every,
+            eval_cap=min(max(every, LEAST_EVAL_CAP), EPISODE_CAP),
             engine=engine,
             device="cpu" if device.type == "cpu" else "cuda",
         )
@@ -63,6 +71,7 @@ class Plan:
         s, record = run.settings, run.record
         try:
             counts = {name: _count(record, name) for name in ("horizon", "log_every", "checkpoint_every")}
+            counts["eval_cap"] = _count({"eval_cap": EPISODE_CAP} | record, "eval_cap")  # older runs lack it
             engine = Engine(**record["engine_used"])
             if engine.mode not in ("eager", "compiled") or not isinstance(engine.reason, str):
                 raise ValueError(f"engine_used is {record['engine_used']!r}")
@@ -83,6 +92,7 @@ class Plan:
             "horizon": self.horizon,
             "log_every": self.log_every,
             "checkpoint_every": self.checkpoint_every,
+            "eval_cap": self.eval_cap,
             "engine_used": self.engine.to_json(),
             "device_used": self.device,
         }

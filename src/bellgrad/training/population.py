@@ -13,7 +13,7 @@ from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import Ended
-from bellgrad.training.driver import Advanced, Driver, Workload
+from bellgrad.training.driver import Advanced, Driver, Workload, whole_episodes_note
 from bellgrad.training.engine import Engine
 
 UNROLL = 4  # environment steps in one compiled call: compiling takes more than in proportion to them
@@ -76,9 +76,19 @@ class Population(Driver):
         num_envs = settings.filled_num_envs()
         return Workload(settings.steps // num_envs, num_envs, "steps of all environments")
 
+    def notes(self, settings: Settings) -> list[str]:
+        """That the steps of a generation are not known before."""
+        limit = self.env.spec.max_episode_steps
+        unit = f"a generation of {self._episodes} episodes"
+        return whole_episodes_note(unit, self._episodes, limit, settings.steps)
+
     @torch.no_grad()
     def advance(self) -> Advanced:
         """Play a generation, then learn from it."""
+        with self.at_once():  # states are new ones, and the environments begin anew with each generation
+            return self._run_generation()
+
+    def _run_generation(self) -> Advanced:
         # `ask` and `tell` are not compiled: they run once in hundreds of steps.
         learner, updates = self.learner, self.streams["update"]
         candidates = learner.ask(self.state, draw(learner.ask_noise(), updates))

@@ -1,10 +1,11 @@
 """The progress of long work: a live bar on a terminal, plain lines elsewhere, or nothing."""
 
-import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bellgrad.core.output import error_stream, say
 
 PLAIN_LINES = 10  # how many lines a whole run prints if there is no terminal
 
@@ -21,7 +22,7 @@ class TrainingProgress:
     def __init__(self, total: int, done: int, style: Literal["auto", "off"] = "auto"):
         self._total, self._off = total, style == "off"
         self._last_line = done * PLAIN_LINES // total
-        console = Console(stderr=True)
+        console = Console(file=cast(TextIO, error_stream()))
         self._bar: Progress | None = None
         if not self._off and console.is_terminal:
             columns = (
@@ -32,6 +33,10 @@ class TrainingProgress:
             )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task("train", total=total, completed=min(done, total), detail="")
+
+    def begin(self) -> None:
+        """Show the bar, if there is one."""
+        if self._bar is not None:
             self._bar.start()
 
     def update(self, steps: int, rate: float, return_mean: float | None) -> None:
@@ -49,16 +54,17 @@ class TrainingProgress:
             )
         elif not self._off and steps * PLAIN_LINES // self._total > self._last_line:
             self._last_line = steps * PLAIN_LINES // self._total
-            print(f"{steps:>12,} steps  {rate:>9,.0f} steps/s  return {shown}", file=sys.stderr, flush=True)
+            say(f"{steps:>12,} steps  {rate:>9,.0f} steps/s  return {shown}")
 
     def say(self, line: str) -> None:
         """Print a line above the bar that stays."""
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         elif not self._off:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None

@@ -1,11 +1,11 @@
 """A run: its folder, and what can be done with it."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from bellgrad.core.errors import UsageError
+from bellgrad.core.output import warn
 from bellgrad.core.process import in_own_settings
 from bellgrad.envs.transforms import TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which, best_of
@@ -40,6 +40,8 @@ class Run(RunFolder):
             KeyboardInterrupt: the user stopped it; its message says what is saved and how to continue.
         """
         with self.lock():
+            if self.saved():  # another process made the same folder, and was faster
+                raise self.holds_a_run()
             session.train(self, self.device, None, progress)
         return self
 
@@ -67,11 +69,11 @@ class Run(RunFolder):
                 reached = f"{checkpoint.step:,}"
                 if steps is None and self.status == "finished":
                     raise UsageError(
-                        f"{self.folder} is finished at step {reached}; give a larger --steps to train on"
+                        f"{self.shown} is finished at step {reached}; give a larger --steps to train on"
                     )
                 if steps is not None and steps <= checkpoint.step:
                     raise UsageError(
-                        f"{self.folder} has reached step {reached}; ask for more steps than that in all"
+                        f"{self.shown} has reached step {reached}; ask for more steps than that in all"
                     )
                 if steps is not None and steps > plan.horizon:
                     self._warn_of_the_horizon(plan.horizon)
@@ -85,10 +87,7 @@ class Run(RunFolder):
 
     def _warn_of_the_horizon(self, horizon: int) -> None:
         if getattr(self.settings.algorithm, "learning_rate_decay", None) == "linear":
-            print(
-                f"warning: the learning rate falls to 0 at step {horizon:,}, at which the first plan ended",
-                file=sys.stderr,
-            )
+            warn(f"the learning rate falls to 0 at step {horizon:,}, at which the first plan ended")
 
     @in_own_settings
     def make_env(self, num_envs: int, **options: Any) -> TransformedEnv:

@@ -2,16 +2,13 @@
 
 import contextlib
 import math
-import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from bellgrad.core.errors import (
     BellgradError,
@@ -20,27 +17,32 @@ from bellgrad.core.errors import (
     EnvironmentFault,
     UsageError,
 )
+from bellgrad.core.output import warn
 from bellgrad.core.process import settle
 from bellgrad.core.protocols import Learner
 from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transforms import TransformedEnv
-from bellgrad.runs.checkpoint import Checkpoint, prune, save_checkpoint
+from bellgrad.runs.checkpoint import Checkpoint, prune, revise_checkpoint, save_checkpoint
 from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
 from bellgrad.training.compilation import compiler_available, compiler_fault
+from bellgrad.training.diagnosis import advice
 from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine
-from bellgrad.training.evaluate import EVAL_ENVS, evaluate_agent
+from bellgrad.training.evaluate import EVAL_ENVS, Evaluation, evaluate_agent
 from bellgrad.training.plan import Plan
 from bellgrad.training.progress import TrainingProgress
+from bellgrad.training.stopping import StopRequest
 
 RECENT_EPISODES = 100  # episodes behind episode_return_mean
 KEPT_CHECKPOINTS = 3
 # Calls whose tensors are read later: few enough to need little memory, many enough to wait rarely.
 PENDING_REPORTS = 1_000
+# Share of the time that may go into keeping, before a call, what would be saved if the call is left.
+KEEPING = 0.005
 
 COMPILER_SAID = "compiler-said.txt"  # in the run's folder, if compiling failed
 
@@ -70,16 +72,31 @@ def train(
         CheckpointError: the checkpoint does not fit, or one could not be written.
         KeyboardInterrupt: the user stopped it; its message says what is saved and how to continue.
     """
+    shown = TrainingProgress(run.settings.steps, checkpoint.step if checkpoint else 0, progress)
+    stop = StopRequest(shown.say)
+    with stop.listening():
+        _train(run, device, checkpoint, shown, stop)
+
+
+def _train(
+    run: RunFolder,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    progress: TrainingProgress,
+    stop: StopRequest,
+) -> None:
     env = session = None
     try:
-        env = make_run_env(run.settings, device)
-        settle()  # importing and making an environment may change torch's settings
-        session = Session(run, env, checkpoint, progress)
+        with stop.at_once():  # nothing has happened yet
+            env = make_run_env(run.settings, device)
+            settle()  # importing and making an environment may change torch's settings
+            session = Session(run, env, checkpoint, progress, stop)
         session.train()
         run.finish()
     except BaseException as error:
-        # Ctrl-C also reaches a running compiler, which then fails: the user stopped it, it is not an error.
-        failed_by_stop = session is not None and session.stopping and not isinstance(error, BellgradError)
+        # Work that was cut short may fail in any way, and Ctrl-C also reaches a running compiler, which then
+        # fails: the user stopped it, it is not an error.
+        failed_by_stop = stop.cut_short or (stop.asked and not isinstance(error, BellgradError))
         stopped = isinstance(error, KeyboardInterrupt) or failed_by_stop
         with contextlib.suppress(BellgradError):  # the first error is the one to show
             run.save_record(status="interrupted" if stopped else "failed")
@@ -93,6 +110,7 @@ def train(
             raise
         raise type(error)(f"{error}; {run.standing()}") from error
     finally:
+        progress.close()
         if env is not None:
             env.close()
 
@@ -120,8 +138,9 @@ class Tracker:
             if ended.any():
                 self.returns.extend(report.ended.return_[ended].tolist())
                 self.lengths.extend(report.ended.length[ended].tolist())
-        for name in self._pending[-1].metrics if self._pending else ():
-            column = torch.stack([report.metrics[name] for report in self._pending if report.metrics])
+        measured = [report for report in self._pending if report.metrics]
+        for name in measured[-1].metrics if measured else ():
+            column = torch.stack([report.metrics[name] for report in measured])
             total = self.sums.setdefault(name, [0.0, 0])
             for value in column.tolist():
                 total[0] += value
@@ -161,7 +180,8 @@ class Session:
         run: the run's folder.
         env: in which the learner acts, before its first step.
         checkpoint: from which to continue; None starts from the beginning.
-        progress: as in `train`.
+        progress: shows how far the run is; None shows nothing.
+        stop: whether it was asked to stop; None never is.
 
     Attributes:
         run: as given.
@@ -181,9 +201,12 @@ class Session:
         run: RunFolder,
         env: TransformedEnv,
         checkpoint: Checkpoint | None = None,
-        progress: Literal["auto", "off"] = "auto",
+        progress: TrainingProgress | None = None,
+        stop: StopRequest | None = None,
     ):
         self.run, self.env = run, env
+        self._progress = progress or TrainingProgress(run.settings.steps, 0, "off")
+        self._stop = stop or StopRequest()
         plan = None if checkpoint is None else Plan.read(run)
         learner = run.settings.algorithm.build(
             env.spec, steps=run.settings.steps if plan is None else plan.horizon
@@ -196,7 +219,7 @@ class Session:
             fault = compiler_fault() or CompilationError("no C++ compiler works here")
             if run.settings.engine != "auto":
                 raise UsageError(
-                    f"{run.folder} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly:"
+                    f"{run.shown} was compiled and needs a C++ compiler (g++ or clang++) to go on exactly:"
                     f" {fault}"
                 )
             plan = self._going_eager(plan, fault)
@@ -214,15 +237,19 @@ class Session:
             env.device,
             total=plan.steps,
         )
+        self.driver.stop = self._stop
         self.tracker = Tracker()
         self.best: Best | None = None
         self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
         self._seconds = 0.0  # of training, over all sessions
+        self._unevaluated = False  # whether the newest checkpoint's evaluation has still to be made
+        self._before: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # the call under way
+        self._spent_on_it = 0.0  # seconds, for all calls
+        self._saved_values: dict[str, Any] = {}  # the driver's, in the newest checkpoint
+        self._told_of_cap = False
         metrics_bytes = None if checkpoint is None else self._restore(checkpoint)
         run.save_record(**plan.to_json(), status="running")
         self.metrics = MetricsWriter(run.folder, metrics_bytes)
-        self._progress = TrainingProgress(plan.steps, self.driver.steps, progress)
-        self._stop = threading.Event()
         self._saved_at = None if checkpoint is None else self.driver.steps
 
     def _on_fault(self, fault: CompilationError) -> None:
@@ -232,7 +259,7 @@ class Session:
             CompilationError: the run was to be compiled in any case.
             KeyboardInterrupt: the user stopped it, and Ctrl-C also reaches a running compiler.
         """
-        if self.stopping:
+        if self._stop.asked:
             raise KeyboardInterrupt
         if self.run.settings.engine == "compiled":
             raise CompilationError(f"--engine compiled: {fault}{self._kept(fault)}; or use --engine eager")
@@ -241,7 +268,7 @@ class Session:
 
     def _going_eager(self, plan: Plan, fault: CompilationError) -> Plan:
         reason = f"eager: {fault}{self._kept(fault)}"
-        print(f"warning: engine {reason}", file=sys.stderr)
+        warn(f"engine {reason}")
         return replace(plan, engine=replace(plan.engine, mode="eager", reason=reason))
 
     def _kept(self, fault: CompilationError) -> str:
@@ -255,11 +282,6 @@ class Session:
             return ""
         return f" (all of it: {path})"
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the user asked to stop."""
-        return self._stop.is_set()
-
     def train(self) -> None:
         """The loop, and what happens at fixed steps of it.
 
@@ -269,35 +291,78 @@ class Session:
         plan, driver, settings = self.plan, self.driver, self.run.settings
         self._progress.say(
             f"{algorithm_name(settings.algorithm)} on {self.run.record['env']}, {settings.num_envs}"
-            f" environments, engine {plan.engine.reason}; {self.run.folder}"
+            f" environments, engine {plan.engine.reason}; {self.run.shown}"
         )
+        for note in driver.notes(replace(settings, steps=plan.steps)):
+            self._progress.say(f"{algorithm_name(settings.algorithm)} {note}")
+        self._progress.begin()
         self._since = time.perf_counter()
         self._logged = (driver.steps, self._seconds)
         try:
-            with self._interruptible():
-                if self._saved_at is None:
-                    self._save()
-                while not self._over() and not self.stopping:
-                    before = driver.steps
-                    settle()  # the environment's code may have changed torch's settings
-                    self.tracker.add(driver.advance())
-                    if self._due(before, plan.log_every):
-                        self._log()
-                    if self._due(before, plan.checkpoint_every):
-                        self._count_time()
-                        self._evaluate()
-                        self._save()
-                        self._since = time.perf_counter()
-            self._count_time()
-            if self._saved_at != driver.steps:
+            if self._saved_at is None:
                 self._save()
-            if not self._over():
+            if self._unevaluated:
+                self._evaluate()
+            self._since = time.perf_counter()
+            while not self._over() and not self._stop.asked:
+                before = driver.call_began
+                report = self._advance()
+                if report is None:
+                    break
+                self.tracker.add(report)
+                if driver.call_began != driver.steps < plan.steps:
+                    break  # the call was ended early; the next session takes the rest of it
+                if self._due(before, plan.log_every):
+                    self._log()
+                if self._due(before, plan.checkpoint_every):
+                    self._count_time()
+                    self._unevaluated = plan.eval_episodes > 0
+                    self._save()
+                    if self._unevaluated:
+                        self._evaluate()
+                    self._since = time.perf_counter()
+            if not self._unevaluated:
+                self._count_time()
+            if self._saved_at != self._step():
+                self._save()
+            if self._stop.cut_short or self._unevaluated or not self._over():
                 raise KeyboardInterrupt
         finally:
             # A full disk was already reported, and a checkpoint made everything that is needed durable.
             with contextlib.suppress(OSError):
                 self.metrics.close()
-            self._progress.close()
+
+    def _advance(self) -> Advanced | None:
+        """A call of the driver; None if it was left because the run is to stop: all is then to be saved as it
+        was before the call."""
+        driver, stop = self.driver, self._stop
+        if driver.compiles_next and self._saved_at != driver.steps:
+            self._save()
+        saved = self._saved_at == driver.steps
+        if not saved:
+            began = time.perf_counter()
+            if self._spent_on_it <= KEEPING * (self._seconds + began - self._since):
+                self._before = driver.snapshot()
+                self._spent_on_it += time.perf_counter() - began
+        settle()  # the environment's code may have changed torch's settings
+        driver.at_once = stop.at_once if saved or self._before is not None else contextlib.nullcontext
+        try:
+            with stop.at_once() if saved else contextlib.nullcontext():
+                report = driver.advance()
+        except BaseException:
+            if stop.cut_short:
+                return None
+            raise
+        if stop.cut_short:  # a user's code caught it
+            return None
+        self._before = None
+        return report
+
+    def _step(self) -> int | None:
+        """The step of what is to be saved."""
+        if not self._stop.cut_short:
+            return self.driver.steps
+        return self._saved_at if self._before is None else int(self._before[0]["steps"])
 
     def _over(self) -> bool:
         return self.driver.steps >= self.plan.steps or self.plan.is_reached(self.best)
@@ -330,37 +395,65 @@ class Session:
         self._progress.update(self.driver.steps, rate, figures["episode_return_mean"])
 
     def _diverged(self, name: str, value: float) -> DivergedError:
+        recent = self.tracker.returns, self.tracker.lengths
+        help_ = advice(self.run.settings, self.env.device, *recent)
         return DivergedError(
-            f"{name} became {value} by step {self.driver.steps:,}; a lower learning rate often helps"
+            f"{name} became {value} by step {self.driver.steps:,}{'; ' if help_ else ''}{help_}"
         )
 
     def _evaluate(self) -> None:
-        """Evaluate and remember the best. The environments are new each time, so that no evaluation depends
-        on another."""
-        episodes, seed, driver = self.plan.eval_episodes, self.run.settings.seed, self.driver
-        if not episodes:
-            return
+        """Evaluate what was just saved, and remember the best. If the run is to stop, the evaluation is left;
+        it is made when the run is resumed."""
+        driver = self.driver
         try:
-            env = make_run_env(self.run.settings, self.env.device, min(episodes, EVAL_ENVS))
-            try:
-                env.frozen = True
-                driver.sync_env()
-                env.transform_state = self.env.transform_state
-                result = evaluate_agent(driver.learner, driver.state, env, episodes, seed)
-            finally:
-                env.close()
-        except EnvironmentFault as fault:
-            raise EnvironmentFault(f"in the evaluation at step {driver.steps:,}: {fault}") from fault
-        self.metrics.write(
-            {
-                "step": driver.steps,
-                "eval_return_mean": result.return_mean,
-                "eval_return_std": result.return_std,
-                "eval_length_mean": result.length_mean,
-            }
-        )
+            with self._stop.at_once():
+                result, has_limit = self._evaluation()
+        except BaseException as error:
+            if self._stop.cut_short:
+                return
+            if isinstance(error, EnvironmentFault):
+                raise EnvironmentFault(f"in the evaluation at step {driver.steps:,}: {error}") from error
+            raise
+        if self._stop.cut_short:  # a user's code caught it
+            return
+        line = {
+            "step": driver.steps,
+            "eval_return_mean": result.return_mean,
+            "eval_return_std": result.return_std,
+            "eval_length_mean": result.length_mean,
+        }
+        if not has_limit:
+            line["eval_truncated"] = result.capped / result.episodes
+        self.metrics.write(line)
+        if result.capped and not self._told_of_cap:
+            self._told_of_cap = True
+            self._progress.say(
+                f"evaluation at step {driver.steps:,}: {result.capped} of {result.episodes} episodes did not"
+                f" end and were cut at {self.plan.eval_cap:,} steps; the environment has no time limit"
+                " (max_episode_steps sets one)"
+            )
         if self.best is None or result.return_mean > self.best.return_mean:
             self.best = Best(driver.steps, result.return_mean)
+        self._unevaluated = False
+        revise_checkpoint(self.run.checkpoints, driver.steps, self._values(self._saved_values))
+        self._prune(driver.steps)
+
+    def _evaluation(self) -> tuple[Evaluation, bool]:
+        """The environments are new each time, so that no evaluation depends on another; and whether they have
+        a time limit."""
+        plan, driver = self.plan, self.driver
+        env = make_run_env(self.run.settings, self.env.device, min(plan.eval_episodes, EVAL_ENVS))
+        try:
+            env.frozen = True
+            driver.sync_env()
+            env.transform_state = self.env.transform_state
+            seed = self.run.settings.seed
+            result = evaluate_agent(
+                driver.learner, driver.state, env, plan.eval_episodes, seed, cap=plan.eval_cap
+            )
+        finally:
+            env.close()
+        return result, env.spec.max_episode_steps is not None
 
     def _save(self) -> None:
         """Write a checkpoint of everything, then delete old ones.
@@ -368,22 +461,31 @@ class Session:
         Raises:
             DivergedError: the learner's state is not finite; a checkpoint of it would be useless.
         """
-        values, tensors = self.driver.snapshot()
+        self.run.check_place()
+        values, tensors = self.driver.snapshot() if self._before is None else self._before
         for name, tensor in tensors.items():
             if name.startswith(f"{STATE}/") and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(name.removeprefix(f"{STATE}/"), tensor[~tensor.isfinite()][0].item())
-        everything = {
-            "driver": values,
+        step = int(values["steps"])
+        save_checkpoint(self.run.checkpoints, step, self._values(values), tensors)
+        self._saved_at, self._saved_values = step, values
+        self._prune(step)
+
+    def _values(self, driver: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint keeps besides tensors."""
+        return {
+            "driver": driver,
             "tracker": self.tracker.snapshot(),
             "best": None if self.best is None else self.best._asdict(),
+            "unevaluated": self._unevaluated,
             "seconds": self._seconds,
             "metrics_bytes": self.metrics.size,
             "restarts": self._restarts,
         }
-        root, step = self.run.checkpoints, self.driver.steps
-        save_checkpoint(root, step, everything, tensors)
-        prune(root, KEPT_CHECKPOINTS, keep=[self.best.step] if self.best else [], newest=step)
-        self._saved_at = step
+
+    def _prune(self, step: int) -> None:
+        best = [self.best.step] if self.best else []
+        prune(self.run.checkpoints, KEPT_CHECKPOINTS, keep=best, newest=step)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Restore everything that `_save` kept; returns the bytes of `metrics.jsonl`."""
@@ -393,42 +495,18 @@ class Session:
             self.tracker.restore(values["tracker"])
             self.best = best_of(checkpoint)
             self._seconds, self._restarts = values["seconds"], values.get("restarts", [])
+            self._unevaluated, self._saved_values = values.get("unevaluated", False), values["driver"]
             if fault is not None:
                 self._restarts = [*self._restarts, checkpoint.step]
-                print(
-                    f"warning: {fault}; new episodes were begun, and the results differ from a run that was"
-                    " never stopped",
-                    file=sys.stderr,
+                warn(
+                    f"{fault}; new episodes were begun, and the results differ from a run that was never"
+                    " stopped"
                 )
             return int(values["metrics_bytes"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{checkpoint.path} does not fit this run: {type(error).__name__}: {error}"
             ) from error
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the loop after the current call; the second ends the process
-        at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(signum: int, frame: Any) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self._stop.set()
-            with contextlib.suppress(RuntimeError):  # the interrupted code may have been printing itself
-                self._progress.say(
-                    "stopping after the current call and saving; press Ctrl-C again to stop at once"
-                )
-
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for s, handler in previous.items():
-                signal.signal(s, handler)
 
 
 def _choose_engine(

@@ -31,6 +31,7 @@ from bellgrad.training.sampling import (
     make_step,
     specialize,
 )
+from bellgrad.training.stopping import StopRequest
 
 CALLS = 200  # calls in a run, so that each line of the log has one
 MOST_STEPS = 200_000  # environment steps in a call, so that Ctrl-C takes effect soon
@@ -84,19 +85,26 @@ class Tabular(Driver):
         return None
 
     def advance(self) -> Advanced:
-        """Take `steps_per_call` steps, fewer at the end of the run.
+        """Take `steps_per_call` steps, fewer at the end of the run, or if it is asked to stop: then the next
+        call takes the rest of them.
 
         Raises:
             UsageError: the learner's tables are too small for the problem.
         """
-        left = self.steps_per_call if self.total is None else self.total - self.steps
-        wanted = min(self.steps_per_call, left)
+        until = self.call_began + self.steps_per_call
+        wanted = (until if self.total is None else min(until, self.total)) - self.steps
         returns, lengths = np.empty(wanted), np.empty(wanted, np.int64)
         taken = ended = 0
-        while taken < wanted:
+        while taken < wanted and not (taken and self.stop.asked):
             self._draw()
             n, e = self._source.run(
-                self._table, self._noise, wanted - taken, self._most_draws, returns[ended:], lengths[ended:]
+                self._table,
+                self._noise,
+                wanted - taken,
+                self._most_draws,
+                returns[ended:],
+                lengths[ended:],
+                self.stop,
             )
             taken, ended = taken + n, ended + e
             if self._source.action == TABLE_FULL:
@@ -108,7 +116,12 @@ class Tabular(Driver):
             torch.from_numpy(returns[:ended]),
             torch.from_numpy(lengths[:ended]),
         )
-        return Advanced(over, self.learner.metrics(self.state))
+        return Advanced(over, self.learner.metrics(self.state) if taken == wanted else {})
+
+    @property
+    def call_began(self) -> int:
+        """Calls begin at multiples of their steps."""
+        return self.steps - self.steps % self.steps_per_call
 
     def _draw(self) -> None:
         """Draw new numbers if fewer are left than one step may take; those that are left come first, so that
@@ -151,8 +164,9 @@ class SampledMDP:
         draws: int,
         returns: np.ndarray,
         lengths: np.ndarray,
+        stop: StopRequest,
     ) -> tuple[int, int]:
-        """See `sampling.make_loop`."""
+        """See `sampling.make_loop`. It takes a moment: `stop` is not looked at."""
         taken, ended = self._loop(
             self._config, table, self._dynamics, self._position, noise, steps, draws, returns, lengths
         )
@@ -217,8 +231,9 @@ class SteppedEnv:
         draws: int,
         returns: np.ndarray,
         lengths: np.ndarray,
+        stop: StopRequest,
     ) -> tuple[int, int]:
-        """As `sampling.make_loop`, with the environment's own steps."""
+        """As `sampling.make_loop`, with the environment's own steps; fewer if the run is to stop."""
         configs, step, action, ended, taken = self._configs, self._step, self.action, 0, 0
         most = min(steps, (len(noise.uniform) - int(noise.taken[0])) // draws)
         with SingleEnvStepper(self._env, self._see) as env:
@@ -235,6 +250,8 @@ class SteppedEnv:
                 if terminated or truncated:
                     returns[ended], lengths[ended] = env.return_, env.length
                     obs, action, ended = env.restart(), -1, ended + 1
+                if stop.asked:
+                    break
         self.action = action
         return taken, ended
 

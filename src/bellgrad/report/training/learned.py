@@ -26,7 +26,7 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
     """
     algorithm = run.settings.algorithm
     if not isinstance(algorithm, Tabular):
-        raise UsageError(f"{run.folder} has no table: {algorithm_name(algorithm)} learns a network")
+        raise UsageError(f"{run.shown} has no table: {algorithm_name(algorithm)} learns a network")
     learner, state, env = run.load()
     try:
         mdp = env.known_dynamics()
@@ -34,7 +34,7 @@ def learned(run: Run) -> tuple[FiniteMDP, Solution]:
         env.close()
     if mdp is None or mdp.num_states != learner.num_states:
         raise UsageError(
-            f"the values of {run.folder} cannot be drawn: nothing is known about the states of"
+            f"the values of {run.shown} cannot be drawn: nothing is known about the states of"
             f" {env_name(run.settings.env)}"
         )
     policy = learner.policy(state, explore=False).numpy()

@@ -109,6 +109,8 @@ def _headline(
         note = (
             f"mean ± standard deviation over {episodes:,} {'episode' if episodes == 1 else 'episodes'}{span}"
         )
+        if capped := evaluation.get("capped"):
+            note += f"; {capped:,} of them did not end and were cut"
         figures.append(
             ("Final evaluation return", _spread(evaluation["return_mean"], evaluation["return_std"]), note)
         )
@@ -122,9 +124,11 @@ def _headline(
             steps, values = series_of(rows, key)
             if steps.size:
                 spread = dict(zip(*series_of(rows, key.replace("mean", "std")), strict=True)).get(steps[-1])
-                figures.append(
-                    (label, _spread(values[-1], spread), f"mean over episodes, at step {steps[-1]:,.0f}")
-                )
+                note = f"mean over episodes, at step {steps[-1]:,.0f}"
+                cut_at, shares = series_of(rows, "eval_truncated")
+                if key.startswith("eval") and cut_at.size and shares[-1] > 0:
+                    note += f"; {shares[-1]:.0%} of them did not end and were cut"
+                figures.append((label, _spread(values[-1], spread), note))
                 break
     if rows:
         step, planned = rows[-1]["step"], record.get("steps")
