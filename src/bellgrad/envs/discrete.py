@@ -10,18 +10,15 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Tuple
-from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from torch import Tensor
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.machine_code import cached_njit
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.tree import Tree, leaves
+from bellgrad.envs.given import EpisodeLimit
 from bellgrad.envs.transforms import ObsTransform
 from bellgrad.mdp.model import FiniteMDP
-
-# around an environment whose dynamics are still what its `P` says
-PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing)
 
 
 @dataclass(frozen=True)
@@ -181,11 +178,8 @@ def known_dynamics(env: gymnasium.Env) -> FiniteMDP | None:
 
     None if a wrapper or a subclass may change what happens.
     """
-    layer = env
-    while type(layer) in PLAIN_WRAPPERS:
-        layer = layer.env
-    if isinstance(layer, gymnasium.Wrapper):
-        return None
+    if type(env) is EpisodeLimit:  # the learner's, which every user of the MDP applies
+        env = env.env
     try:
         return FiniteMDP.from_gymnasium(env)
     except UsageError:

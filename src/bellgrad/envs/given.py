@@ -2,7 +2,6 @@
 time limit."""
 
 import math
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.guard import guarded
+from bellgrad.core.output import warn
 
 # Wrappers of Gymnasium's that remember over episodes, what they change, and what to use in their place.
 # Each environment has statistics of its own, which no checkpoint holds.
@@ -120,7 +120,7 @@ class EpisodeLimit(TimeLimit):
             return (*result[:3], True, result[4])
         if result[3] and self._name not in _warned:
             _warned.add(self._name)
-            print(f"warning: {self._name} {self.too_short(self._elapsed_steps)}", file=sys.stderr)
+            warn(f"{self._name} {self.too_short(self._elapsed_steps)}")
         return result
 
     def too_short(self, steps: int) -> str:

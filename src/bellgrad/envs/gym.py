@@ -25,6 +25,7 @@ from bellgrad.core.actions import within_bounds
 from bellgrad.core.errors import BellgradError, EnvironmentFault, UsageError, missing_extra
 from bellgrad.core.guard import guarded
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
+from bellgrad.core.output import warn
 from bellgrad.core.process import settle
 from bellgrad.core.records import EnvSpec, EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed
@@ -686,4 +687,4 @@ class GymEnv(SeededEnvs):
         if faults and underway is None:
             raise faults[0]
         if faults:
-            print(f"warning: {faults[0]}", file=sys.stderr)
+            warn(str(faults[0]))

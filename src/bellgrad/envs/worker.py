@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
+from bellgrad.core.output import warn
 from bellgrad.core.processors import processors
 from bellgrad.envs.arrays import ContractBreach, mapped_arrays
 from bellgrad.envs.gym import GymEnv, SeededEnvs, several_open
@@ -264,7 +265,7 @@ class SubprocessEnv(SeededEnvs):
         if fault and underway is None:
             raise EnvironmentFault(fault)
         if fault:
-            print(f"warning: {fault}", file=sys.stderr)
+            warn(str(fault))
 
 
 def _plain(env_kwargs: dict[str, Any]) -> dict[str, Any]:

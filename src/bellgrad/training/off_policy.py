@@ -5,13 +5,13 @@ updates. Around an environment that can be compiled and with few updates to a cy
 cycles as one graph. Otherwise acting, storing and learning are calls of their own.
 """
 
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bellgrad.core.errors import EnvironmentFault, UsageError
+from bellgrad.core.output import warn
 from bellgrad.core.protocols import BatchedEnv, OffPolicyLearner
 from bellgrad.core.records import Acted, Metrics, Transition
 from bellgrad.core.rng import draw
@@ -199,7 +199,7 @@ class OffPolicy(ActingDriver):
         told = storage.missing(self.kept, self.steps) if isinstance(self.kept, Storage) else None
         if told is not None and not self._told:
             self._told = True
-            print(f"warning: {told}", file=sys.stderr)
+            warn(told)
         filled = self.replay.filled(self.kept)
         return counters, tensors | {f"replay/{name}": tensor for name, tensor in filled.items()}
 
