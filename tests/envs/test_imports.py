@@ -58,7 +58,7 @@ def test_a_file_that_is_not_there_or_whose_name_is_taken_is_said(folder):
     (folder / "json.py").write_text(SOURCE)
     with pytest.raises(UsageError, match=r"json.py must have another name.*already .*json/__init__.py"):
         make_env("./json.py:Mine")
-    with pytest.raises(UsageError, match=r"the module 'json' has no 'Mine'.*json/__init__.py was read"):
+    with pytest.raises(UsageError, match=r"'json'.*'Mine'.*json/__init__.py was read"):
         make_env("json:Mine")
 
 

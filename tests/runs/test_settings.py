@@ -426,6 +426,7 @@ def test_what_matters_is_all_but_how_and_how_often_a_run_is_looked_at():
         "device",
         "checkpoints",
         "eval_episodes",
+        "worker_timeout",
         "status",
     }
     other = replace(FULL, seed=8, engine="auto", device="auto", checkpoints=1, eval_episodes=1)
