@@ -214,7 +214,10 @@ def rules() -> str:
         ("episodes behind `episode_return_mean`, the latest", session.RECENT_EPISODES),
         ("newest checkpoints that are kept, beside the best", session.KEPT_CHECKPOINTS),
         ("environments that step together in an evaluation, at most", evaluate.EVAL_ENVS),
-        ("steps after which an evaluation cuts an episode that has no time limit", evaluate.EPISODE_CAP),
+        (
+            "steps after which an evaluation cuts an episode that has no time limit",
+            f"{plan.LEAST_EVAL_CAP:,} to {evaluate.EPISODE_CAP:,}, as there are between checkpoints",
+        ),
     ]
     shown = [
         {"what": what, "number": f"{number:,}" if isinstance(number, int) else number}
