@@ -63,6 +63,27 @@ def test_actions_within_the_given_tie_count_as_best():
     assert greedy_policy(q, tie=np.array([0.0, 1.0])).tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
 
 
+@pytest.mark.parametrize(
+    ("q", "tie", "words"),
+    [
+        ([], 0, "with a legal action"),
+        ([[]], 0, "with a legal action"),
+        (5, 0, "with a legal action"),
+        ([[1, 2], [-np.inf, -np.inf]], 0, "with a legal action"),
+        ([[1, 2]], -1, "tie = -1.0 must be 0 or more"),
+        ([[1, 2]], np.nan, "tie is nan|tie.* must be a finite number"),
+        ([[1, 2]], "x", "tie must be an array of numbers"),
+    ],
+    ids=range(7),
+)
+def test_values_without_a_best_action_are_refused(q, tie, words):
+    with pytest.raises(UsageError, match=words):
+        greedy_policy(q, tie)
+    if "legal" in words and np.ndim(q):
+        with pytest.raises(UsageError, match=words):
+            epsilon_greedy_policy(q, 0.1)
+
+
 def test_epsilon_greedy_explores_legal_actions_only():
     q = np.array([[1.0, 0.0, -np.inf]])
     assert epsilon_greedy_policy(q, 0.2).tolist() == [[0.9, 0.1, 0]]

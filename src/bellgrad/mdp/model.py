@@ -448,6 +448,20 @@ class FiniteMDP:
         return _index("action", action, self.action_names, self.num_actions)
 
 
+def check_mdp(mdp: Any) -> FiniteMDP:
+    """The same MDP.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(mdp, FiniteMDP):
+        raise UsageError(
+            f"mdp must be a FiniteMDP; got a {type(mdp).__name__}: make one with"
+            " FiniteMDP.from_arrays(transition, reward) or another of its builders"
+        )
+    return mdp
+
+
 def _index(kind: str, name: Any, names: tuple[str, ...] | None, number: int) -> int:
     if names is None:
         if isinstance(name, (int, np.integer)) and 0 <= name < number:
