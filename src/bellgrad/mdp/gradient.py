@@ -22,7 +22,7 @@ from scipy.sparse.linalg import splu
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.checks import array, check_gamma
 from bellgrad.mdp.components import next_towards
-from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 from bellgrad.mdp.policies import advantage, as_policy, induced_chain, q_from_value
 
 
@@ -46,7 +46,8 @@ def expected_return(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> float:
     Raises:
         UsageError: gamma is out of range, or it is 1 and an episode may go on forever; names the state.
     """
-    return float(mdp.initial @ _exact(mdp, policy, gamma).value)
+    value = _exact(mdp, policy, gamma).value
+    return float(mdp.initial @ value)
 
 
 def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalized: bool = True) -> Floats:
@@ -78,7 +79,8 @@ def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
     Raises:
         UsageError: theta has another shape or is not finite.
     """
-    theta = np.where(mdp.legal, array("theta", theta, mdp.legal.shape), -np.inf)
+    legal = check_mdp(mdp).legal
+    theta = np.where(legal, array("theta", theta, legal.shape), -np.inf)
     weight = np.exp(theta - theta.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
 
