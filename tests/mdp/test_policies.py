@@ -224,6 +224,16 @@ def test_without_a_discount_visits_are_those_of_the_random_walk():
     assert expected_return(walk, uniform_policy(walk), 1.0) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("end", [1e-6, 1e-12, 1e-17])
+def test_without_a_discount_even_the_rarest_end_keeps_its_digits(end):
+    rare = FiniteMDP.from_function(
+        3, 1, lambda s, a: [(1 - end, s, -1.0, False), (end, (s + 1) % 3, -1.0, s == 2)], initial=0
+    )
+    assert expected_return(rare, [0, 0, 0], 1.0) == pytest.approx(-3 / end, rel=1e-12)
+    visits = state_distribution(rare, [0, 0, 0], 1.0, normalized=False)
+    np.testing.assert_allclose(visits, 1 / end, rtol=1e-12)
+
+
 def test_a_policy_that_never_ends_is_refused_without_a_discount():
     with pytest.raises(UsageError, match=r"from state 0 \(1\) the policy never ends the episode"):
         expected_return(corridor(), np.zeros(5, int), 1.0)

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
-from scipy.sparse.linalg import splu
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.chains import LeavingEquations
 from bellgrad.mdp.checks import array, check_gamma
 from bellgrad.mdp.components import next_towards
 from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
@@ -136,13 +135,15 @@ def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
     gamma = check_gamma(gamma)
     policy = as_policy(mdp, policy)
     chain, reward = induced_chain(mdp, policy)
+    leaving = 1 - gamma * chain.sum(axis=1)
     if gamma == 1:
+        leaving = (policy * mdp.ending).sum(axis=1)  # not a difference, so that it keeps its digits
         source, target = chain.nonzero()
-        endless = next_towards((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
+        endless = next_towards(leaving > 0, source, target) < 0
         if endless.any():
             raise UsageError(
                 f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; use a discount"
                 " below 1"
             )
-    factors = splu(sparse.eye_array(mdp.num_states, format="csc") - gamma * chain.tocsc())
-    return _Exact(policy, factors.solve(reward), factors.solve(mdp.initial, trans="T"))
+    equations = LeavingEquations(gamma * chain, leaving)
+    return _Exact(policy, equations.solve(reward), equations.solve(mdp.initial, transposed=True))
