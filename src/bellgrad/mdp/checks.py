@@ -14,6 +14,7 @@ from bellgrad.core.errors import UsageError, unknown
 
 Floats = NDArray[np.floating]
 DTYPES = ("float64", "float32")
+PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
 MAX_SHOWN = 60  # letters of an argument in a message
 NUMBERS = (Real, Decimal, np.bool_)  # the types of objects that are real numbers
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from bellgrad.core.errors import UsageError
 from bellgrad.core.files import file_path, reason
 from bellgrad.mdp import build
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, check_mdp
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE
+from bellgrad.mdp.model import FiniteMDP, check_mdp
 
 NOTE = "bellgrad "  # how the comment begins, after the format's sign for comments
 TERMINATED = "terminated"

@@ -11,9 +11,9 @@ from scipy import sparse
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp import kernels
-from bellgrad.mdp.checks import array, as_numbers, check_gamma, count, number
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE, array, as_numbers, check_gamma, count, number
 from bellgrad.mdp.kernels import limited_threads
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats, check_mdp
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 
 # Units in the last place of the size of a sum's terms: smaller differences are rounding.
 ROUNDING = 4

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.checks import array, check_gamma
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, check_mdp
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE, array, check_gamma
+from bellgrad.mdp.model import FiniteMDP, check_mdp
 
 
 @dataclass(frozen=True, eq=False)
