@@ -41,7 +41,7 @@ def random_mdp(kind: str, states: int, actions: int, seed: int, *, illegal: bool
         legal[np.arange(states), rng.integers(actions, size=states)] = True
     start = rng.exponential(size=states)
     return FiniteMDP.from_arrays(
-        transition, reward, terminated=terminated, legal=legal, initial=start / start.sum()
+        transition, reward, order="SAS", terminated=terminated, legal=legal, initial=start / start.sum()
     )
 
 

@@ -266,7 +266,7 @@ def test_a_pair_without_data_does_what_unseen_says(unseen, expected):
         ({"unseen": "absorbing"}, "unknown choice for unseen pairs 'absorbing'; did you mean absorb"),
         ({"obs": [0, 0, 2, 0, 1]}, r"obs\[2\] = 2 is out of range 0 to 1"),
         ({"action": [0, 0, 0, 0, -1]}, r"action\[4\] = -1 is out of range 0 to 1"),
-        ({"next_obs": [0.5, 1, 1, 1, 1]}, "next_obs must be one integer per step"),
+        ({"next_obs": [0.5, 1, 1, 1, 1]}, "next_obs must be a list of integers"),
         ({"reward": [1.0]}, r"reward has shape \(1,\); there are 5 observations"),
         ({"reward": [np.nan] * 5}, "state 0, action 0: an outcome has reward nan"),
     ],

@@ -14,10 +14,12 @@ from bellgrad.mdp import average, estimators, finite_horizon, gradient, observed
 from bellgrad.mdp import policy_iteration as howard
 from bellgrad.mdp import trajectories as runs
 from bellgrad.mdp import value_iteration as sweeps
-from bellgrad.mdp.checks import array, count, number
+from bellgrad.mdp.chains import hitting_times
+from bellgrad.mdp.checks import array, as_numbers, count, flags, indices, number
 from bellgrad.mdp.evaluation import evaluate_policy
 from bellgrad.mdp.linear_programming import linear_programming, solve_linear_program
 from bellgrad.mdp.model import FiniteMDP
+from bellgrad.mdp.pomdp import POMDP
 from bellgrad.mdp.solve import SOLVERS, solve
 from bellgrad.mdp.total import stochastic_shortest_path
 
@@ -205,11 +207,79 @@ def test_whole_numbers_may_be_written_as_floats():
 
 
 def test_numbers_of_any_library_are_numbers():
-    for value in (0.5, np.float32(0.5), np.array(0.5), Fraction(1, 2), torch.tensor(0.5)):
+    for value in (0.5, np.float32(0.5), np.array(0.5), Fraction(1, 2), Decimal("0.5"), torch.tensor(0.5)):
         assert number("x", value) == 0.5
-    for value in (True, np.True_, "0.5", None, [0.5], np.array([0.5]), 0.5j, np.array("0.5"), Decimal("0.5")):
+    for value in (True, np.True_, "0.5", None, [0.5], np.array([0.5]), 0.5j, np.array("0.5"), np.ma.masked):
         with pytest.raises(UsageError, match=r"^x = .* must be a number$"):
             number("x", value)
+
+
+def test_objects_that_are_real_numbers_are_numbers_in_every_array():
+    halves = [[Fraction(1, 2), Decimal("0.5")]] * 2
+    for given in (halves, np.array(halves)):
+        assert array("x", given).tolist() == [[0.5, 0.5]] * 2
+    assert array("x", [10**30, 1]).tolist() == [1e30, 1]
+    assert as_numbers("x", np.array([0, 2], object)).dtype.kind == "i"
+    assert as_numbers("x", np.array([True, False], object)).dtype == bool
+    evaluated = evaluate_policy(ENDLESS, np.array([0] * ENDLESS.num_states, object), 0.9)
+    assert (evaluated.value == evaluate_policy(ENDLESS, [0] * ENDLESS.num_states, 0.9).value).all()
+    for wrong in ([None, 1], [Fraction(1, 2), 1j], ["1", 2], [10**400, 1]):
+        with pytest.raises(UsageError, match=r"^x (must be|cannot be read as) an array of numbers"):
+            array("x", wrong)
+
+
+def test_masked_entries_are_never_taken_as_numbers():
+    masked = np.ma.array([0, 0, 0], mask=[False, True, False])
+    for call in (
+        lambda: sweeps.value_iteration(ENDLESS, 0.9, initial_value=masked),
+        lambda: policies.as_policy(ENDLESS, masked),
+        lambda: indices("x", masked, 3),
+        lambda: flags("x", masked),
+    ):
+        with pytest.raises(UsageError, match="has masked entries"):
+            call()
+    assert array("x", np.ma.array([0.0, 1.0])).tolist() == [0, 1]
+
+
+def test_flags_and_indices():
+    assert flags("x", [0, 1.0]).tolist() == [False, True]
+    assert indices("x", np.array([0.0, 2.0], np.float32), 3).tolist() == [0, 2]
+    for wrong in ([0, 2], [0.5], [NAN]):
+        with pytest.raises(UsageError, match="x must contain only true and false"):
+            flags("x", wrong)
+    for wrong, words in (
+        ([0.5], "must be a list of integers"),
+        ([True], "must be a list of integers"),
+        (0, "must be a list of integers"),
+        ([0, 3], r"x\[1\] = 3 is out of range 0 to 2"),
+        ([-1], r"x\[0\] = -1 is out of range 0 to 2"),
+        ([INF], r"x\[0\] = inf is out of range 0 to 2"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            indices("x", wrong, 3)
+    with pytest.raises(UsageError, match=r"x\[0\] = -1 is out of range 0 or more"):
+        indices("x", [-1])
+    with pytest.raises(UsageError, match=r"x\[0\] = 1e\+30 is out of range"):
+        indices("x", [1e30])
+
+
+@pytest.mark.parametrize("door", [name for name, (_, right) in DOORS.items() if "mdp" in right])
+def test_what_is_no_mdp_is_refused(door):
+    function, right = DOORS[door]
+    with pytest.raises(UsageError, match=r"mdp must be a FiniteMDP.*; got (a )?ndarray"):
+        function(**right | {"mdp": np.full((1, 1, 1), 1.0)})
+
+
+def test_what_is_no_mdp_is_refused_by_what_keeps_it():
+    for call in (
+        lambda: POMDP(5, np.ones((1, 1, 1))),
+        lambda: solve(ENDLESS, gamma=0.9).to_rows(5),
+        lambda: hitting_times(5, [0], 0),
+    ):
+        with pytest.raises(UsageError, match="mdp must be a FiniteMDP; got a int"):
+            call()
+    with pytest.raises(UsageError, match="observation_names must be a list of names, got a int"):
+        POMDP(ENDLESS, np.ones((2, 3, 1)), observation_names=5)
 
 
 def test_a_message_names_the_entry_that_is_wrong():

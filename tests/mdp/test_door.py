@@ -70,6 +70,23 @@ def test_any_array_of_real_numbers_is_a_transition(transition):
     np.testing.assert_allclose(made.probability, EXPECTED.probability, rtol=1e-7)
 
 
+def test_a_list_of_sparse_and_dense_matrices_may_have_as_many_actions_as_states():
+    made = FiniteMDP.from_arrays([sparse.csr_array(SMALL[0]), SMALL[1].tolist()], SMALL_REWARD)
+    assert bg.solve(made, gamma=0.9).value.round(2).tolist() == [42.44, 36.05]
+
+
+def test_arguments_of_solve_that_do_nothing_are_refused_with_what_to_do():
+    for on_sweep in (1, "x"):
+        with pytest.raises(UsageError, match=r"on_sweep = .* must be a function of the sweep's number"):
+            bg.solve(EXPECTED, gamma=0.9, on_sweep=on_sweep)
+    with pytest.raises(
+        UsageError, match="policy_iteration has no terminal_value; leave it out, or give a hor"
+    ):
+        bg.solve(EXPECTED, gamma=0.9, terminal_value=[0, 0, 0])
+    with pytest.raises(UsageError, match=r"average_policy_iteration has no dtype; leave it out$"):
+        bg.solve(EXPECTED, criterion="average", dtype="float32")
+
+
 def test_the_order_of_axes_is_said_by_one_switch():
     small = FiniteMDP.from_arrays(SMALL, SMALL_REWARD, order="ASS")
     assert bg.solve(small, gamma=0.9).value.round(2).tolist() == [42.44, 36.05]

@@ -1,5 +1,6 @@
 """MDPs from state-action pairs, from rows and data frames, and from states that are found one by one."""
 
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -59,19 +60,29 @@ def test_the_example_of_quantecon():
     ("changed", "words"),
     [
         ({"action": [0, 0, 0]}, "rows 0 and 1 are both of state 0, action 0"),
-        ({"state": [0, 0, 2]}, "row 2: state 2 is out of range 0 to 1"),
-        ({"action": [0, -1, 0]}, "row 1: action -1 is out of range"),
-        ({"num_actions": 1}, "row 1: action 1 is out of range 0 to 0"),
-        ({"state": [0, 0]}, "state must be 3 integers"),
-        ({"state": [0.0, 0.0, 1.0]}, "state must be 3 integers"),
+        ({"state": [0, 0, 2]}, r"state\[2\] = 2 is out of range 0 to 1"),
+        ({"action": [0, -1, 0]}, r"action\[1\] = -1 is out of range"),
+        ({"num_actions": 1}, r"action\[1\] = 1 is out of range 0 to 0"),
+        ({"state": [0, 0]}, "state has 2 entries; the transition has 3 rows"),
+        ({"state": [0.0, 0.5, 1.0]}, "state must be a list of integers"),
         ({"reward": [1, 2]}, r"reward has shape \(2,\); expected \[L\] = \(3,\)"),
         ({"transition": [[0.5, 0.5], [0, 0], [0, 1]]}, r"row 1 \(state 0, action 1\).*is empty"),
         ({"transition": [1, 2, 3]}, r"expected \[L, S'\]"),
         ({"transition": [[0.5, 0.6], [0, 1], [0, 1]]}, "state 0, action 0: the probabilities sum to 1.1"),
         ({"terminated": [0, 2, 1]}, "only true and false"),
         ({"state": [0, 0, 0], "action": [0, 1, 2]}, "state 1 has no legal action"),
+        (
+            {"transition": sparse.csr_array(np.eye(2)[[0, 1, 1]] + 0j)},
+            "transition must be a sparse matrix of",
+        ),
+        ({"reward": sparse.csr_array(np.ones((3, 2)) * 1j)}, "reward must be a sparse matrix of numbers"),
+        ({"transition": sparse.coo_array([1.0, 0.0])}, "transition must be a sparse matrix of numbers"),
+        ({"transition": np.zeros((0, 2))}, "at least one state and one action"),
+        ({"action": [0, 2**60, 0]}, "too many pairs"),
+        ({"num_actions": "2"}, "num_actions = '2' must be a number"),
+        ({"reward": np.ma.array([5, 10, -1], mask=[0, 1, 0])}, "reward has masked entries"),
     ],
-    ids=range(12),
+    ids=range(19),
 )
 def test_pairs_that_do_not_fit_are_refused_by_row(changed, words):
     right = {
@@ -151,6 +162,16 @@ def test_the_first_state_is_given_by_name_by_weights_or_as_a_distribution():
     assert FiniteMDP.from_rows(ROWS, costs=True).reward[0] == -1
 
 
+def test_rows_may_be_arrays_and_hold_numbers_of_any_library():
+    made = FiniteMDP.from_rows(np.array([[0, 0, 1, 1, 2.5, 0], [1, 0, 1, 0, 0, 1]]))
+    assert (made.state_names, made.reward.tolist()) == (None, [2.5, 0])
+    assert made.terminated.tolist() == [False, True]
+    other = FiniteMDP.from_rows(
+        [("a", "b", Decimal("0.5"), "a", Fraction(1, 2)), ("a", "b", np.array(0.5), "a", 0)]
+    )
+    assert (other.probability.tolist(), sorted(other.reward)) == ([0.5, 0.5], [0, 0.5])
+
+
 @given(mdps(max_states=4))
 @settings(max_examples=20, deadline=None)
 def test_the_rows_of_an_mdp_give_it_back(mdp):
@@ -185,11 +206,14 @@ def test_the_rows_of_an_mdp_give_it_back(mdp):
         ([("a", "b", 1.0, "c", 1.0)], "row 0 leads to state 'c', which has no rows; .* say terminated"),
         ([("a", "b", 0.5, "a", 1.0)], r"state 0 \(a\), action 0 \(b\): the probabilities sum to 0.5"),
         ([("1", "b", 1.0, 1, 1.0), (1, "b", 1.0, "1", 1.0)], "two states are both written '1'"),
+        ([("a", "b", 1.0, "a", 10**400)], "row 0: reward = 1000.* must be a number"),
+        ([("a", "b", 1.0, "a", None)], "row 0: reward = None must be a number"),
+        ({name: [1] for name in COLUMNS[:5]} | {"done": [1]}, "has a column done; did you mean terminated"),
         ([], "no row"),
         (5, "iterable of rows or a data frame; got int"),
         ("abc", "iterable of rows or a data frame; got str"),
     ],
-    ids=range(23),
+    ids=range(26),
 )
 def test_rows_that_are_no_outcomes_are_refused_by_number(rows, words):
     with pytest.raises(UsageError, match=words):
@@ -200,6 +224,7 @@ def test_rows_that_are_no_outcomes_are_refused_by_number(rows, words):
     ("arguments", "words"),
     [
         ({"states": ["home", "work"]}, "row 3: the state 'park' is not among those that were listed"),
+        ({"states": [["home"], "work"]}, r"states.0. = .'home'. cannot be hashed; use a tuple"),
         ({"actions": ["walk"]}, "row 3: the action 'drive' is not among"),
         ({"actions": ["walk", "walk", "drive"]}, "the action 'walk' is listed twice"),
         ({"initial": "hom"}, "initial = 'hom' is not a state"),
@@ -209,7 +234,7 @@ def test_rows_that_are_no_outcomes_are_refused_by_number(rows, words):
         ({"states": 5}, "states must be a list of names; got 5"),
         ({"actions": "walk"}, "actions must be a list of names; got 'walk'"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_names_that_no_row_has_are_refused(arguments, words):
     with pytest.raises(UsageError, match=words):

@@ -104,6 +104,13 @@ def test_a_frozen_lake_is_a_grid_that_slips():
     np.testing.assert_array_equal(mdp.initial, lake.initial)
 
 
+def test_names_may_be_given():
+    named = gridworld("S.G", state_names=["start", "middle", "goal"], action_names="urdl")
+    assert (named.state_names, named.action_names) == (("start", "middle", "goal"), tuple("urdl"))
+    with pytest.raises(UsageError, match="a grid of 2 x 2 cells does not have 3 states"):
+        gridworld("S.G", grid=(2, 2))
+
+
 @pytest.mark.parametrize(
     "drawn, options, words",
     [

@@ -63,6 +63,27 @@ def test_actions_within_the_given_tie_count_as_best():
     assert greedy_policy(q, tie=np.array([0.0, 1.0])).tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
 
 
+@pytest.mark.parametrize(
+    ("q", "tie", "words"),
+    [
+        ([], 0, "with a legal action"),
+        ([[]], 0, "with a legal action"),
+        (5, 0, "with a legal action"),
+        ([[1, 2], [-np.inf, -np.inf]], 0, "with a legal action"),
+        ([[1, 2]], -1, "tie = -1.0 must be 0 or more"),
+        ([[1, 2]], np.nan, "tie is nan|tie.* must be a finite number"),
+        ([[1, 2]], "x", "tie must be an array of numbers"),
+    ],
+    ids=range(7),
+)
+def test_values_without_a_best_action_are_refused(q, tie, words):
+    with pytest.raises(UsageError, match=words):
+        greedy_policy(q, tie)
+    if "legal" in words and np.ndim(q):
+        with pytest.raises(UsageError, match=words):
+            epsilon_greedy_policy(q, 0.1)
+
+
 def test_epsilon_greedy_explores_legal_actions_only():
     q = np.array([[1.0, 0.0, -np.inf]])
     assert epsilon_greedy_policy(q, 0.2).tolist() == [[0.9, 0.1, 0]]
@@ -201,6 +222,16 @@ def test_without_a_discount_visits_are_those_of_the_random_walk():
     visits = state_distribution(walk, uniform_policy(walk), 1.0, normalized=False)
     np.testing.assert_allclose(visits, [2 * min(3, j) * (6 - max(3, j)) / 6 for j in range(1, 6)])
     assert expected_return(walk, uniform_policy(walk), 1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("end", [1e-6, 1e-12, 1e-17])
+def test_without_a_discount_even_the_rarest_end_keeps_its_digits(end):
+    rare = FiniteMDP.from_function(
+        3, 1, lambda s, a: [(1 - end, s, -1.0, False), (end, (s + 1) % 3, -1.0, s == 2)], initial=0
+    )
+    assert expected_return(rare, [0, 0, 0], 1.0) == pytest.approx(-3 / end, rel=1e-12)
+    visits = state_distribution(rare, [0, 0, 0], 1.0, normalized=False)
+    np.testing.assert_allclose(visits, 1 / end, rtol=1e-12)
 
 
 def test_a_policy_that_never_ends_is_refused_without_a_discount():

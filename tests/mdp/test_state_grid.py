@@ -126,8 +126,9 @@ def test_optimal_growth_with_logarithmic_utility():
         ([], "axis 0 must be"),
         (5, "axes must be an array of coordinates"),
         (["a", "b"], "axis 0 must be an array of numbers"),
+        ([-1e308, 1e308], "axis 0 goes from -1e.308 to 1e.308, too far"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_axes_that_are_not_rising_numbers_are_refused(axes, words):
     with pytest.raises(UsageError, match=words):

@@ -50,7 +50,7 @@ from bellgrad.mdp.components import (
 )
 from bellgrad.mdp.convergence import reward_rounding, reward_sizes, sum_rounding, warn_unless_converged
 from bellgrad.mdp.kernels import limited_threads
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 from bellgrad.mdp.policies import as_policy, best_actions, equal_chances, induced_chain, q_from_value
 from bellgrad.mdp.proper import CollapsedMDP
 from bellgrad.mdp.solution import Solution
@@ -189,7 +189,7 @@ def _solve(
     mdp: FiniteMDP, method: str, solve_part: SolvePart, tolerance: float, on_sweep: OnSweep | None
 ) -> Solution:
     unreached = None
-    ending = mdp.ending > 0
+    ending = check_mdp(mdp).ending > 0
     if ending.any():
         unreached = ~reachable_states(mdp)
         reached = ending & ~unreached[:, None]

@@ -4,7 +4,6 @@ functions."""
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from bellgrad.core.errors import UsageError, unknown
-from bellgrad.mdp.checks import as_numbers, count
+from bellgrad.mdp.checks import as_numbers, count, flags, indices
 
 SparseRows = sparse.sparray | sparse.spmatrix | Sequence[sparse.sparray | sparse.spmatrix]
 Unseen = Literal["absorb", "self_loop", "uniform", "refuse"]
@@ -61,7 +60,7 @@ def start_distribution(initial: int | ArrayLike | None, num_states: int) -> NDAr
         distribution = np.zeros(num_states)
         distribution[first] = 1
         return distribution
-    distribution = _numbers("initial", initial).astype(np.float64)
+    distribution = as_numbers("initial", initial).astype(np.float64)
     if distribution.shape != (num_states,):
         raise UsageError(
             f"initial has shape {distribution.shape}; expected one state, or [S] = {(num_states,)}"
@@ -91,7 +90,7 @@ def from_arrays(
     if order is None:
         _warn_if_square(shape, transition=transition, reward=reward, terminated=terminated)
     counts = np.diff(rows.indptr)
-    allowed = np.ones(shape, bool) if legal is None else _booleans("legal", _numbers("legal", legal))
+    allowed = np.ones(shape, bool) if legal is None else flags("legal", legal)
     if allowed.shape != shape:
         raise UsageError(f"legal has shape {allowed.shape}; expected [S, A] = {shape}")
     empty = (counts == 0) & allowed.ravel()
@@ -112,9 +111,7 @@ def from_arrays(
         (
             np.zeros(rows.nnz, bool)
             if terminated is None
-            else _booleans(
-                "terminated", _per_outcome("terminated", terminated, rows, order, of_next_state=True)
-            )
+            else flags("terminated", _per_outcome("terminated", terminated, rows, order, of_next_state=True))
         ),
     )
     kept = np.where(allowed.ravel(), counts, 0)
@@ -177,11 +174,11 @@ def from_transitions(
     if unseen not in UNSEEN:
         raise unknown("choice for unseen pairs", str(unseen), UNSEEN)
     num_states, num_actions = count("num_states", num_states), count("num_actions", num_actions)
-    states = _indices("obs", obs, num_states)
-    actions = _indices("action", action, num_actions)
-    successors = _indices("next_obs", next_obs, num_states)
-    rewards = _numbers("reward", reward).astype(np.float64, copy=False)
-    ends = _booleans("terminated", _numbers("terminated", terminated))
+    states = indices("obs", obs, num_states)
+    actions = indices("action", action, num_actions)
+    successors = indices("next_obs", next_obs, num_states)
+    rewards = as_numbers("reward", reward).astype(np.float64, copy=False)
+    ends = flags("terminated", terminated)
     for name, values in (
         ("action", actions),
         ("reward", rewards),
@@ -230,37 +227,23 @@ def from_transitions(
     )
 
 
-def _numbers(name: str, values: Any) -> NDArray[Any]:
-    """An array of numbers or flags, from whatever a user gives; objects that are all real numbers count.
-
-    Raises:
-        UsageError: it is something else: text, complex numbers, rows of different lengths, masked entries.
-    """
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise UsageError(f"{name} has masked entries; fill them, or mark illegal actions in `legal`")
-    objects = isinstance(values, np.ndarray) and values.dtype == object and values.size > 0
-    if objects and all(isinstance(value, Real) for value in values.flat):
-        values = values.astype(np.float64)
-    return as_numbers(name, values)
-
-
 def _read(name: str, values: Any) -> Any:
     """A sparse matrix, a list of one matrix per action, or a dense array; each of numbers."""
-    if sparse.issparse(values):
-        return _sparse(name, values)
     listed = isinstance(values, (list, tuple)) and any(sparse.issparse(part) for part in values)
     objects = isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1
     if listed or (objects and any(sparse.issparse(part) or np.ndim(part) == 2 for part in values)):
-        return [
-            _sparse(f"{name} of action {action}", part)
-            if sparse.issparse(part)
-            else _numbers(f"{name} of action {action}", part)
-            for action, part in enumerate(values)
-        ]
-    return _numbers(name, values)
+        return [matrix(f"{name} of action {action}", part) for action, part in enumerate(values)]
+    return matrix(name, values)
 
 
-def _sparse(name: str, values: Any) -> Any:
+def matrix(name: str, values: Any) -> Any:
+    """A sparse matrix as it is, or a dense array; of numbers.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not sparse.issparse(values):
+        return as_numbers(name, values)
     if values.ndim != 2 or values.dtype.kind not in "fiub":
         raise UsageError(
             f"{name} must be a sparse matrix of numbers, got {values.ndim} axes of {values.dtype}"
@@ -301,7 +284,7 @@ def _warn_if_square(shape: tuple[int, int], **arrays: Any) -> None:
     unclear = [
         name
         for name, values in arrays.items()
-        if s == a and np.shape(values) == (s, a, s) and isinstance(values, np.ndarray)
+        if s == a and isinstance(values, np.ndarray) and values.shape == (s, a, s)
         if not np.array_equal(values, values.transpose(1, 0, 2))
     ]
     if unclear:
@@ -327,6 +310,14 @@ def _sparse_rows(values: Any) -> sparse.csr_array:
     return stacked[np.arange(num_states * num_actions).reshape(num_actions, num_states).T.ravel()]
 
 
+def at_outcomes(given: Any, rows: sparse.csr_array) -> NDArray[Any]:
+    """The entry of a matrix, dense or CSR, at each stored entry of `rows`, whose shape it has."""
+    same = sparse.issparse(given) and np.array_equal(given.indptr, rows.indptr)
+    if same and np.array_equal(given.indices, rows.indices):
+        return given.data
+    return np.asarray(given[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices])
+
+
 def _per_outcome(
     name: str, values: Any, rows: sparse.csr_array, order: Order | None, of_next_state: bool
 ) -> NDArray:
@@ -342,9 +333,7 @@ def _per_outcome(
             raise UsageError(
                 f"{name} has shape {given.shape}; expected [S*A, S'] = {rows.shape}, like the transition"
             )
-        if np.array_equal(given.indptr, rows.indptr) and np.array_equal(given.indices, rows.indices):
-            return given.data
-        return given[np.repeat(np.arange(s * a), counts), rows.indices]
+        return at_outcomes(given, rows)
     dense = values
     if dense.shape == (s,):
         return dense[rows.indices] if of_next_state else np.repeat(np.repeat(dense, a), counts)
@@ -353,7 +342,7 @@ def _per_outcome(
     cube, axes = ((a, s, s), "[A, S, S']") if order == "ASS" else ((s, a, s), "[S, A, S']")
     if dense.shape == cube:
         by_pair = dense.transpose(1, 0, 2) if order == "ASS" else dense
-        return by_pair.reshape(s * a, s)[np.repeat(np.arange(s * a), counts), rows.indices]
+        return at_outcomes(by_pair.reshape(s * a, s), rows)
     by_state = "[S']" if of_next_state else "[S]"
     hint = ""
     if dense.shape == (a, s):
@@ -379,25 +368,3 @@ def _flag(value: Any) -> bool:
     if value not in (True, False):
         raise ValueError(f"terminated is {value!r}, not True or False")
     return bool(value)
-
-
-def _booleans(name: str, values: NDArray) -> NDArray[np.bool_]:
-    if values.dtype != bool and not ((values == 0) | (values == 1)).all():
-        raise UsageError(f"{name} must contain only true and false, or 0 and 1")
-    return values.astype(bool, copy=False).view()
-
-
-def _indices(name: str, values: ArrayLike, number: int) -> NDArray[np.int64]:
-    """`[N]` integers from 0 to `number - 1`, checked."""
-    checked = _numbers(name, values)
-    whole = checked.dtype.kind in "iu" or (checked.dtype.kind == "f" and (checked == np.floor(checked)).all())
-    if checked.ndim != 1 or not (whole or checked.size == 0):
-        raise UsageError(
-            f"{name} must be one integer per step, [N]; got shape {checked.shape} of {checked.dtype}"
-        )
-    wrong = (checked < 0) | (checked >= number)
-    if wrong.any():
-        raise UsageError(
-            f"{name}[{wrong.argmax()}] = {checked[wrong.argmax()]} is out of range 0 to {number - 1}"
-        )
-    return checked.astype(np.int64)

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
 from bellgrad.core.files import file_path, write_atomic
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE
 from bellgrad.mdp.explicit import NOTE, WORD, from_columns, notes_of, parsed_note, read_text, transitions
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP
+from bellgrad.mdp.model import FiniteMDP
 from bellgrad.mdp.pomdp import POMDP
 
 PREAMBLE = ("discount", "values", "states", "actions", "observations")

@@ -16,7 +16,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.machine_code import cached_njit
 from bellgrad.mdp.checks import as_numbers
 from bellgrad.mdp.components import Mask, closed_classes, next_towards, reached_from
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 from bellgrad.mdp.policies import as_policy, induced_chain
 
 LOOKING_STEPS = 100  # of a chain, to see where it is often
@@ -218,7 +218,7 @@ def hitting_times(mdp: FiniteMDP, policy: ArrayLike, target: ArrayLike | set[int
 
     Source: Norris 1997, "Markov chains", theorems 1.3.2 and 1.3.5.
     """
-    goal = _states(mdp, target)
+    goal = _states(check_mdp(mdp), target)
     chain, ending = _chain(mdp, policy)
     source, towards = chain.nonzero()
     before = ~goal[source]
@@ -266,7 +266,7 @@ def _chain(mdp: FiniteMDP, policy: ArrayLike) -> tuple[sparse.csr_array, Floats]
 
 
 def _states(mdp: FiniteMDP, target: ArrayLike | set[int]) -> Mask:
-    given = as_numbers("target", sorted(target) if isinstance(target, set | frozenset) else target)
+    given = as_numbers("target", list(target) if isinstance(target, set | frozenset) else target)
     if given.dtype == bool and given.shape == (mdp.num_states,):
         goal = given.copy()
     else:

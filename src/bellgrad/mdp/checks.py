@@ -3,6 +3,7 @@
 Each returns the checked argument in the type that the solvers use, and refuses anything else in one sentence.
 """
 
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -13,7 +14,9 @@ from bellgrad.core.errors import UsageError, unknown
 
 Floats = NDArray[np.floating]
 DTYPES = ("float64", "float32")
+PROBABILITY_TOLERANCE = 1e-6  # largest error of a sum of probabilities: the rounding of float32 input
 MAX_SHOWN = 60  # letters of an argument in a message
+NUMBERS = (Real, Decimal, np.bool_)  # the types of objects that are real numbers
 
 
 def check_gamma(gamma: Any, *, below_one: bool = False) -> float:
@@ -75,9 +78,11 @@ def number(name: str, value: Any) -> float:
         UsageError: it is something else.
     """
     try:
+        if type(value) is float:
+            return value
         read = np.asarray(value)
-        kind = read.dtype.kind if read.ndim == 0 else ""
-        if kind in ("f", "i", "u") or (kind == "O" and isinstance(value, Real)):
+        kind = read.dtype.kind if read.ndim == 0 and not np.ma.is_masked(value) else ""
+        if kind in ("f", "i", "u") or (kind == "O" and isinstance(value, NUMBERS)):
             return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
@@ -135,18 +140,54 @@ def array(name: str, value: Any, shape: tuple[int, ...] | None = None, *, minus_
 
 
 def as_numbers(name: str, value: Any) -> NDArray[Any]:
-    """An array of integers, floats or flags, as NumPy reads it.
+    """An array of integers, floats or flags, as NumPy reads it; objects that are all real numbers, such as
+    fractions, become floats.
 
     Raises:
-        UsageError: it cannot be read, or its entries are something else.
+        UsageError: it cannot be read, or its entries are something else: text, complex or masked.
     """
+    if np.ma.is_masked(value):
+        raise UsageError(f"{name} has masked entries; fill them with numbers")
     try:
         read = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        if read.dtype == object and read.size and all(isinstance(entry, NUMBERS) for entry in read.flat):
+            read = np.asarray(read.tolist())  # integers stay integers
+            read = read.astype(np.float64) if read.dtype == object else read
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{name} cannot be read as an array of numbers: {error}") from None
     if read.dtype.kind not in "fiub":
         raise UsageError(f"{name} must be an array of numbers, got {read.dtype}: {_shown(value)}")
     return read
+
+
+def flags(name: str, value: Any) -> NDArray[np.bool_]:
+    """An array of flags, also as 0 and 1.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    read = as_numbers(name, value)
+    if read.dtype != bool and not ((read == 0) | (read == 1)).all():
+        raise UsageError(f"{name} must contain only true and false, or 0 and 1")
+    return read.astype(bool, copy=False).view()
+
+
+def indices(name: str, value: Any, limit: int | None = None) -> NDArray[np.int64]:
+    """`[N]` whole numbers from 0 to `limit - 1`; None is no limit.
+
+    Raises:
+        UsageError: it is something else; names the first entry that is out of range.
+    """
+    read = as_numbers(name, value)
+    whole = read.dtype.kind in "iu" or (read.dtype.kind == "f" and (read == np.floor(read)).all())
+    if read.ndim != 1 or not (whole or read.size == 0):
+        raise UsageError(f"{name} must be a list of integers, [N]; got shape {read.shape} of {read.dtype}")
+    greatest = np.iinfo(np.int64).max // 2 if limit is None else limit - 1
+    wrong = (read < 0) | (read > greatest)
+    if wrong.any():
+        bound = "0 or more" if limit is None and read[wrong.argmax()] < 0 else f"0 to {greatest}"
+        raise UsageError(f"{name}[{wrong.argmax()}] = {read[wrong.argmax()]} is out of range {bound}")
+    return read.astype(np.int64)
 
 
 def _shown(value: Any) -> str:

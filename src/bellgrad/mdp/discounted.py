@@ -26,7 +26,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp import kernels
 from bellgrad.mdp.checks import array, check_dtype, check_gamma, check_stop
 from bellgrad.mdp.kernels import limited_threads
-from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 from bellgrad.mdp.policies import EPSILON, ROUNDING, best_actions, equal_chances, value_from_q
 from bellgrad.mdp.solution import Solution
 
@@ -90,7 +90,7 @@ class DiscountedProblem:
             UsageError: a number is out of range, or gamma is so near to 1 that it does not make up for
                 probabilities that sum to more than 1, or the rewards are too large for float64.
         """
-        gamma = check_gamma(gamma, below_one=True)
+        mdp, gamma = check_mdp(mdp), check_gamma(gamma, below_one=True)
         tolerance, max_iterations = check_stop(tolerance, max_iterations)
         continuing = mdp.continuing.view()
         continuing.flags.writeable = False  # numba compiles once for read-only arrays and once for others

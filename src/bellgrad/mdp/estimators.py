@@ -22,7 +22,7 @@ from torch import Tensor
 from bellgrad.core.errors import UsageError, check_range, check_types
 from bellgrad.mdp.checks import array, count
 from bellgrad.mdp.gradient import softmax_policy
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 from bellgrad.mdp.policies import advantage, induced_chain, q_from_value, value_from_q
 from bellgrad.mdp.trajectories import Trajectories
 from bellgrad.ops.policy_gradient import (
@@ -176,7 +176,7 @@ def expected_gradient(
         observation: `[S]` the observation of each state, integers below O; None if every state is its own
             observation.
     """
-    theta, horizon = array("theta", theta), count("horizon", horizon)
+    mdp, theta, horizon = check_mdp(mdp), array("theta", theta), count("horizon", horizon)
     observation = np.arange(mdp.num_states) if observation is None else observation
     policy = softmax_policy(mdp, theta[observation])
     chain, _ = induced_chain(mdp, policy)

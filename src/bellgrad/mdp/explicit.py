@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from bellgrad.core.errors import UsageError
 from bellgrad.core.files import file_path, reason
 from bellgrad.mdp import build
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE
+from bellgrad.mdp.model import FiniteMDP, check_mdp
 
 NOTE = "bellgrad "  # how the comment begins, after the format's sign for comments
 TERMINATED = "terminated"
@@ -61,9 +62,7 @@ def transitions(mdp: FiniteMDP, per_pair: bool, expected_rewards: bool, file_for
     Raises:
         UsageError: it is no MDP, or rewards differ where the format has one, and may not be replaced.
     """
-    if not isinstance(mdp, FiniteMDP):
-        raise UsageError(f"expected a FiniteMDP, got {type(mdp).__name__}")
-    ends = np.unique(mdp.next_state[mdp.terminated])
+    ends = np.unique(check_mdp(mdp).next_state[mdp.terminated])
     pair = np.repeat(np.arange(len(mdp.offset) - 1), np.diff(mdp.offset))
     target = mdp.next_state.astype(np.int64)
     target[mdp.terminated] = mdp.num_states + np.searchsorted(ends, target[mdp.terminated])

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
-from scipy.sparse.linalg import splu
 
 from bellgrad.core.errors import UsageError
+from bellgrad.mdp.chains import LeavingEquations
 from bellgrad.mdp.checks import array, check_gamma
 from bellgrad.mdp.components import next_towards
-from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 from bellgrad.mdp.policies import advantage, as_policy, induced_chain, q_from_value
 
 
@@ -46,7 +45,8 @@ def expected_return(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> float:
     Raises:
         UsageError: gamma is out of range, or it is 1 and an episode may go on forever; names the state.
     """
-    return float(mdp.initial @ _exact(mdp, policy, gamma).value)
+    value = _exact(mdp, policy, gamma).value
+    return float(mdp.initial @ value)
 
 
 def state_distribution(mdp: FiniteMDP, policy: ArrayLike, gamma: float, *, normalized: bool = True) -> Floats:
@@ -78,7 +78,8 @@ def softmax_policy(mdp: FiniteMDP, theta: Floats) -> Floats:
     Raises:
         UsageError: theta has another shape or is not finite.
     """
-    theta = np.where(mdp.legal, array("theta", theta, mdp.legal.shape), -np.inf)
+    legal = check_mdp(mdp).legal
+    theta = np.where(legal, array("theta", theta, legal.shape), -np.inf)
     weight = np.exp(theta - theta.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
 
@@ -134,13 +135,15 @@ def _exact(mdp: FiniteMDP, policy: ArrayLike, gamma: float) -> _Exact:
     gamma = check_gamma(gamma)
     policy = as_policy(mdp, policy)
     chain, reward = induced_chain(mdp, policy)
+    leaving = 1 - gamma * chain.sum(axis=1)
     if gamma == 1:
+        leaving = (policy * mdp.ending).sum(axis=1)  # not a difference, so that it keeps its digits
         source, target = chain.nonzero()
-        endless = next_towards((policy * mdp.ending).sum(axis=1) > 0, source, target) < 0
+        endless = next_towards(leaving > 0, source, target) < 0
         if endless.any():
             raise UsageError(
                 f"from {mdp.state_name(endless.argmax())} the policy never ends the episode; use a discount"
                 " below 1"
             )
-    factors = splu(sparse.eye_array(mdp.num_states, format="csc") - gamma * chain.tocsc())
-    return _Exact(policy, factors.solve(reward), factors.solve(mdp.initial, trans="T"))
+    equations = LeavingEquations(gamma * chain, leaving)
+    return _Exact(policy, equations.solve(reward), equations.solve(mdp.initial, transposed=True))

@@ -62,7 +62,7 @@ def gridworld(
         terminal: letters whose cells end the episode.
         walls: letters that cannot be entered.
         restart: letters whose cells lead back to the start; there must then be exactly one start.
-        other_fields: other fields of `FiniteMDP`, such as `max_episode_steps`.
+        other_fields: other fields of `FiniteMDP`, such as `max_episode_steps`, or other names.
 
     Raises:
         UsageError: the lines differ in length, a letter is unknown, a reward is for a letter that is not on
@@ -155,10 +155,12 @@ def gridworld(
         len(directions),
         *outcomes._replace(next_state=outcomes.next_state.astype(outcomes.offset.dtype, copy=False)),
         initial=begins / begins.sum(),
-        state_names=tuple(flat.tolist()),
-        action_names=tuple(name for name, _, _ in directions),
-        grid=(rows, columns),
-        **other_fields,
+        **{
+            "state_names": tuple(flat.tolist()),
+            "action_names": tuple(name for name, _, _ in directions),
+            "grid": (rows, columns),
+        }
+        | other_fields,
     )
 
 

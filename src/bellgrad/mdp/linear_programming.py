@@ -19,7 +19,7 @@ from scipy.optimize import linprog
 from bellgrad.core.errors import BellgradError
 from bellgrad.mdp.checks import check_gamma
 from bellgrad.mdp.discounted import DiscountedProblem
-from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 from bellgrad.mdp.policy_iteration import improve
 from bellgrad.mdp.solution import Solution
 
@@ -52,7 +52,7 @@ def solve_linear_program(mdp: FiniteMDP, gamma: float) -> LinearProgram:
         UsageError: gamma is out of range.
         BellgradError: HiGHS failed, although there always is a solution.
     """
-    gamma = check_gamma(gamma, below_one=True)
+    mdp, gamma = check_mdp(mdp), check_gamma(gamma, below_one=True)
     states, actions = mdp.legal.shape
     legal = np.flatnonzero(mdp.legal)
     # powers of two change no digit; HiGHS's tolerances are absolute

@@ -18,8 +18,8 @@ from numpy.polynomial import Chebyshev
 from numpy.typing import ArrayLike
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.checks import array, as_numbers, check_gamma, count
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats, Ints
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE, array, as_numbers, check_gamma, count
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 from bellgrad.mdp.policies import value_from_q
 
 MAX_POLICIES = 1_000_000  # policies that are enumerated
@@ -164,7 +164,7 @@ def _legal(mdp: FiniteMDP, observed: Ints) -> list[Ints]:
 
 
 def _checked(mdp: FiniteMDP, observation: ArrayLike) -> Ints:
-    observed = as_numbers("observation", observation)
+    mdp, observed = check_mdp(mdp), as_numbers("observation", observation)
     if (
         observed.shape != (mdp.num_states,)
         or not np.issubdtype(observed.dtype, np.integer)

@@ -11,9 +11,9 @@ from scipy import sparse
 
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp import kernels
-from bellgrad.mdp.checks import array, as_numbers, check_gamma, count, number
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE, array, as_numbers, check_gamma, count, number
 from bellgrad.mdp.kernels import limited_threads
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 
 # Units in the last place of the size of a sum's terms: smaller differences are rounding.
 ROUNDING = 4
@@ -31,7 +31,7 @@ def as_policy(mdp: FiniteMDP, policy: ArrayLike) -> Floats:
         UsageError: the shape is wrong, a row is not a distribution, or an illegal action may be chosen; names
             the state.
     """
-    policy = as_numbers("policy", policy)
+    mdp, policy = check_mdp(mdp), as_numbers("policy", policy)
     states, actions = mdp.num_states, mdp.num_actions
     if policy.shape == (states,) and policy.dtype.kind in "iu":
         wrong = (policy < 0) | (policy >= actions)
@@ -77,12 +77,22 @@ def greedy_policy(q: Floats, tie: float | Floats = 0.0) -> Floats:
         `[..., A]` probabilities.
 
     Raises:
-        UsageError: a value is NaN or +inf.
+        UsageError: a value is NaN or +inf, a row has no legal action, or `tie` is below 0.
     """
-    q = array("q", q, minus_inf=True)
+    q, tie = _action_values(q), array("tie", tie)
+    if not (tie >= 0).all():
+        raise UsageError(f"tie = {tie} must be 0 or more")
     best = q.max(axis=-1, keepdims=True)
-    good = q >= best - np.asarray(tie)[..., None] - ROUNDING * EPSILON * np.abs(best)
+    good = q >= best - tie[..., None] - ROUNDING * EPSILON * np.abs(best)
     return equal_chances(good)
+
+
+def _action_values(q: ArrayLike) -> Floats:
+    """`[..., A]`, checked."""
+    checked = array("q", q, minus_inf=True)
+    if checked.ndim < 1 or not (checked > -np.inf).any(axis=-1).all():
+        raise UsageError("q must be values [..., A] with a legal action, above -inf, in every row")
+    return checked
 
 
 def best_actions(
@@ -135,14 +145,13 @@ def epsilon_greedy_policy(q: Floats, epsilon: float) -> Floats:
     -inf if illegal.
 
     Raises:
-        UsageError: epsilon is not in [0, 1], or a value is NaN or +inf.
+        UsageError: epsilon is not in [0, 1], or a value is NaN or +inf, or a row has no legal action.
 
     Source: Sutton and Barto 2018, section 5.4.
     """
     if not 0 <= number("epsilon", epsilon) <= 1:
         raise UsageError(f"epsilon = {epsilon} is out of range [0, 1]")
-    q = array("q", q, minus_inf=True)
-    legal = q > -np.inf
+    legal = _action_values(q) > -np.inf
     return (1 - epsilon) * greedy_policy(q) + epsilon * legal / legal.sum(axis=-1, keepdims=True)
 
 
@@ -163,7 +172,7 @@ def q_from_value(mdp: FiniteMDP, value: Floats, gamma: float) -> Floats:
 
     Source: Sutton and Barto 2018, equation 4.6.
     """
-    value = array("value", value, (mdp.num_states,))
+    value = array("value", value, (check_mdp(mdp).num_states,))
     q = mdp.expected_reward + check_gamma(gamma) * (mdp.transition @ value).reshape(mdp.legal.shape)
     return np.where(mdp.legal, q, -np.inf)
 

@@ -1,13 +1,14 @@
 """A partially observable MDP, as a finite MDP and what is seen of its states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bellgrad.core.errors import UsageError
-from bellgrad.mdp.checks import array, check_gamma
-from bellgrad.mdp.model import PROBABILITY_TOLERANCE, FiniteMDP
+from bellgrad.mdp.checks import PROBABILITY_TOLERANCE, array, check_gamma
+from bellgrad.mdp.model import FiniteMDP, check_mdp
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class POMDP:
     observation_names: tuple[str, ...] | None = field(default=None)
 
     def __post_init__(self) -> None:
+        check_mdp(self.mdp)
         check_gamma(self.discount)
         seen = array("observation", self.observation)
         shape = (self.mdp.num_actions, self.mdp.num_states)
@@ -47,10 +49,11 @@ class POMDP:
                 f"{self.mdp.action_name(action)}, next {self.mdp.state_name(state)}: the probabilities of the"
                 f" observations are {seen[action, state]}, not a distribution"
             )
-        if self.observation_names is not None and len(self.observation_names) != seen.shape[2]:
-            raise UsageError(
-                f"observation_names has {len(self.observation_names)} entries; expected {seen.shape[2]}"
-            )
+        names = self.observation_names
+        if names is not None and not isinstance(names, Sequence):
+            raise UsageError(f"observation_names must be a list of names, got a {type(names).__name__}")
+        if names is not None and len(names) != seen.shape[2]:
+            raise UsageError(f"observation_names has {len(names)} entries; expected {seen.shape[2]}")
 
     @property
     def num_observations(self) -> int:

@@ -19,6 +19,7 @@ from bellgrad.core.errors import UsageError
 from bellgrad.mdp import build, checks
 
 COLUMNS = ("state", "action", "probability", "next_state", "reward", "terminated")
+ENDS = ("done", "end", "ended", "final", "absorbing")  # other words for `terminated`
 MAX_STATES = 1_000_000
 
 Row = tuple[str, Any, Any, Any, Any, Any, Any]  # where it stands, for messages; then the columns
@@ -58,9 +59,11 @@ def from_states(
         UsageError: more than `max_states` states, or an outcome that is none; the message names the state.
     """
     max_states = checks.count("max_states", max_states)
-    weights = dict(start) if isinstance(start, Mapping) else {_hashable("the start", start): 1.0}
+    weights = dict(start) if isinstance(start, Mapping) else {_hashable("the start: the state", start): 1.0}
     if not weights:
         raise UsageError("start has no state")
+    if not callable(outcomes):
+        raise UsageError(f"outcomes must be a function of state and action; got a {type(outcomes).__name__}")
     order: list[Hashable] = []
     number, made = _tabulate(
         _explore(list(weights), actions, outcomes, max_states, order),
@@ -74,19 +77,17 @@ def _start(weights: Mapping[Any, Any], number: Mapping[Hashable, int]) -> NDArra
     """`[S]` the start distribution, from the probabilities of some states."""
     initial = np.zeros(len(number))
     for state, weight in weights.items():
-        problem = _bad_number("probability", weight)
-        if not problem and state not in number:
-            problem = "it is not a state of any row"
-        if problem:
-            raise UsageError(f"start in state {state!r}: {problem}")
-        initial[number[state]] = weight
+        where = f"start in state {state!r}"
+        if state not in number:
+            raise UsageError(f"{where}: it is not a state of any row")
+        initial[number[state]] = _finite(where, "probability", weight)
     return initial
 
 
 def _listed(name: str, values: Iterable[Hashable] | None) -> list[Hashable] | None:
     if values is not None and (not isinstance(values, Iterable) or isinstance(values, str)):
         raise UsageError(f"{name} must be a list of names; got {values!r}")
-    return None if values is None else list(values)
+    return None if values is None else [_hashable(f"{name}[{i}] =", value) for i, value in enumerate(values)]
 
 
 def _is_name(value: Any, number: Mapping[Hashable, int]) -> bool:
@@ -123,7 +124,7 @@ def _explore(
                         f"{where}: expected outcomes (probability, next state, reward, terminated), got"
                         f" {outcome!r}"
                     ) from None
-                if _hashable(where, successor) not in seen:
+                if _hashable(f"{where}: the state", successor) not in seen:
                     if len(seen) >= max_states:
                         raise UsageError(
                             f"{where} leads to a state beyond max_states = {max_states:,}; if there are"
@@ -165,6 +166,8 @@ def _read(rows: Any) -> Iterator[Row]:
         raise UsageError(f"rows must be an iterable of rows or a data frame; got {type(rows).__name__}")
     for i, row in enumerate(rows):
         where = f"row {i}"
+        if isinstance(row, np.ndarray):
+            row = row.tolist()
         if isinstance(row, Mapping):
             _check_columns(where, row)
             yield (where, *(row[name] for name in COLUMNS[:5]), row.get("terminated", False))
@@ -199,7 +202,11 @@ def _check_columns(where: str, names: Iterable[Any]) -> None:
     if missing:
         raise UsageError(f"{where} has no {' and no '.join(missing)}; its columns are {', '.join(found)}")
     unknown = [name for name in found if name not in COLUMNS]
-    near = [name for name in unknown if difflib.get_close_matches(name.lower(), ["terminated"], cutoff=0.6)]
+    near = [
+        name
+        for name in unknown
+        if name.lower() in ENDS or difflib.get_close_matches(name.lower(), ["terminated"], cutoff=0.6)
+    ]
     if near and "terminated" not in found:
         raise UsageError(f"{where} has a column {near[0]}; did you mean terminated?")
 
@@ -272,17 +279,15 @@ def _tabulate(
     for where, state, action, probability, successor, reward, terminated in rows:
         here, chosen = state_names(where, state), action_names(where, action)
         there = state_names(where, successor)
-        problem = _bad_number("probability", probability) or _bad_number("reward", reward)
-        if not problem and not 0 <= probability <= 1:
-            problem = f"probability = {probability} is out of range 0 to 1"
-        if not problem and not (isinstance(terminated, (bool, np.bool_)) or _is_number(terminated, (0, 1))):
-            problem = f"terminated = {terminated!r} must be true or false, or 1 or 0"
-        if problem:
-            raise UsageError(f"{where}: {problem}")
+        probability, reward = _finite(where, "probability", probability), _finite(where, "reward", reward)
+        if not 0 <= probability <= 1:
+            raise UsageError(f"{where}: probability = {probability:g} is out of range 0 to 1")
+        if not (isinstance(terminated, (bool, np.bool_)) or _is_number(terminated, (0, 1))):
+            raise UsageError(f"{where}: terminated = {terminated!r} must be true or false, or 1 or 0")
         if not terminated:
             going_on.setdefault(there, where)
-        key = here, chosen, there, float(reward), bool(terminated)
-        weight[key] = weight.get(key, 0.0) + float(probability)
+        key = here, chosen, there, reward, bool(terminated)
+        weight[key] = weight.get(key, 0.0) + probability
     if not weight:
         raise UsageError("there is no row; an MDP needs at least one outcome")
     state_names.complete()
@@ -325,10 +330,14 @@ def _tabulate(
     }
 
 
-def _bad_number(name: str, value: Any) -> str:
-    if isinstance(value, (Real, np.number)) and not isinstance(value, (bool, complex)):
-        return "" if math.isfinite(value) else f"{name} = {value} must be finite"
-    return f"{name} = {value!r} must be a number"
+def _finite(where: str, name: str, value: Any) -> float:
+    try:
+        checked = checks.number(name, value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if not math.isfinite(checked):
+        raise UsageError(f"{where}: {name} = {checked} must be finite")
+    return checked
 
 
 def _is_whole(name: Any) -> bool:
@@ -339,9 +348,9 @@ def _is_number(value: Any, among: tuple[int, ...]) -> bool:
     return isinstance(value, (Real, np.number)) and value in among
 
 
-def _hashable(where: str, state: Any) -> Hashable:
+def _hashable(what: str, value: Any) -> Hashable:
     try:
-        hash(state)
+        hash(value)
     except TypeError:
-        raise UsageError(f"{where}: the state {state!r} cannot be hashed; use a tuple") from None
-    return state
+        raise UsageError(f"{what} {value!r} cannot be hashed; use a tuple") from None
+    return value

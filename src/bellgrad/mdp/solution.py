@@ -8,7 +8,7 @@ from typing import Any
 
 from bellgrad.core.errors import CheckpointError
 from bellgrad.mdp import frames, saving
-from bellgrad.mdp.model import FiniteMDP, Floats
+from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Solution:
         Raises:
             UsageError: the MDP has another size, or `by` is something else.
         """
-        return frames.as_rows(frames.solution_table(self, mdp, by))
+        return frames.as_rows(frames.solution_table(self, None if mdp is None else check_mdp(mdp), by))
 
     def to_frame(self, mdp: FiniteMDP | None = None, by: str = "state") -> Any:
         """The rows of `to_rows` as a `pandas.DataFrame`.
@@ -94,4 +94,4 @@ class Solution:
         Raises:
             UsageError: as `to_rows`, or pandas is not installed.
         """
-        return frames.as_frame(frames.solution_table(self, mdp, by))
+        return frames.as_frame(frames.solution_table(self, None if mdp is None else check_mdp(mdp), by))

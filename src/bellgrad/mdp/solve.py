@@ -125,6 +125,8 @@ def solve(
     dtype, gamma = check_dtype(dtype), None if gamma is None else check_gamma(gamma)
     horizon = None if horizon is None else count("horizon", horizon)
     check_stop(tolerance, 1 if max_iterations is None else max_iterations)
+    if on_sweep is not None and not callable(on_sweep):
+        raise UsageError(f"on_sweep = {on_sweep!r} must be a function of the sweep's number and the values")
     if progress not in ("auto", "off"):
         raise unknown("progress", str(progress), ("auto", "off"))
     kind, reason = _resolve_criterion(method, gamma, criterion, horizon)
@@ -155,8 +157,10 @@ def solve(
         if value is not None:
             if name not in parameters:
                 having = [other for other in _methods(kind) if name in _parameters(other)]
-                instead = f"use {' or '.join(having)}" if having else "no method of this criterion has one"
-                raise UsageError(f"{method} has no {name}; leave it out, or {instead}")
+                instead = f", or use {' or '.join(having)}" if having else ""
+                if name == "terminal_value":
+                    instead = ", or give a horizon, the number of steps after which it counts"
+                raise UsageError(f"{method} has no {name}; leave it out{instead}")
             options[name] = value
     if progress == "auto" and "on_sweep" in parameters and error_stream().isatty():
         with _ProgressLine(method, on_sweep) as line:

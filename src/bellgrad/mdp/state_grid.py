@@ -26,6 +26,7 @@ from bellgrad.mdp.checks import array, number
 from bellgrad.mdp.model import FiniteMDP, Floats
 
 OUTSIDE = ("refuse", "clip")
+LARGEST = 1e300  # coordinate
 ROUNDING = 1e-9  # of a grid's width: a point this far outside is on the edge
 
 
@@ -56,8 +57,12 @@ class StateGrid:
         given = [parts] if not parts or np.ndim(parts[0]) == 0 else parts
         self.axes = tuple(array(f"axis {i}", axis).astype(np.float64) for i, axis in enumerate(given))
         for i, axis in enumerate(self.axes):
-            if axis.ndim != 1 or len(axis) < 2 or not (np.diff(axis) > 0).all():
+            if axis.ndim != 1 or len(axis) < 2 or not (axis[1:] > axis[:-1]).all():
                 raise UsageError(f"axis {i} must be two or more rising numbers, got shape {axis.shape}")
+            if max(-axis[0], axis[-1]) > LARGEST:
+                raise UsageError(
+                    f"axis {i} goes from {axis[0]:g} to {axis[-1]:g}, too far; use a larger unit"
+                )
         self.outside = outside
         self.points = np.stack(np.meshgrid(*self.axes, indexing="ij"), axis=-1).reshape(-1, len(self.axes))
 

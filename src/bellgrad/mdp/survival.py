@@ -6,7 +6,7 @@ import numpy as np
 
 from bellgrad.mdp.build import index_type
 from bellgrad.mdp.checks import check_gamma
-from bellgrad.mdp.model import FiniteMDP
+from bellgrad.mdp.model import FiniteMDP, check_mdp
 
 
 def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
@@ -28,7 +28,7 @@ def discount_as_survival(mdp: FiniteMDP, gamma: float) -> FiniteMDP:
     Source: Sutton and Barto 2018, section 9.10 (discounting as a form of soft termination); Puterman 1994,
     section 5.3.
     """
-    gamma = check_gamma(gamma)
+    mdp, gamma = check_mdp(mdp), check_gamma(gamma)
     copies = np.where(mdp.terminated, 1, 2)
     begins = np.concatenate([[0], np.cumsum(copies)])
     goes_on = begins[:-1][copies == 2]

@@ -43,7 +43,7 @@ from bellgrad.mdp.components import (
     without_states,
 )
 from bellgrad.mdp.convergence import reward_rounding, reward_sizes, sum_rounding, warn_unless_converged
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 from bellgrad.mdp.policies import EPSILON, as_policy, induced_chain, q_from_value
 from bellgrad.mdp.proper import CollapsedMDP, Stopped
 from bellgrad.mdp.solution import Solution
@@ -90,7 +90,7 @@ def stochastic_shortest_path(
         UsageError: an argument is out of range, or there is no finite and unique answer; see the top of this
             file.
     """
-    tolerance, max_iterations = check_stop(tolerance, max_iterations)
+    mdp, (tolerance, max_iterations) = check_mdp(mdp), check_stop(tolerance, max_iterations)
     unreached = None
     try:
         solution = _solved(mdp, tolerance, max_iterations, on_sweep)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from bellgrad.core.errors import UsageError
 from bellgrad.mdp.checks import check_gamma, count
 from bellgrad.mdp.finite_horizon import policy_by_step
-from bellgrad.mdp.model import FiniteMDP, Floats, Ints
+from bellgrad.mdp.model import FiniteMDP, Floats, Ints, check_mdp
 
 
 class Trajectory(NamedTuple):
@@ -99,7 +99,7 @@ def log_probability(mdp: FiniteMDP, policy: ArrayLike, trajectory: Trajectory) -
             f"{steps} actions, {len(states)} states and {len(rewards)} rewards are not a trajectory; it has"
             " one state more than actions"
         )
-    probabilities = [mdp.initial[states[0]]]
+    probabilities = [check_mdp(mdp).initial[states[0]]]
     if steps:
         policies = policy_by_step(mdp, policy, steps)
     for t in range(steps):
