@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 from test_resume import assert_same_end
@@ -241,3 +242,36 @@ def test_a_request_is_raised_inside_the_block_only_and_a_late_one_at_its_entry()
             raise AssertionError("not reached")
         signal.raise_signal(signal.SIGINT)  # at once after the first: the same request, sent twice
     assert stop_request.cut_short
+
+
+def test_the_rest_of_a_block_can_still_be_left_after_a_block_inside_it():
+    stop_request = StopRequest()
+    with stop_request.listening():
+        with pytest.raises(Stopped), stop_request.at_once():
+            with stop_request.at_once():
+                pass
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("not reached")
+        signal.raise_signal(signal.SIGTERM)  # raised once only: what follows is saving
+
+
+@pytest.mark.parametrize("where", ["a finalizer", "a weak reference"])
+def test_a_request_that_comes_where_python_drops_exceptions_is_raised_again(where, capsys):
+    class Gone:
+        pass
+
+    def drops(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    if where == "a finalizer":
+        Gone.__del__ = drops
+    gone = Gone()
+    reference = weakref.ref(gone, drops) if where == "a weak reference" else None
+    before, stop_request = sys.unraisablehook, StopRequest()
+    with stop_request.listening(), pytest.raises(Stopped), stop_request.at_once():
+        del gone
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert time.monotonic() < deadline and sys.unraisablehook is before
+    assert capsys.readouterr().err == "" and (reference is None or reference() is None)
