@@ -1,8 +1,10 @@
 """The process that the library shares with its user's code, and what is global in it."""
 
 import functools
+import inspect
 import os
 import threading
+import typing
 import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -16,6 +18,7 @@ from torch._C import (
     _push_on_torch_function_stack,
 )
 
+from bellgrad.core.errors import checked_type
 from bellgrad.core.forks import lost_threads
 
 P = ParamSpec("P")
@@ -83,6 +86,20 @@ def in_own_settings(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """A function for users: in `OwnSettings`, after its arguments were checked against its annotations."""
+    inside, signature = in_own_settings(function), inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound, hints = signature.bind(*args, **kwargs), typing.get_type_hints(function)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = checked_type(name, value, hints[name])
+        return inside(*bound.args, **bound.kwargs)
+
+    return call
+
+
 def in_own_settings_if_needed(function: Callable[P, T]) -> Callable[P, T]:
     """As `in_own_settings`, for a short function that is called often and changes no setting: it is called
     as it is if the user changed none either."""
@@ -105,10 +122,7 @@ def in_own_settings_if_needed(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _has_errors(filters: Iterable[Any]) -> bool:
-    for entry in filters:  # faster than `any`
-        if entry[0] == "error":
-            return True
-    return False
+    return any(entry[0] == "error" for entry in filters)
 
 
 def settle() -> None:
