@@ -327,9 +327,11 @@ def test_a_short_function_is_guarded_only_if_a_setting_was_changed(setting):
     def short():
         return torch.zeros(1).dtype, torch.zeros(1).device.type
 
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("error" if setting == "error" else "default")
+        warnings.resetwarnings()
+        if setting == "error":
+            warnings.simplefilter("error")
         if setting == "dtype":
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)

@@ -1,7 +1,9 @@
 """A run that is asked to stop, by whatever signal and at whatever moment, stops soon and loses nothing."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -275,3 +277,31 @@ def test_a_request_that_comes_where_python_drops_exceptions_is_raised_again(wher
             time.sleep(0.01)
     assert time.monotonic() < deadline and sys.unraisablehook is before
     assert capsys.readouterr().err == "" and (reference is None or reference() is None)
+
+
+COMPILED = {
+    "dqn": "dqn --steps 3000 --algo.learning_starts 500 --algo.batch_size 16",
+    "ppo": "ppo --steps 8192 --num-envs 2 --algo.rollout_steps 64 --algo.minibatches 2",
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_run_stopped_again_and_again_ends_with_the_same_bits(name, here):
+    rest = "--env CartPole-v1 --engine compiled --eval-episodes 2 --checkpoints 4 --out"
+    words = [*COMPILED[name].split(), *rest.split()]
+    began = time.monotonic()
+    assert begin("train", *words, "whole").wait(300) == 0
+    longest = time.monotonic() - began
+    drawn = random.Random(1)
+    process = begin("train", *words, "part")
+    until(lambda: (here / "part/checkpoints/step-0").exists())
+    for _ in range(5):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(drawn.uniform(0, longest))
+        if process.poll() is None:
+            stop(process, drawn.choice(SIGNALS), group=drawn.random() < 0.5)
+        process = begin("resume", "part")
+    process.wait(300)
+    assert RunFolder.open("part").status == "finished"
+    assert_same_end(here / "part", here / "whole")
