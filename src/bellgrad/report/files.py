@@ -17,7 +17,7 @@ def replacing(out: Path) -> Iterator[Path]:
     stays as it was.
 
     Raises:
-        CheckpointError: the disk is full or read-only, or the folder cannot be made.
+        CheckpointError: the file cannot be made, or its folder.
     """
     out = Path(out)
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp{out.suffix}")
@@ -28,5 +28,7 @@ def replacing(out: Path) -> Iterator[Path]:
             os.replace(temporary, out)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
+    except OSError as error:  # perhaps of something else in the block, such as an environment
+        if error.filename is None or Path(error.filename) not in (temporary, *out.parents):
+            raise
         raise CheckpointError(f"{out} could not be written: {reason(error)}") from error
