@@ -20,11 +20,13 @@ import bellgrad as bg
 from bellgrad import api, cli
 from bellgrad.algos.dqn import DQNLearner
 from bellgrad.cli.train import _flag_names
+from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.registry import ALGORITHMS
 from bellgrad.core.tree import leaves
 from bellgrad.envs.transforms import Transform
 from bellgrad.mdp.examples import corridor
 from bellgrad.presets import find_preset
+from bellgrad.report.files import replacing
 from bellgrad.runs.settings import Settings
 from bellgrad.training.off_policy import OffPolicy
 
@@ -406,3 +408,47 @@ def test_an_evaluation_that_cannot_be_kept_is_still_given(run, monkeypatch, caps
     monkeypatch.setattr(api, "write_json_atomic", full)
     assert bg.evaluate(run, episodes=2).episodes == 2
     assert capsys.readouterr().err == "warning: no space\n"
+
+
+WRONG = {
+    "load": [(None,), (5,), (b"run",), ("run\0",), ("run", "newest"), ("run", 1.0)],
+    "resume": [(None,), ("run", "100"), ("run", 1.5), ("run", True)],
+    "evaluate": [(5.0,), ("run", "3"), ("run", 1.5), ("run", True), ("run", None)],
+    "plot": [(None, "a.png"), (5, "a.png"), (b"run", "a.png"), ("run", None), ("run", 5)],
+    "compare": [(None,), (5,), ([5],)],
+    "record": [("run", None), ("run", ["a.mp4"])],
+    "export": [("run", None), (None, "a.onnx")],
+    "picture": [(None,)],
+    "write_report": [(None,), (5,)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, each) for name in WRONG for each in WRONG[name]], ids=str
+)
+def test_an_argument_of_a_wrong_type_is_named_in_one_line(name, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^[a-z]+ = |^unknown checkpoint ") as caught:
+        getattr(api, name)(*arguments)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"out": 5}, {"out": b"run"}, {"out": "a\0b"}, {"out": ["a"]}, {"progress": "x"}, {"seed": 2**70}],
+    ids=str,
+)
+def test_a_run_with_a_wrong_argument_is_refused_and_makes_nothing(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        api.train(PPO, "CartPole-v1", 64, **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_the_disk_refuses_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="File name too long"):
+        api.train(PPO, "CartPole-v1", 64, out="x" * 300)
+    figure = Path("/proc/there/is/no/such.png")
+    with pytest.raises(CheckpointError, match="could not be written"), replacing(figure):
+        raise AssertionError("not reached")

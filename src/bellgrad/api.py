@@ -1,6 +1,7 @@
 """The library as a few functions: each joins the rooms below in a few lines."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,8 +11,9 @@ from gymnasium import Env
 
 from bellgrad.core.codec import same
 from bellgrad.core.errors import CheckpointError, UsageError
+from bellgrad.core.files import file_path
 from bellgrad.core.output import warn
-from bellgrad.core.process import in_own_settings
+from bellgrad.core.process import public
 from bellgrad.core.registry import ALGORITHMS, PARTS
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.envs.names import env_name
@@ -44,7 +46,7 @@ def usual_folder(algorithm: Any, env: Any, seed: int | str) -> Path:
     return Path("runs") / f"{short}-{name}-{seed}"
 
 
-@in_own_settings
+@public
 def train(
     algorithm: Any,
     env: Any,
@@ -80,7 +82,7 @@ def train(
         env = _sampler(env)
     settings = _settings(algorithm, env, steps, seed, options)
     folder = Path(out) if out is not None else usual_folder(settings.algorithm, env, settings.seed)
-    is_new = out is None or not folder.exists()
+    is_new = out is None or not os.path.exists(folder)  # False also for a name that is too long
     command = command or _call(settings.algorithm, env, steps, seed, options)
     run = Run.create(settings, folder, command, free_name=out is None)
     try:
@@ -91,7 +93,7 @@ def train(
         raise
 
 
-@in_own_settings
+@public
 def train_or_resume(
     algorithm: Any,
     env: Any,
@@ -151,7 +153,7 @@ def _in_python(value: Any) -> str:
     return re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
 
 
-@in_own_settings
+@public
 def resume(
     run: Run | Path | str,
     steps: int | None = None,
@@ -176,7 +178,7 @@ def resume(
     return _open(run, trust_imports, env).resume(steps, progress)
 
 
-@in_own_settings
+@public
 def evaluate(
     run: Run | Path | str,
     episodes: int = 100,
@@ -216,7 +218,7 @@ def evaluate(
     return result
 
 
-@in_own_settings
+@public
 def load(
     run: Run | Path | str, checkpoint: Which = "last", *, env: Any = None, trust_imports: bool = False
 ) -> Agent:
@@ -224,7 +226,7 @@ def load(
     return Agent.load(_open(run, trust_imports, env), checkpoint)
 
 
-@in_own_settings
+@public
 def record(
     run: Run | Path | str,
     out: Path | str,
@@ -248,7 +250,7 @@ def record(
     return Path(out)
 
 
-@in_own_settings
+@public
 def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, **options: Any) -> Path:
     """Learning curves; see `bellgrad.report.training.curves.plot` for the options."""
     from bellgrad.report.training import curves
@@ -256,7 +258,7 @@ def plot(runs: Run | Path | str | Iterable[Run | Path | str], out: Path | str, *
     return curves.plot(_each(runs), Path(out), **options)
 
 
-@in_own_settings
+@public
 def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, Any]:
     """Interquartile means with bootstrap intervals, and the probability of improvement between groups."""
     from bellgrad.report.training import compare as comparison
@@ -264,7 +266,7 @@ def compare(runs: Run | Path | str | Iterable[Run | Path | str]) -> dict[str, An
     return comparison.compare(_each(runs))
 
 
-@in_own_settings
+@public
 def export(
     run: Run | Path | str,
     out: Path | str,
@@ -283,7 +285,7 @@ def export(
     return Path(out)
 
 
-@in_own_settings
+@public
 def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = False) -> list[Path]:
     """Draw a tabular run into its folder: `values.png`, the values and the policy; for R-max also when
     each state became known.
@@ -302,7 +304,7 @@ def picture(run: Run | Path | str, *, env: Any = None, trust_imports: bool = Fal
     return draw_learned(opened, opened.folder)
 
 
-@in_own_settings
+@public
 def write_report(run: Run | Path | str) -> Path:
     """Write the run's own page, `report.html`, with what the folder holds."""
     from bellgrad.report.training import page
@@ -310,6 +312,7 @@ def write_report(run: Run | Path | str) -> Path:
     return page.write_report(run.folder if isinstance(run, Run) else Path(run))
 
 
+@public
 def is_finished(folder: Path | str) -> bool:
     """Whether a run folder's training is over."""
     return bool(read_record(folder)["status"] == "finished")
@@ -322,8 +325,8 @@ def _open(run: Run | Path | str, trust_imports: bool, env: Any) -> Run:
 
 
 def _each(runs: Run | Path | str | Iterable[Run | Path | str]) -> list[Path]:
-    several = [runs] if isinstance(runs, Run | str | Path) else runs
-    return [run.folder if isinstance(run, Run) else Path(run) for run in several]
+    several = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
+    return [run.folder if isinstance(run, Run) else file_path(run) for run in several]
 
 
 def _check_episodes(episodes: int) -> None:

@@ -52,3 +52,15 @@ def test_a_pipe_without_a_reader_fails_neither_now_nor_later():
         wrapped.flush()
     with contextlib.suppress(OSError):
         stream.close()
+
+
+def test_a_stream_that_fails_in_its_own_way_ends_nothing():
+    class Window:
+        def write(self, text):
+            raise RuntimeError("the window was closed")
+
+        flush = isatty = write
+
+    stream = Forgiving(Window())
+    assert stream.write("word") == 4 and not stream.isatty()
+    stream.flush()

@@ -19,7 +19,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 import bellgrad as bg
 from bellgrad.core.errors import UsageError
-from bellgrad.core.process import OwnSettings
+from bellgrad.core.process import OwnSettings, in_own_settings_if_needed
 from bellgrad.mdp.examples import garnet
 
 SMALL = bg.MLP(hidden=(8,))
@@ -319,3 +319,27 @@ def test_a_forked_process_works_on_one_thread_and_refuses_what_would_hang():
         env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("setting", ["none", "dtype", "device", "error"])
+def test_a_short_function_is_guarded_only_if_a_setting_was_changed(setting):
+    @in_own_settings_if_needed
+    def short():
+        return torch.zeros(1).dtype, torch.zeros(1).device.type
+
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.resetwarnings()
+        if setting == "error":
+            warnings.simplefilter("error")
+        if setting == "dtype":
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
+        if setting == "device":
+            stack.enter_context(torch.device("meta"))
+        with pytest.MonkeyPatch.context() as patch:
+            entered = []
+            before = OwnSettings.__enter__
+            patch.setattr(OwnSettings, "__enter__", lambda own: (entered.append(1), before(own))[1])
+            assert short() == (torch.float32, "cpu")
+    assert bool(entered) == (setting != "none")

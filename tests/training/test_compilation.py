@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 import bellgrad as bg
 from bellgrad.core.errors import CompilationError, UsageError
@@ -206,6 +207,13 @@ def test_an_error_of_the_function_itself_is_raised_as_it_is(compiling):
 def test_the_line_that_says_most():
     assert first_line(RuntimeError(SAID)) == "x.cpp:1: fatal error: Python.h: No such file"
     assert first_line(OSError("disk\nmore")) == "OSError: disk"
+    wrapped = BackendCompilerFailed(lambda: None, RuntimeError("no compiler\nmore"), None)
+    assert first_line(wrapped) == "RuntimeError: no compiler"
+
+
+def test_a_compiler_that_speaks_another_encoding_is_quoted(compiler):
+    compiler("printf '\\377 error: bad\\n' >&2; exit 1")
+    assert str(compiler_fault()).endswith("fails: \N{REPLACEMENT CHARACTER} error: bad")
 
 
 @pytest.mark.compiled

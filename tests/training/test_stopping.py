@@ -1,11 +1,14 @@
 """A run that is asked to stop, by whatever signal and at whatever moment, stops soon and loses nothing."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 from test_resume import assert_same_end
@@ -241,3 +244,64 @@ def test_a_request_is_raised_inside_the_block_only_and_a_late_one_at_its_entry()
             raise AssertionError("not reached")
         signal.raise_signal(signal.SIGINT)  # at once after the first: the same request, sent twice
     assert stop_request.cut_short
+
+
+def test_the_rest_of_a_block_can_still_be_left_after_a_block_inside_it():
+    stop_request = StopRequest()
+    with stop_request.listening():
+        with pytest.raises(Stopped), stop_request.at_once():
+            with stop_request.at_once():
+                pass
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("not reached")
+        signal.raise_signal(signal.SIGTERM)  # raised once only: what follows is saving
+
+
+@pytest.mark.parametrize("where", ["a finalizer", "a weak reference"])
+def test_a_request_that_comes_where_python_drops_exceptions_is_raised_again(where, capsys):
+    class Gone:
+        pass
+
+    def drops(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    if where == "a finalizer":
+        Gone.__del__ = drops
+    gone = Gone()
+    reference = weakref.ref(gone, drops) if where == "a weak reference" else None
+    before, stop_request = sys.unraisablehook, StopRequest()
+    with stop_request.listening(), pytest.raises(Stopped), stop_request.at_once():
+        del gone
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert time.monotonic() < deadline and sys.unraisablehook is before
+    assert capsys.readouterr().err == "" and (reference is None or reference() is None)
+
+
+COMPILED = {
+    "dqn": "dqn --steps 3000 --algo.learning_starts 500 --algo.batch_size 16",
+    "ppo": "ppo --steps 8192 --num-envs 2 --algo.rollout_steps 64 --algo.minibatches 2",
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_run_stopped_again_and_again_ends_with_the_same_bits(name, here):
+    rest = "--env CartPole-v1 --engine compiled --eval-episodes 2 --checkpoints 4 --out"
+    words = [*COMPILED[name].split(), *rest.split()]
+    began = time.monotonic()
+    assert begin("train", *words, "whole").wait(300) == 0
+    longest = time.monotonic() - began
+    drawn = random.Random(1)
+    process = begin("train", *words, "part")
+    until(lambda: (here / "part/checkpoints/step-0").exists())
+    for _ in range(5):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(drawn.uniform(0, longest))
+        if process.poll() is None:
+            stop(process, drawn.choice(SIGNALS), group=drawn.random() < 0.5)
+        process = begin("resume", "part")
+    process.wait(300)
+    assert RunFolder.open("part").status == "finished"
+    assert_same_end(here / "part", here / "whole")

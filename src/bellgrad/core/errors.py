@@ -1,10 +1,12 @@
 """Errors that a user can act on: one clear line, an exit code, and no traceback on the command line."""
 
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -99,30 +101,59 @@ def check_types(owner: object) -> None:
     """
     hints = typing.get_type_hints(type(owner))
     for name in (f.name for f in fields(owner)):  # type: ignore[arg-type]  # any dataclass
-        hint, value = hints[name], getattr(owner, name)
-        if type(value) is not (value := python_number(value)):
+        given = getattr(owner, name)
+        value = checked_type(f"{type(owner).__name__}.{name}", given, hints[name])
+        if value is not given:
             object.__setattr__(owner, name, value)
-        if typing.get_origin(hint) is Literal:
-            if value not in typing.get_args(hint):
-                raise unknown(f"{type(owner).__name__}.{name}", str(value), typing.get_args(hint))
-            continue
-        kinds = (
-            typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def checked_type(name: str, value: Any, hint: Any) -> Any:
+    """A value that fits its annotation, as far as that is of numbers, flags, words and dictionaries, or of a
+    path; numbers of NumPy become Python's.
+
+    Args:
+        name: for the message.
+        value: what a user gave.
+        hint: the annotation; one of another kind is not checked.
+
+    Raises:
+        UsageError: naming the value; for a wrong word also the nearest choices.
+    """
+    value = python_number(value)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise unknown(name, str(value), typing.get_args(hint))
+        return value
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    if Path in kinds:  # with whatever else may stand for one
+        known = all(isinstance(kind, type) for kind in kinds)
+    else:
+        known = all(
+            kind in (int, float, bool, type(None)) or typing.get_origin(kind) in (dict, Literal)
+            for kind in kinds
         )
-        plain = all(
-            kind in (int, float, bool, type(None)) or typing.get_origin(kind) is dict for kind in kinds
-        )
-        if plain and not any(_is_a(value, kind) for kind in kinds):
-            wanted = " or ".join(
-                "None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds
-            )
-            raise UsageError(f"{type(owner).__name__}.{name} = {value!r} must be {wanted}")
+    if known and not any(_is_a(value, kind) for kind in kinds):
+        raise UsageError(f"{name} = {value!r} must be {' or '.join(map(_shown, kinds))}")
+    if isinstance(value, str) and Path in kinds and "\0" in value:
+        raise UsageError(f"{name} = {value!r} is not a path: it holds a zero byte")
+    return value
+
+
+def _shown(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     """`isinstance`, but an int is also a float, and a bool is neither."""
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
     if typing.get_origin(kind) is dict:
         return isinstance(value, dict)
+    if kind is Path:
+        return isinstance(value, os.PathLike)
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)

@@ -37,7 +37,8 @@ class Forgiving(io.TextIOBase):
     """A text stream over another one, to which every write succeeds.
 
     What the stream inside cannot encode is written in other signs or as an escape. What it cannot write at
-    all is dropped: its reader left, its terminal was closed, its disk is full, it is closed or missing.
+    all is dropped: its reader left, its terminal was closed, its disk is full, it is closed or missing, or
+    the object that a program put in its place fails in its own way.
 
     Args:
         stream: where the text goes; None, as a process without a console has, drops everything.
@@ -55,7 +56,7 @@ class Forgiving(io.TextIOBase):
                 except UnicodeError:
                     name = getattr(self._stream, "encoding", None) or "ascii"
                     self._stream.write(text.encode(name, ESCAPED).decode(name))
-            except (OSError, ValueError):
+            except Exception:
                 self._give_up()
         return len(text)
 
@@ -64,7 +65,7 @@ class Forgiving(io.TextIOBase):
         if self._stream is not None:
             try:
                 self._stream.flush()
-            except (OSError, ValueError):
+            except Exception:
                 self._give_up()
 
     def _give_up(self) -> None:
@@ -81,7 +82,7 @@ class Forgiving(io.TextIOBase):
         """Whether the stream inside is a terminal."""
         try:
             return bool(self._stream.isatty())
-        except (AttributeError, ValueError, OSError):
+        except Exception:
             return False
 
     def fileno(self) -> int:

@@ -1,16 +1,24 @@
 """The process that the library shares with its user's code, and what is global in it."""
 
 import functools
+import inspect
 import os
 import threading
+import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
+from torch._C import (
+    _is_any_autocast_enabled,
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
 
+from bellgrad.core.errors import checked_type
 from bellgrad.core.forks import lost_threads
 
 P = ParamSpec("P")
@@ -39,11 +47,11 @@ class OwnSettings:
     def __enter__(self) -> None:
         _here.depth = getattr(_here, "depth", 0) + 1
         self._threads = torch.get_num_threads()
-        self._modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+        self._modes = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
         self._inner: list[Any] = []
         if torch.is_inference_mode_enabled():
             self._inner.append(torch.inference_mode(False))
-        if torch._C._is_any_autocast_enabled():
+        if _is_any_autocast_enabled():
             kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
             self._inner += [torch.autocast(kind, enabled=False) for kind in kinds]
         for context in self._inner:
@@ -61,7 +69,7 @@ class OwnSettings:
         _shared.leave()
         for context in reversed(self._inner):
             context.__exit__(None, None, None)
-        while torch._C._len_torch_function_stack():  # what the user's code inside left behind
+        while _len_torch_function_stack():  # what the user's code inside left behind
             _pop_torch_function_stack()
         for mode in reversed(self._modes):
             _push_on_torch_function_stack(mode)
@@ -78,13 +86,52 @@ def in_own_settings(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """A function for users: in `OwnSettings`, after its arguments were checked against its annotations."""
+    inside, signature = in_own_settings(function), inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound, hints = signature.bind(*args, **kwargs), typing.get_type_hints(function)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = checked_type(name, value, hints[name])
+        return inside(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def in_own_settings_if_needed(function: Callable[P, T]) -> Callable[P, T]:
+    """As `in_own_settings`, for a short function that is called often and changes no setting: it is called
+    as it is if the user changed none either."""
+    guarded = in_own_settings(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if (
+            torch.get_default_dtype() is not torch.float32
+            or _len_torch_function_stack()
+            or torch.is_inference_mode_enabled()
+            or _is_any_autocast_enabled()
+            or lost_threads()
+            or _has_errors(warnings.filters)
+        ):
+            return guarded(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _has_errors(filters: Iterable[Any]) -> bool:
+    return any(entry[0] == "error" for entry in filters)
+
+
 def settle() -> None:
     """Inside `OwnSettings`: the settings as they should be, after code of the user's that may have changed
     them. Elsewhere it does nothing."""
     if getattr(_here, "depth", 0):
         if torch.get_default_dtype() is not torch.float32:
             torch.set_default_dtype(torch.float32)
-        while torch._C._len_torch_function_stack():
+        while _len_torch_function_stack():
             _pop_torch_function_stack()
 
 
@@ -102,7 +149,7 @@ class _Shared:
             if self._inside == 1:
                 self._dtype, self._threads = torch.get_default_dtype(), torch.get_num_threads()
                 self._filter = None
-                if any(entry[0] == "error" for entry in warnings.filters):
+                if _has_errors(warnings.filters):
                     warnings.filterwarnings("ignore", module=_OTHERS)
                     self._filter = warnings.filters[0]
             if torch.get_default_dtype() is not torch.float32:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bellgrad.core.actions import within_bounds
 from bellgrad.core.errors import UsageError
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
-from bellgrad.core.process import in_own_settings
+from bellgrad.core.process import in_own_settings, in_own_settings_if_needed
 from bellgrad.core.records import EpisodeTotals, Step
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
@@ -54,7 +54,7 @@ class Agent:
         self._action: NDArray[Any] | None = None
         self._carry = to_device(self.learner.init_carry(1), self.state.steps.device)
 
-    @in_own_settings
+    @in_own_settings_if_needed
     def act(self, obs: Any, deterministic: bool = True) -> Any:
         """The action for one observation.
 

@@ -118,6 +118,7 @@ def _own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def first_line(error: BaseException) -> str:
     """The line of an error that says most: the first error of the compiler, if it came to that."""
+    error = getattr(error, "inner_exception", error)  # torch's wrapping says nothing
     lines = [line.strip() for line in str(error).partition("Output:\n")[2].splitlines() if line.strip()]
     lines = lines or [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     said = next((line for line in lines if re.search(r"\berror\b|cannot|No space", line)), lines[0])
@@ -146,7 +147,9 @@ def _fault_of(compiler: str, path: str | None) -> CompilationError | None:
     command = [compiler, "-fsyntax-only", "-x", "c++", f"-I{sysconfig.get_path('include')}", "-"]
     lines = "#include <Python.h>\n#include <vector>\n"
     try:
-        done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            command, input=lines, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
     except subprocess.TimeoutExpired:
         return CompilationError(f"{compiler} gave no answer within {PATIENCE:.0f} seconds")
     except (OSError, ValueError) as error:
