@@ -4,9 +4,11 @@ import pytest
 from gymnasium import spaces
 from misbehaving import Counter, Crooked, Endless, Frames, OldStyle, Several, Strict
 
+from bellgrad.core.errors import UsageError
 from bellgrad.envs.check import check_env
 from bellgrad.envs.mdp import to_gymnasium
 from bellgrad.mdp.model import FiniteMDP
+from bellgrad.nets.encoder import Encoder
 
 
 def said(report, level):
@@ -161,3 +163,43 @@ def test_bounds_that_training_would_refuse_are_an_error(bound):
 
     (finding,) = [finding for finding in check_env(Wide).findings if finding.level == "error"]
     assert "bounds" in finding.what and "finite low and high" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({}),
+        spaces.Tuple([]),
+        spaces.Box(0, 1, (0,)),
+        spaces.Dict({"action_mask": spaces.Box(0, 1, (2,), np.int8)}),
+    ],
+    ids=["no part", "no element", "no number", "a mask alone"],
+)
+def test_nothing_to_observe_is_an_error_as_in_training(space):
+    class Blind(Counter):
+        def __init__(self):
+            super().__init__()
+            self.observation_space, self.action_space = space, spaces.Discrete(2)
+
+    assert "there is nothing to observe" in said(check_env(Blind), "error")
+    with pytest.raises(UsageError, match="there is nothing to observe"):
+        Encoder(space)
+
+
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+@pytest.mark.parametrize("when", ["reset", "step"])
+def test_a_space_that_changes_is_an_error(name, when):
+    class Changes(Counter):
+        def reset(self, *, seed=None, options=None):
+            self.change("reset")
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            self.change("step")
+            return super().step(action)
+
+        def change(self, now):
+            if now == when:
+                setattr(self, name, spaces.Box(-9, 9, (7,)))
+
+    assert f"its {name} was" in said(check_env(Changes), "error")

@@ -32,6 +32,14 @@ class ThreeAtOnce(gymnasium.Wrapper):
         return result
 
 
+class Holder(gymnasium.Env):
+    """Keeps an environment as a wrapper does, and is none."""
+
+    def __init__(self, env):
+        self.simulator = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+
 class OwnLimit(Endless):
     """Truncates after 10 steps by itself."""
 
@@ -116,7 +124,7 @@ def test_an_environment_that_ends_by_itself_says_so_once(capsys):
 @pytest.mark.parametrize(
     ("wrapper", "flag"), [(NormalizeReward, "--normalize-reward"), (NormalizeObservation, "--normalize-obs")]
 )
-@pytest.mark.parametrize("outside", [lambda env: env, RecordEpisodeStatistics])
+@pytest.mark.parametrize("outside", [lambda env: env, RecordEpisodeStatistics, Holder])
 def test_wrappers_with_statistics_over_episodes_are_refused_with_the_flag_to_use(
     wrapper, flag, outside, tmp_path
 ):

@@ -277,6 +277,11 @@ class Unprintable:
         raise RuntimeError("no")
 
 
+class Quits:
+    def __array__(self, *args, **kwargs):
+        sys.exit(0)
+
+
 GRADIENT = torch.zeros(2, requires_grad=True)
 REFUSED = [
     ("reset", None, r"reset\(\)"),
@@ -291,6 +296,10 @@ REFUSED = [
     ("first obs", np.array([0, 1e300]), "inf|1.e\\+300"),
     ("first obs", [[1], [2, 3]], "not an array"),
     ("first obs", Unprintable(), "shape"),
+    ("first obs", Quits(), r"not an array: it ended the process in __array__\(\): sys.exit\(0\)"),
+    ("obs", Quits(), "not an array: it ended the process"),
+    ("reward", Quits(), "reward"),
+    ("terminated", Quits(), "terminated"),
     ("step", None, "NoneType"),
     ("step", (1, 2, 3, 4), "4 values"),
     ("obs", GRADIENT, "not an array.*requires a gradient"),
@@ -427,3 +436,34 @@ def test_a_reset_without_options_can_be_trained_with_a_time_limit_as_the_check_s
     settings = {"max_episode_steps": 3, "num_envs": 2, "eval_episodes": 1}
     run = api.train(TINY, NoOptions, 64, out=tmp_path / "run", progress="off", **settings)
     assert run.status == "finished"
+
+
+@pytest.mark.parametrize("attribute", ["observation_space", "action_space", "unwrapped"])
+def test_an_attribute_that_ends_the_process_is_a_fault_of_the_environment(attribute):
+    class Quitting(Counter):
+        pass
+
+    def make():
+        env = Quitting()
+        setattr(Quitting, attribute, property(lambda self: sys.exit(0), lambda self, value: None))
+        return env
+
+    with pytest.raises(EnvironmentFault, match=r"ended the process in .*: sys.exit\(0\)"):
+        make_env(make)
+    assert "ended the process" in str(check_env(make).of("error"))
+
+
+@pytest.mark.parametrize("values", [[1, 300, 2], [0, 0, 256]])
+def test_numbers_that_uint8_cannot_hold_are_refused_not_wrapped(values):
+    class Camera(Counter):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Box(0, 255, (3,), np.uint8)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.array(values, np.uint16), {}
+
+    with pytest.raises(EnvironmentFault, match=r"returned the observation .*, which uint8 cannot hold"):
+        make_env(Camera).reset(0)
+    assert "which uint8 cannot hold" in str(check_env(Camera).of("error"))

@@ -64,7 +64,7 @@ def describe(error: BaseException) -> str:
     """An exception in one line, with the file and line that raised it."""
     try:
         text = " ".join(str(error).split())
-    except Exception:  # its own `__str__` fails
+    except BaseException:  # its own `__str__` fails
         text = ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{_place(error)}"
 

@@ -45,7 +45,7 @@ class OwnSettings:
     __slots__ = ("_inner", "_modes", "_threads")
 
     def __enter__(self) -> None:
-        _here.depth = getattr(_here, "depth", 0) + 1
+        _here.depth += 1
         self._threads = torch.get_num_threads()
         self._modes = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
         self._inner: list[Any] = []
@@ -128,7 +128,7 @@ def _has_errors(filters: Iterable[Any]) -> bool:
 def settle() -> None:
     """Inside `OwnSettings`: the settings as they should be, after code of the user's that may have changed
     them. Elsewhere it does nothing."""
-    if getattr(_here, "depth", 0):
+    if _here.depth:
         if torch.get_default_dtype() is not torch.float32:
             torch.set_default_dtype(torch.float32)
         while _len_torch_function_stack():
@@ -172,7 +172,11 @@ class _Shared:
         self._lock = threading.Lock()
 
 
-_here = threading.local()  # how many are entered in this thread
+class _Here(threading.local):
+    depth = 0  # how many are entered in this thread
+
+
+_here = _Here()
 _shared = _Shared()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_shared.forked)

@@ -94,6 +94,8 @@ class Leaf:
             raise ValueError(f"returned an {self.path} of shape {given.shape}, its space says {self.shape}")
         if not np.can_cast(given.dtype, self.source, "same_kind"):
             raise ValueError(f"returned an {self.path} of dtype {given.dtype}, its space says {self.source}")
+        if self.dtype == np.uint8 and (given > 255).any():
+            raise ValueError(f"returned the {self.path} {short(given)}, which uint8 cannot hold")
         return given
 
     def _array(self, value: Any) -> np.ndarray:
@@ -120,6 +122,8 @@ def as_array(value: Any) -> np.ndarray:
         raise ValueError from None
     except Exception as error:  # for example a tensor on a GPU
         raise ValueError(f": {' '.join(str(error).split())}") from None
+    except BaseException as error:
+        raise ValueError(f": it {what_happened(error, '__array__()')}") from None
 
 
 def as_reward(value: Any) -> float:
@@ -154,7 +158,7 @@ def short(value: Any) -> str:
     """A value in one line of at most 100 characters."""
     try:
         text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
-    except Exception:  # a user's own `__repr__` fails
+    except BaseException:  # a user's own `__repr__` fails
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else text[:97] + "..."
 

@@ -22,11 +22,20 @@ from bellgrad.core.guard import describe, what_happened
 from bellgrad.core.masks import KEY, choices, has_mask, nothing_allowed
 from bellgrad.core.protocols import BatchedEnv
 from bellgrad.core.tree import Tree
-from bellgrad.envs.arrays import as_flag, as_reward, check_action_space, flatten_obs, obs_leaves, short
+from bellgrad.envs.arrays import (
+    as_array,
+    as_flag,
+    as_reward,
+    check_action_space,
+    flatten_obs,
+    obs_leaves,
+    short,
+)
 from bellgrad.envs.given import EpisodeLimit, own_limit
 from bellgrad.envs.gym import LARGEST_REWARD, gym_spec
 from bellgrad.envs.make import make_env
 from bellgrad.envs.names import EnvLike, env_name, make_single
+from bellgrad.nets.encoder import Encoder
 
 MAX_STEPS = 1000  # of one episode
 MAX_SECONDS = 20.0  # of stepping in all
@@ -164,12 +173,17 @@ def check_env(
 
 def _check(make: Callable[[], gymnasium.Env], episodes: int, seed: int, found: _Findings) -> None:
     made, past = make(), []
+    declared = made.observation_space, made.action_space
     try:
         spaces_fit = _check_spaces(made, found)
         _check_reset(made, seed, found)
         if spaces_fit:
             past = _play(made, episodes, seed, found)
             _check_limit(made, past, found)
+        for name, before in zip(("observation_space", "action_space"), declared, strict=True):
+            if getattr(made, name) != before:
+                what = f"its {name} was {short(before)} and is now {short(getattr(made, name))}"
+                found.error(f"{name} changed", what, "set it in __init__ and keep it: training does")
         if past and not found.failed:
             _check_replay(made, "the same", past[0], seed, found)
     finally:
@@ -251,6 +265,7 @@ def _at_random(batch: BatchedEnv) -> Callable[[Tree], Tensor]:
 def _check_spaces(env: gymnasium.Env, found: _Findings) -> bool:
     try:
         obs_leaves(env.observation_space)
+        Encoder(env.observation_space)
     except UsageError as error:
         found.error("observation_space", str(error), "describe the observation by arrays of fixed shape")
     space = env.action_space
@@ -540,9 +555,9 @@ def _copies(env: gymnasium.Env, obs: Any) -> list[np.ndarray]:
     copies = []
     for value in _leaf_values(env, obs):
         try:
-            copies.append(np.array(value))
-        except Exception:  # ragged nested lists; a tensor with a gradient
-            copies.append(np.array(repr(value)))
+            copies.append(as_array(value).copy())
+        except ValueError:
+            copies.append(np.array(short(value)))
     return copies
 
 

@@ -46,8 +46,8 @@ def checked(env: Any, name: str, max_episode_steps: int | None = None) -> gymnas
         max_episode_steps: a time limit in place of all that it has; None leaves them.
 
     Raises:
-        UsageError: it is not an environment, its spaces are not Gymnasium's, or one of its wrappers remembers
-            over episodes.
+        UsageError: it is not an environment, its spaces are not Gymnasium's, or a wrapper inside it
+            remembers over episodes.
         EnvironmentFault: its own code fails while it is looked at.
     """
     if not isinstance(env, gymnasium.Env):
@@ -62,9 +62,9 @@ def checked(env: Any, name: str, max_episode_steps: int | None = None) -> gymnas
                 f"{name}: its {attribute} is not a gymnasium.Space but {found}; set self.{attribute} in"
                 " __init__, for example to a gymnasium.spaces.Box"
             )
-    with guarded(f"the environment {name}", "one of its wrappers"):
-        around = list(layers(env))
-    for layer in around:
+    with guarded(f"the environment {name}", "what is inside it"):
+        inside = _inside(env)
+    for layer in inside:
         for kind, (what, flag, option) in REMEMBERING.items():
             if isinstance(layer, kind) and layer.update_running_mean:
                 raise UsageError(
@@ -73,6 +73,18 @@ def checked(env: Any, name: str, max_episode_steps: int | None = None) -> gymnas
                     f" with {flag} (in Python {option})"
                 )
     return env if max_episode_steps is None else _limited(env, name, max_episode_steps)
+
+
+def _inside(env: gymnasium.Env) -> list[gymnasium.Env]:
+    """An environment and all that it keeps in its attributes, as wrappers do, and theirs."""
+    found: list[gymnasium.Env] = []
+    waiting = [env, env.unwrapped]
+    while waiting:
+        one = waiting.pop()
+        if all(one is not other for other in found):
+            found.append(one)
+            waiting += [value for value in vars(one).values() if isinstance(value, gymnasium.Env)]
+    return found
 
 
 def _instead(made: Any) -> str:

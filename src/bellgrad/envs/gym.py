@@ -510,7 +510,6 @@ class SeededEnvs:
         return tensor if self._on_cpu else tensor.to(self.device)
 
     def _obs(self, arrays: tuple[np.ndarray, ...]) -> Tree:
-        settle()  # the environments have just run
         return nest_obs(self.observation_space, (self._tensor(array.copy()) for array in arrays))
 
 
@@ -631,10 +630,12 @@ class GymEnv(SeededEnvs):
     def _advance(self) -> None:
         for _ in self.stepped.advance():
             pass
+        settle()  # the environments' own code may have changed torch's settings
 
     def _replay(self, rows: Sequence[int], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> None:
         for _ in self.stepped.replay(rows, seeds, actions):
             pass
+        settle()
 
     def known_dynamics(self) -> FiniteMDP | None:
         """As `bellgrad.envs.discrete.known_dynamics` finds them."""

@@ -140,7 +140,7 @@ class Encoder(PureModule):
             else:
                 self.features += sum(sizes) if sizes else math.prod(shape)
             self.leaves.append(_Leaf(path, space, shape, Scale.of(space), image, channels, sizes))
-        if not self.leaves:
+        if not self.features:
             raise UsageError(f"there is nothing to observe in {observation_space}")
         if cnn is not None and not self.convolutions:
             raise UsageError(
