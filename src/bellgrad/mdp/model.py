@@ -351,7 +351,11 @@ class FiniteMDP:
     def continuing(self) -> Floats:
         """`[N]` the probability of each outcome after which the episode continues, otherwise 0; the array
         `probability` itself if no outcome ends an episode."""
-        return np.where(self.terminated, 0.0, self.probability) if self.terminated.any() else self.probability
+        if not self.terminated.any():
+            return self.probability
+        continuing = np.where(self.terminated, 0.0, self.probability)
+        continuing.flags.writeable = False  # numba compiles once for read-only arrays and once for others
+        return continuing
 
     @cached_property
     def transition(self) -> sparse.csr_array:
