@@ -92,8 +92,7 @@ class DiscountedProblem:
         """
         mdp, gamma = check_mdp(mdp), check_gamma(gamma, below_one=True)
         tolerance, max_iterations = check_stop(tolerance, max_iterations)
-        continuing = mdp.continuing.view()
-        continuing.flags.writeable = False  # numba compiles once for read-only arrays and once for others
+        continuing = mdp.continuing
         continuing_sum = kernels.row_sum(mdp.offset, continuing)[mdp.legal.ravel()]
         max_factor, min_factor = gamma * float(continuing_sum.max()), gamma * float(continuing_sum.min())
         if max_factor >= 1:
