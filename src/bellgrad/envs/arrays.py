@@ -132,7 +132,7 @@ def as_reward(value: Any) -> float:
     Raises:
         ValueError: anything else; text and arrays of one number, which `float` takes, too.
     """
-    return float(_number(value, "biuf"))
+    return float(_number(value))
 
 
 def as_flag(value: Any) -> bool:
@@ -141,15 +141,15 @@ def as_flag(value: Any) -> bool:
     Raises:
         ValueError: anything else: None, text and arrays have a truth value in Python too.
     """
-    given = _number(value, "biuf")
+    given = _number(value)
     if given not in (0, 1):
         raise ValueError(f"{short(value)} is not a truth value")
     return bool(given)
 
 
-def _number(value: Any, kinds: str) -> Any:
+def _number(value: Any) -> Any:
     given = as_array(value)
-    if given.shape != () or given.dtype.kind not in kinds:
+    if given.shape != () or given.dtype.kind not in "biuf":
         raise ValueError(f"{short(value)} is not one number")
     return given[()]
 

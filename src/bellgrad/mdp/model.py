@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from bellgrad.core.errors import CheckpointError, UsageError, unknown
+from bellgrad.core.errors import UsageError, unknown
 from bellgrad.mdp import build, conditions, frames, kernels, saving
 from bellgrad.mdp.checks import count
 
@@ -398,7 +398,7 @@ class FiniteMDP:
         Raises:
             CheckpointError: the file cannot be written; an older one is then intact.
         """
-        saving.save(path, "finite MDP", {field.name: getattr(self, field.name) for field in fields(self)})
+        saving.save(path, "finite MDP", self)
 
     @classmethod
     def load(cls, path: str | Path) -> FiniteMDP:
@@ -407,11 +407,7 @@ class FiniteMDP:
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds something else.
         """
-        found = saving.load(path, "finite MDP", {field.name for field in fields(cls)})
-        try:
-            return cls(**found)
-        except (TypeError, UsageError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return saving.load(path, "finite MDP", cls)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary per outcome, in the columns that `from_rows` reads; states and actions by name if

@@ -5,51 +5,53 @@ whole or not there.
 """
 
 import json
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bellgrad.core.errors import CheckpointError
+from bellgrad.core.errors import CheckpointError, UsageError
 from bellgrad.core.files import file_path, reason, write_atomic
 
+T = TypeVar("T")
 VERSION = 1
 
 
-def save(path: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
+def save(path: str | Path, kind: str, record: Any) -> None:
     """Write a file; an older one of this name is replaced.
 
     Args:
         path: the file.
         kind: what it holds, in words.
-        fields: arrays, and values that JSON can hold; infinities are allowed.
+        record: a dataclass of arrays, and of values that JSON can hold; infinities are allowed.
 
     Raises:
         CheckpointError: the file cannot be written; an older one is then intact.
     """
     from safetensors.numpy import save as as_bytes
 
+    given = {field.name: getattr(record, field.name) for field in fields(record)}
     arrays = {
-        name: np.ascontiguousarray(value) for name, value in fields.items() if isinstance(value, np.ndarray)
+        name: np.ascontiguousarray(value) for name, value in given.items() if isinstance(value, np.ndarray)
     }
     rest = {
         name: value.item() if isinstance(value, np.generic) else value
-        for name, value in fields.items()
+        for name, value in given.items()
         if name not in arrays
     }
     header = {"format": f"bellgrad {kind}", "version": str(VERSION), "fields": json.dumps(rest)}
     write_atomic(file_path(path), as_bytes(arrays, header))
 
 
-def load(path: str | Path, kind: str, names: set[str]) -> dict[str, Any]:
-    """The fields of a file; lists come back as tuples.
+def load(path: str | Path, kind: str, record: type[T]) -> T:
+    """What a file holds; lists come back as tuples.
 
     Args:
         path: the file.
         kind: what it must hold.
-        names: the fields that it may hold.
+        record: the dataclass that was saved.
 
     Raises:
         CheckpointError: it cannot be read, is damaged, is of a newer version, or holds something else.
@@ -77,12 +79,16 @@ def load(path: str | Path, kind: str, names: set[str]) -> dict[str, Any]:
         )
     try:
         rest = json.loads(header.get("fields", ""))
-        fields = arrays | {name: _tuples(value) for name, value in rest.items()}
+        found_fields = arrays | {name: _tuples(value) for name, value in rest.items()}
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not fields.keys() <= names:
-        raise CheckpointError(f"{path} has unknown fields: {', '.join(sorted(fields.keys() - names))}")
-    return fields
+    strange = found_fields.keys() - {field.name for field in fields(record)}  # type: ignore[arg-type]
+    if strange:
+        raise CheckpointError(f"{path} has unknown fields: {', '.join(sorted(strange))}")
+    try:
+        return record(**found_fields)
+    except (TypeError, UsageError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bellgrad.core.errors import CheckpointError
 from bellgrad.mdp import frames, saving
 from bellgrad.mdp.model import FiniteMDP, Floats, check_mdp
 
@@ -58,7 +57,7 @@ class Solution:
         Raises:
             CheckpointError: the file cannot be written; an older one is then intact.
         """
-        saving.save(path, "solution", {field.name: getattr(self, field.name) for field in fields(self)})
+        saving.save(path, "solution", self)
 
     @classmethod
     def load(cls, path: str | Path) -> Solution:
@@ -67,11 +66,7 @@ class Solution:
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds something else.
         """
-        found = saving.load(path, "solution", {field.name for field in fields(cls)})
-        try:
-            return cls(**found)
-        except TypeError as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return saving.load(path, "solution", cls)
 
     def to_rows(self, mdp: FiniteMDP | None = None, by: str = "state") -> list[dict[str, Any]]:
         """The solution as a list of dictionaries.
