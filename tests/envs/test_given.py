@@ -1,5 +1,7 @@
 """What is asked of an environment, however it is given."""
 
+import gc
+
 import gymnasium
 import numpy as np
 import pytest
@@ -262,3 +264,11 @@ def test_a_simulator_of_which_one_can_be_open_says_how_to_avoid_more():
     batch.close()
     assert "--eval-episodes 0" in str(check_env(Only, num_envs=1))
     assert check_env(Only, num_envs=1, evaluates=False).ok
+
+
+def test_looking_inside_an_environment_does_not_slow_its_attributes():
+    """In CPython attributes lie in the object until somebody asks for its dictionary."""
+    untouched = Counter()
+    env = make_env(Counter, backend="gymnasium")
+    kinds = [type(held) for held in gc.get_referents(env.envs[0].unwrapped)]
+    assert kinds.count(dict) == [type(held) for held in gc.get_referents(untouched)].count(dict)

@@ -165,7 +165,13 @@ class StrictLimit(gymnasium.wrappers.TimeLimit):
 
 
 def assigned(env, name="step"):
-    setattr(env, name, getattr(env, name))
+    own = getattr(env, name)
+    setattr(env, name, lambda *args, **kwargs: own(*args, **kwargs))
+    return env
+
+
+def borrowed(env):
+    env.step = type(env)().step
     return env
 
 
@@ -187,6 +193,7 @@ REPLACED = {
     "a class between": lambda: Inherits(),
     "a mixin": lambda: Mixed(),
     "an assigned step": lambda: assigned(FrozenLakeEnv()),
+    "another object's step": lambda: borrowed(FrozenLakeEnv()),
     "an assigned reset": lambda: assigned(TaxiEnv(), "reset"),
     "a wrapper": lambda: TwiceTheReward(FrozenLakeEnv()),
     "a wrapper inside a limit": lambda: gymnasium.wrappers.TimeLimit(TwiceTheReward(FrozenLakeEnv()), 9),

@@ -21,7 +21,6 @@ from bellgrad.core.memory import need_memory
 MAX_SEED = 2**31 - 1
 # types of a reward and of a flag that need no second look
 NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
-FLAGS = frozenset({bool, np.bool_})
 
 
 class ContractBreach(Exception):
@@ -78,15 +77,20 @@ class Leaf:
             ValueError: not one integer, or out of range.
         """
         if type(value) is not int:
-            given = self._array(value)
-            if given.shape != () or given.dtype.kind not in "biu":
-                raise ValueError(
-                    f"returned the {self.path} {short(value)}, its space {self.space} wants one integer"
-                )
-            value = int(given)
+            value = self._integer(value)
         if value not in self.categories:
             raise ValueError(f"returned the {self.path} {short(value)}, outside its space {self.space}")
         return value - self.categories.start
+
+    def _integer(self, value: Any) -> int:
+        if type(value) is np.int64:
+            return int(value)
+        given = self._array(value)
+        if given.shape != () or given.dtype.kind not in "biu":
+            raise ValueError(
+                f"returned the {self.path} {short(value)}, its space {self.space} wants one integer"
+            )
+        return int(given)
 
     def _coerce(self, value: Any) -> np.ndarray:
         given = self._array(value)
@@ -132,7 +136,7 @@ def as_reward(value: Any) -> float:
     Raises:
         ValueError: anything else; text and arrays of one number, which `float` takes, too.
     """
-    return float(_number(value))
+    return float(value if type(value) in NUMBERS else _number(value))
 
 
 def as_flag(value: Any) -> bool:
@@ -141,6 +145,8 @@ def as_flag(value: Any) -> bool:
     Raises:
         ValueError: anything else: None, text and arrays have a truth value in Python too.
     """
+    if type(value) is np.bool_:
+        return bool(value)
     given = _number(value)
     if given not in (0, 1):
         raise ValueError(f"{short(value)} is not a truth value")
@@ -444,9 +450,9 @@ class SteppedEnvs:
         try:
             return (
                 obs,
-                float(reward) if type(reward) in NUMBERS else as_reward(reward),
-                bool(terminated) if type(terminated) in FLAGS else as_flag(terminated),
-                bool(truncated) if type(truncated) in FLAGS else as_flag(truncated),
+                reward if type(reward) is float else as_reward(reward),
+                terminated if terminated is False or terminated is True else as_flag(terminated),
+                truncated if truncated is False or truncated is True else as_flag(truncated),
             )
         except ValueError:
             flags = f"reward {short(reward)}, terminated {short(terminated)}, truncated {short(truncated)}"

@@ -619,13 +619,10 @@ class GymEnv(SeededEnvs):
         self._check_obs(self._rows.obs)
         return self._rows.obs
 
-    def category(self, obs: Any) -> int:
-        """An observation of a Discrete space counted from 0.
-
-        Raises:
-            ValueError: it is outside its space.
-        """
-        return self._leaves[0].category(obs)
+    @property
+    def category(self) -> Callable[[Any], int]:
+        """Counts an observation of a Discrete space from 0: `Leaf.category`."""
+        return self._leaves[0].category
 
     def _advance(self) -> None:
         for _ in self.stepped.advance():

@@ -9,6 +9,7 @@ own classes are known to follow `P`; those of another class are compared with it
 
 import copy
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import gymnasium
@@ -122,8 +123,9 @@ def _dynamics_of(env: gymnasium.Env, mdp_class: Any) -> Any:
 
 
 def _replaced(layer: gymnasium.Env) -> bool:
-    """Whether `step` or `reset` was assigned to this object."""
-    return not getattr(layer, "__dict__", {}).keys().isdisjoint(("step", "reset"))
+    """Whether another `step` or `reset` than its class's was assigned to this object."""
+    kind = type(layer)
+    return (layer.step, layer.reset) != (MethodType(kind.step, layer), MethodType(kind.reset, layer))
 
 
 def _check_owner(inner: gymnasium.Env, name: str, what: str) -> None:
