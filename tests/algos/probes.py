@@ -14,7 +14,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from bellgrad.core.registry import DRIVERS
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import RescaleAction, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import RescaleAction
 from bellgrad.training.engine import Engine
 
 OPTIMUM = 0.5  # of the continuous probes, in the learner's units; 3.0 in the environment's

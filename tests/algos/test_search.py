@@ -21,7 +21,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.records import EnvSpec
 from bellgrad.core.rng import draw
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import RescaleAction, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import RescaleAction
 from bellgrad.nets.specs import GRU, MLP
 from bellgrad.ops.optim import SGD
 from bellgrad.training.engine import Engine

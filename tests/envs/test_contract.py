@@ -20,7 +20,8 @@ from bellgrad.envs.mdp import FiniteMDPEnv
 from bellgrad.envs.names import make_single
 from bellgrad.envs.native import NativeEnv
 from bellgrad.envs.sampled import SampledMDP
-from bellgrad.envs.transforms import ActionRepeat, ClipReward, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import ActionRepeat, ClipReward
 from bellgrad.envs.vacuum import vacuum_dynamics
 from bellgrad.envs.worker import SubprocessEnv
 from bellgrad.mdp.examples import chain, random_walk

@@ -19,7 +19,8 @@ from bellgrad.envs.classic import CartPole
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.images import ChannelsFirst, FrameStack, Gray, ImageLayout, MaxPool, Resize
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import ActionRepeat, ClipReward, NormalizeReward, RescaleReward, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import ActionRepeat, ClipReward, NormalizeReward, RescaleReward
 from bellgrad.nets.encoder import Encoder
 from bellgrad.nets.specs import CNN
 

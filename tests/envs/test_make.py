@@ -16,7 +16,7 @@ from bellgrad.envs.images import FrameStack
 from bellgrad.envs.make import make_env
 from bellgrad.envs.names import env_name, list_envs, make_single, requires_import
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.envs.worker import SubprocessEnv
 
 

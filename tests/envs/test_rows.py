@@ -15,7 +15,8 @@ from bellgrad.envs.classic import CartPole
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.images import FrameStack, MaxPool
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.envs.worker import SubprocessEnv
 
 B = 4

@@ -14,14 +14,8 @@ from bellgrad.envs.classic import CartPole, MountainCarContinuous, Pendulum
 from bellgrad.envs.host import HostEnv
 from bellgrad.envs.images import FrameStack
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import (
-    ClipReward,
-    NormalizeObs,
-    NormalizeReward,
-    RescaleAction,
-    RescaleReward,
-    TransformedEnv,
-)
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import ClipReward, NormalizeObs, NormalizeReward, RescaleAction, RescaleReward
 
 
 class Scripted:

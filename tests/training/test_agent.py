@@ -17,7 +17,8 @@ from bellgrad.core.errors import UsageError
 from bellgrad.core.tree import leaves
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.images import FrameStack, Gray, MaxPool, Resize
-from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import ActionRepeat
 from bellgrad.nets.specs import MLP
 from bellgrad.report.training.export import export_onnx
 from bellgrad.training.agent import Agent

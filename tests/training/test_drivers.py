@@ -24,7 +24,8 @@ from bellgrad.data.uniform import UniformReplay
 from bellgrad.envs.classic import CartPole, Pendulum
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import RescaleAction, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import RescaleAction
 from bellgrad.nets.specs import MLP
 from bellgrad.ops.optim import SGD
 from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint

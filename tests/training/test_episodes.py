@@ -20,7 +20,8 @@ from bellgrad.core.tree import named_leaves
 from bellgrad.envs.images import FrameStack
 from bellgrad.envs.make import make_env
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.envs.worker import SubprocessEnv
 from bellgrad.nets.specs import MLP
 from bellgrad.runs.checkpoint import Checkpoint, save_checkpoint

@@ -16,7 +16,8 @@ from bellgrad.core.records import Acted
 from bellgrad.core.rng import Noise
 from bellgrad.core.tree import leaves, map_tree
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import NormalizeObs, NormalizeReward, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import NormalizeObs, NormalizeReward
 from bellgrad.nets.specs import MLP
 from bellgrad.training import session as session_module
 from bellgrad.training.evaluate import EPISODE_CAP, EVAL_ENVS, Evaluation, evaluate_agent

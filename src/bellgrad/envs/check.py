@@ -32,9 +32,10 @@ from bellgrad.envs.arrays import (
     short,
 )
 from bellgrad.envs.given import EpisodeLimit, own_limit
-from bellgrad.envs.gym import LARGEST_REWARD, gym_spec
+from bellgrad.envs.gym import gym_spec
 from bellgrad.envs.make import make_env
 from bellgrad.envs.names import EnvLike, env_name, make_single
+from bellgrad.envs.seeded import LARGEST_REWARD
 from bellgrad.nets.encoder import Encoder
 
 MAX_STEPS = 1000  # of one episode

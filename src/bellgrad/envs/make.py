@@ -12,7 +12,8 @@ from bellgrad.envs.catalog import NATIVE
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.names import BACKENDS, EnvLike, env_name, make_single, registered_id
 from bellgrad.envs.native import NativeEnv
-from bellgrad.envs.transforms import RescaleAction, Transform, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import RescaleAction, Transform
 from bellgrad.envs.worker import SubprocessEnv
 
 

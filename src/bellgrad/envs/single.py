@@ -7,7 +7,8 @@ import numpy as np
 
 from bellgrad.core.errors import EnvironmentFault
 from bellgrad.envs.arrays import ContractBreach
-from bellgrad.envs.gym import LARGEST_REWARD, GymEnv, UnderWay
+from bellgrad.envs.gym import GymEnv
+from bellgrad.envs.seeded import LARGEST_REWARD, UnderWay
 
 
 class SingleEnvStepper:

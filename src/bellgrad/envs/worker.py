@@ -29,8 +29,9 @@ from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.output import warn
 from bellgrad.core.processors import processors
 from bellgrad.envs.arrays import ContractBreach, mapped_arrays
-from bellgrad.envs.gym import GymEnv, SeededEnvs, several_open
+from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.names import env_name, importable_name, make_single
+from bellgrad.envs.seeded import SeededEnvs, several_open
 from bellgrad.envs.serve import CLOSE, IN_RESET, IN_STEP, REPLAY, STEP, WAITING, Place
 
 STEP_SECONDS = 60.0  # that a step may take, if the user does not say otherwise

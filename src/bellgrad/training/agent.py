@@ -17,7 +17,8 @@ from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, to_device
 from bellgrad.envs.gym import obs_to_tensor
 from bellgrad.envs.images import FrameStack, MaxPool
-from bellgrad.envs.transforms import ActionRepeat, TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.envs.transforms import ActionRepeat
 from bellgrad.runs.folder import Which
 from bellgrad.training.run import Run
 

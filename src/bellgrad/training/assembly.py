@@ -11,7 +11,7 @@ from bellgrad.core.registry import TRANSFORMS
 from bellgrad.core.tree import restore_tree
 from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.make import make_env
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.tabular.common import Tabular

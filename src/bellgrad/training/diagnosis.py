@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from bellgrad.core.tree import named_leaves
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.runs.settings import Settings
 from bellgrad.tabular.common import Tabular
 from bellgrad.training.assembly import make_run_env

@@ -84,6 +84,11 @@ class Driver:
         """What the run asks of the learner's networks; None if it has none."""
         raise NotImplementedError
 
+    def heed(self, stop: StopRequest, may_leave: bool) -> None:
+        """Before a call: by what it is asked to stop, and whether what was there before it is kept, so that
+        it may be left at once."""
+        self.stop, self.at_once = stop, stop.at_once if may_leave else nullcontext
+
     def advance(self) -> Advanced:
         """Take `steps_per_call` environment steps and the updates that are due."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ from bellgrad.core.errors import EnvironmentFault, UsageError
 from bellgrad.core.protocols import PopulationLearner
 from bellgrad.core.rng import derive_seed, draw
 from bellgrad.core.tree import Tree, index_tree, map_tree, named_leaves, restore_tree
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
 from bellgrad.training.actor import Ended

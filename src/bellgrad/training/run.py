@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from bellgrad.core.errors import UsageError
 from bellgrad.core.output import warn
 from bellgrad.core.process import in_own_settings
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.runs.folder import RunFolder, Which, best_of
 from bellgrad.runs.settings import Settings
 from bellgrad.training import session

@@ -22,7 +22,7 @@ from bellgrad.core.process import settle
 from bellgrad.core.protocols import Learner
 from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.runs.checkpoint import Checkpoint, prune, revise_checkpoint, save_checkpoint
 from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
@@ -237,7 +237,6 @@ class Session:
             env.device,
             total=plan.steps,
         )
-        self.driver.stop = self._stop
         self.tracker = Tracker()
         self.best: Best | None = None
         self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
@@ -345,7 +344,7 @@ class Session:
                 self._before = driver.snapshot()
                 self._spent_on_it += time.perf_counter() - began
         settle()  # the environment's code may have changed torch's settings
-        driver.at_once = stop.at_once if saved or self._before is not None else contextlib.nullcontext
+        driver.heed(stop, may_leave=saved or self._before is not None)
         try:
             with stop.at_once() if saved else contextlib.nullcontext():
                 report = driver.advance()

@@ -13,7 +13,7 @@ from bellgrad.core.tree import map_tree, named_leaves, nest, restore_tree
 from bellgrad.envs.discrete import DiscreteStates
 from bellgrad.envs.gym import GymEnv
 from bellgrad.envs.single import SingleEnvStepper
-from bellgrad.envs.transforms import TransformedEnv
+from bellgrad.envs.transformed import TransformedEnv
 from bellgrad.mdp.model import FiniteMDP
 from bellgrad.runs.checkpoint import Checkpoint
 from bellgrad.runs.settings import Settings
