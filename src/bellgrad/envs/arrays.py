@@ -447,10 +447,11 @@ class SteppedEnvs:
             wanted = "(observation, reward, terminated, truncated, info)"
             raise ContractBreach(row, f"returned {got} from step(), which must return {wanted}")
         obs, reward, terminated, truncated, _ = result
+        kind = type(reward)
         try:
             return (
                 obs,
-                reward if type(reward) is float else as_reward(reward),
+                float(reward) if kind is float or kind is int else as_reward(reward),
                 terminated if terminated is False or terminated is True else as_flag(terminated),
                 truncated if truncated is False or truncated is True else as_flag(truncated),
             )
