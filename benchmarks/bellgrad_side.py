@@ -71,7 +71,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(settings, Path(folder) / "run")
-        session = Session(run, run.make_env(s["num_envs"]), progress="off")
+        session = Session(run, run.make_env(s["num_envs"]))
         driver, tracker, log_every = session.driver, session.tracker, run.record["log_every"]
         driver.total = sys.maxsize  # the clock ends the run
 

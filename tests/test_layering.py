@@ -20,6 +20,7 @@ SOURCE = Path(bellgrad.__file__).parent
 ORDER = [
     {"core"},
     {"ops"},
+    {"graphs"},
     {"mdp", "nets", "data"},
     {"envs"},
     {"tabular", "algos"},

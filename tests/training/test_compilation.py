@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 import torch
@@ -9,10 +10,14 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 import bellgrad as bg
 from bellgrad.core.errors import CompilationError, UsageError
+from bellgrad.graphs import compiler as compiler_module
+from bellgrad.graphs.build import first_line
+from bellgrad.graphs.compiler import compiler_fault, find_compiler
+from bellgrad.runs.settings import Settings
 from bellgrad.training import compilation
 from bellgrad.training import engine as engine_module
-from bellgrad.training.compilation import compiler_fault, find_compiler, first_line
 from bellgrad.training.engine import Engine
+from bellgrad.training.session import Session
 
 DQN = bg.DQN(network=bg.MLP(hidden=(8,)), buffer_size=200, learning_starts=20, batch_size=8)
 PPO = bg.PPO(network=bg.MLP(hidden=(8,)), rollout_steps=16, minibatches=2)
@@ -43,24 +48,31 @@ def compiler(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compiling(monkeypatch):
-    """Takes torch's compiler away: the first `works` functions are run as they are, the next ones fail."""
+    """Takes the compiler away: the first `works` functions are run as they are, the next ones fail."""
 
     def make(works, error=None):
         made = []
 
-        def compile_(fn, **options):
-            made.append(fn)
-            if len(made) <= works:
-                return fn
+        class Made:
+            ready = True
 
-            def fails(*args):
-                raise error or RuntimeError(SAID)
+            def wait(self):
+                """There is nothing to wait for."""
 
-            return fails
+            def __init__(self, fn, threads):
+                made.append(fn)
+                self.fn, self.fails = fn, len(made) > works
 
-        monkeypatch.setattr(torch, "compile", compile_)
+            def load(self):
+                if self.fails:
+                    raise error or RuntimeError(SAID)
+                return torch.no_grad()(self.fn)
+
+        monkeypatch.setattr(compilation, "capture", lambda fn, args: fn)
+        monkeypatch.setattr(compilation, "Native", Made)
         monkeypatch.setattr(engine_module, "compiler_available", lambda: True)
         monkeypatch.setattr(engine_module, "COMPILE_FROM_UPDATES", 1)
+        monkeypatch.setattr(engine_module, "MOST_EAGER_UPDATES", 0)
         return made
 
     return make
@@ -109,7 +121,7 @@ def test_a_broken_compiler_is_found_before_a_run_begins(script, said, compiler, 
 
 def test_a_compiler_that_hangs_is_given_up(compiler, monkeypatch):
     compiler("exec sleep 60")
-    monkeypatch.setattr(compilation, "PATIENCE", 0.3)
+    monkeypatch.setattr(compiler_module, "PATIENCE", 0.3)
     assert "no answer within" in str(compiler_fault())
 
 
@@ -222,3 +234,70 @@ def test_a_folder_for_compiled_code_that_cannot_be_used_is_replaced(monkeypatch,
     assert Engine("compiled", 1, 1, "").compile(lambda x: x * 3)(torch.ones(2)).tolist() == [3.0, 3.0]
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/nothing")
     assert Engine("compiled", 1, 1, "").compile(lambda x: x * 5)(torch.ones(2)).tolist() == [5.0, 5.0]
+
+
+def test_auto_begins_eagerly_and_switches_at_a_planned_step(compiling, monkeypatch, tmp_path):
+    compiling(99)
+    monkeypatch.setattr(engine_module, "MOST_EAGER_UPDATES", 9)
+    monkeypatch.setattr(engine_module, "EAGER_PART", 2)
+    native_from = []
+    made = compilation.Native.load
+
+    def load(self):
+        native_from.append(session.driver.updates)
+        return made(self)
+
+    monkeypatch.setattr(compilation.Native, "load", load)
+    run = bg.Run.create(Settings(DQN, "CartPole-v1", 80, 2, engine="auto", checkpoints=2), tmp_path / "run")
+    session = Session(run, run.make_env(1))
+    session.train()
+    assert native_from == [10]  # calls of two updates
+    assert used(run)["compiled_from"] == 9 and run.record["compile_seconds"] >= 0
+
+
+def test_time_spent_on_compiling_is_a_figure_of_its_own(compiling, monkeypatch, tmp_path):
+    compiling(99)
+    monkeypatch.setattr(compilation.Native, "ready", False)
+    monkeypatch.setattr(compilation.Native, "wait", lambda self: time.sleep(0.7), raising=False)
+    run = train(tmp_path / "run")
+    assert run.record["compile_seconds"] >= 0.7
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    last = [line for line in map(json.loads, lines) if "time" in line][-1]
+    assert last["time"] < 0.7
+
+
+def test_waiting_for_the_compiler_is_said(compiling, monkeypatch, tmp_path, capsys):
+    compiling(99)
+    monkeypatch.setattr(compilation.Native, "ready", False)
+    monkeypatch.setattr(compilation.Native, "wait", lambda self: None, raising=False)
+    bg.train(DQN, "CartPole-v1", 80, seed=2, out=tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "compiling: once for these networks" in said and "compiled after" in said
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("algorithm", [DQN, PPO], ids=["dqn", "ppo"])
+def test_a_cold_and_a_warm_cache_and_a_resumed_run_give_the_same_bits(algorithm, monkeypatch, tmp_path):
+    monkeypatch.setattr(engine_module, "COMPILE_FROM_UPDATES", 1)
+    monkeypatch.setattr(engine_module, "EAGER_PART", 3)
+    monkeypatch.setenv("BELLGRAD_CACHE_DIR", str(tmp_path / "cache"))
+    cold = train(tmp_path / "cold", algorithm, steps=160)
+    warm = train(tmp_path / "warm", algorithm, steps=160)
+    assert used(cold)["mode"] == "compiled" and used(cold)["compiled_from"] > 0
+    runs = [warm]
+    for stopped_at in (2, 0):  # calls before the end, and before native code
+        over, calls = Session._over, []
+
+        def interrupted(session, over=over, calls=calls, last=stopped_at):
+            calls.append(session.driver.updates)
+            if calls[-1] > last * session.plan.engine.compiled_from:
+                signal.raise_signal(signal.SIGINT)
+            return over(session)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Session, "_over", interrupted)
+            train(tmp_path / f"part{stopped_at}", algorithm, steps=160)
+        runs.append(bg.resume(tmp_path / f"part{stopped_at}", progress="off"))
+    for run in runs:
+        assert state(run).keys() == state(cold).keys()
+        assert all(torch.equal(tensor, state(cold)[name]) for name, tensor in state(run).items())

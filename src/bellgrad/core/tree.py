@@ -17,12 +17,13 @@ Tree = Any  # Tensor | None | NamedTuple | tuple[Tree, ...] | list[Tree] | dict[
 T = TypeVar("T")  # a tree whose type is known
 
 
-def _is_record(node: Tree) -> bool:
+def is_record(node: Tree) -> bool:
+    """Whether a node is a NamedTuple."""
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
 def _children(node: Tree) -> Iterator[tuple[str, Tree]]:
-    if _is_record(node):
+    if is_record(node):
         yield from zip(node._fields, node, strict=True)
     elif isinstance(node, tuple | list):
         yield from ((str(i), child) for i, child in enumerate(node))
@@ -52,7 +53,7 @@ def map_tree(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, Mapping):
         return {key: map_tree(fn, child, *(o[key] for o in others)) for key, child in tree.items()}
     children = [map_tree(fn, *nodes) for nodes in zip(tree, *others, strict=True)]
-    return type(tree)(*children) if _is_record(tree) else type(tree)(children)
+    return type(tree)(*children) if is_record(tree) else type(tree)(children)
 
 
 def named_leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:

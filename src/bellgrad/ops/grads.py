@@ -1,6 +1,8 @@
 """Gradients as values: nothing is stored in `.grad`, nothing is changed in place."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,10 +13,25 @@ from bellgrad.core.tree import Tree, map_tree
 Params = dict[str, Tensor]
 
 
+_capturing: ContextVar[bool] = ContextVar("capturing", default=False)
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """While a function is captured as a graph."""
+    token = _capturing.set(True)
+    try:
+        yield
+    finally:
+        _capturing.reset(token)
+
+
 def tracing() -> bool:
-    """Whether `torch.compile` or a `torch.func` transform is running; then only pure torch operations
-    work."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a function is captured, or `torch.compile` or a `torch.func` transform is running; then only
+    pure torch operations work."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True  # torch.compile, which understands no context variable, comes no further
+    return _capturing.get()
 
 
 def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:

@@ -272,9 +272,11 @@ def _copy(group: Params) -> Params:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in group.items()}
 
 
-def _decayed(beta: float, time: Tensor) -> Tensor:
+def _decayed(beta: float | Tensor, time: Tensor) -> Tensor:
     """`beta^time`. Inductor computes an `exp` with many readers once; it would repeat a `pow` for every few
     parameters."""
+    if isinstance(beta, Tensor):
+        return torch.exp(time * beta.log())
     return torch.exp(time * (math.log(beta) if beta else -math.inf))
 
 

@@ -18,7 +18,7 @@ class Constant:
 
     def value(self, step: Tensor) -> Tensor:
         """The number at `step` (int64, any shape), in torch's default dtype."""
-        return torch.full_like(step, self.level, dtype=torch.get_default_dtype())
+        return torch.zeros_like(step, dtype=torch.get_default_dtype()) + self.level
 
 
 @dataclass(frozen=True)

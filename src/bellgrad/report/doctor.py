@@ -53,7 +53,7 @@ def _compiler() -> str:
 
     from bellgrad.core.errors import CompilationError
     from bellgrad.core.process import OwnSettings
-    from bellgrad.training.compilation import compiler_fault, find_compiler
+    from bellgrad.graphs.compiler import compiler_fault, find_compiler
     from bellgrad.training.engine import Engine
 
     fault = compiler_fault()

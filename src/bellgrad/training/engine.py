@@ -10,10 +10,15 @@ import torch
 from bellgrad.core.errors import CompilationError, UsageError
 from bellgrad.core.forks import SPAWN, lost_threads
 from bellgrad.core.processors import processors
-from bellgrad.training.compilation import Compilation, compiler_available, compiler_fault
+from bellgrad.graphs.compiler import compiler_available, compiler_fault
+from bellgrad.training.compilation import Compilation
 
 # A cold compile costs about as much as this many eager updates of a small network.
 COMPILE_FROM_UPDATES = 20_000
+# The part of a run's updates, one in so many, that is eager while the compiler works; and the most of them,
+# which take about as long as a cold compile.
+EAGER_PART = 50
+MOST_EAGER_UPDATES = 20_000
 # Parameters times batch size from which a second thread pays for its synchronization.
 THREADS_FROM_WORK = 8_000_000
 # Of a run of ordinary length: a bigger graph takes tens of MiB more to compile, and longer to load.
@@ -32,24 +37,30 @@ class Engine:
         threads: of torch's arithmetic.
         updates_per_call: gradient updates unrolled into one compiled call.
         reason: one line for the user.
+        compiled_from: if compiled, updates after which it is; until then the run is eager, while the compiler
+            works beside it. It depends on the plan only, so that the same command gives the same numbers.
         fault: why it is eager, if it would be compiled on another machine; not recorded.
         on_fault: called once if a function cannot be compiled. If it returns, this and every later function
             is run eagerly; if there is none, the `CompilationError` is raised. Not recorded.
+        compilation: the functions that were compiled, and whether they run as such.
     """
 
     mode: Literal["eager", "compiled"]
     threads: int
     updates_per_call: int
     reason: str
+    compiled_from: int = 0
     fault: CompilationError | None = field(default=None, compare=False, repr=False)
     on_fault: Callable[[CompilationError], None] | None = field(default=None, compare=False, repr=False)
+    compilation: Compilation = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_compilation", Compilation(self.on_fault))
+        object.__setattr__(self, "compilation", Compilation(self.threads, self.on_fault))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record."""
-        return {name: getattr(self, name) for name in ("mode", "threads", "updates_per_call", "reason")}
+        names = ("mode", "threads", "updates_per_call", "reason", "compiled_from")
+        return {name: getattr(self, name) for name in names}
 
     def start(self) -> None:
         """Apply the thread count to this process. Compiled code has the count built in, so this comes before
@@ -68,15 +79,25 @@ class Engine:
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, without autograd recording, eager or compiled. Shapes must be the same at every call.
 
-        It is compiled when it is first called. If that fails, nothing has been changed: see `on_fault`.
+        It is captured when it is first called. If it cannot be compiled, nothing has been changed: see
+        `on_fault`.
 
         Raises:
             CompilationError: by the function that is returned.
         """
         if self.mode == "eager":
             return torch.no_grad()(fn)
-        compiled: Callable[..., Any] = self._compilation.function(fn)  # type: ignore[attr-defined]
-        return compiled
+        return self.compilation.function(fn)
+
+    def reached(self, updates: int) -> None:
+        """Before a call of a driver: the run has made so many updates."""
+        self.compilation.native = updates >= self.compiled_from
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the next call of a compiled function may have to wait for a compiler."""
+        c = self.compilation
+        return c.functions > 0 and c.native and not c.ran
 
 
 def choose_engine(
@@ -116,8 +137,9 @@ def choose_engine(
             )
         return Engine("compiled", threads, per_call, "compiled, as asked")
     if fault is not None:
-        return Engine("eager", threads, per_call, f"eager: {fault}", fault)
+        return Engine("eager", threads, per_call, f"eager: {fault}", fault=fault)
     mode: Literal["eager", "compiled"] = "compiled" if wanted else "eager"
     relation = "at least" if wanted else "fewer than"
     reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"
-    return Engine(mode, threads, per_call, reason)
+    begin = min(planned_updates // EAGER_PART, MOST_EAGER_UPDATES) if wanted else 0
+    return Engine(mode, threads, per_call, reason, begin)

@@ -71,7 +71,6 @@ class OffPolicy(ActingDriver):
         self._store = engine.compile(self.replay.add)
         self._learn = engine.compile(self.run_updates)
         self._store_and_learn = engine.compile(self.store_and_learn)
-        self._compiled = False  # not before the first call that learns
 
     @classmethod
     def workload(cls, learner: OffPolicyLearner, settings: Settings) -> Workload:
@@ -88,7 +87,6 @@ class OffPolicy(ActingDriver):
         else:
             advanced = self._run_whole_call() if self._whole else self._run_by_parts()
             self.updates += self._cycles * self._cycle_updates
-            self._compiled = True
         self.steps += self.steps_per_call
         return advanced
 
@@ -98,8 +96,8 @@ class OffPolicy(ActingDriver):
 
     @property
     def compiles_next(self) -> bool:
-        """The first call that learns does."""
-        return self.engine.mode == "compiled" and not self._compiled and not self._warming_up
+        """The first calls act only."""
+        return super().compiles_next and not self._warming_up
 
     def notes(self, settings: Settings) -> list[str]:
         """Also that nothing will be learned."""

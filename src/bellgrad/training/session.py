@@ -23,12 +23,12 @@ from bellgrad.core.protocols import Learner
 from bellgrad.core.registry import DRIVERS
 from bellgrad.core.tree import named_leaves
 from bellgrad.envs.transformed import TransformedEnv
+from bellgrad.graphs.compiler import compiler_available, compiler_fault
 from bellgrad.runs.checkpoint import Checkpoint, prune, revise_checkpoint, save_checkpoint
 from bellgrad.runs.folder import Best, RunFolder, best_of
 from bellgrad.runs.metrics import MetricsWriter
 from bellgrad.runs.settings import Settings, algorithm_name
 from bellgrad.training.assembly import STATE, make_run_env
-from bellgrad.training.compilation import compiler_available, compiler_fault
 from bellgrad.training.diagnosis import advice
 from bellgrad.training.driver import Advanced, Driver, Workload
 from bellgrad.training.engine import Engine, choose_engine
@@ -237,10 +237,12 @@ class Session:
             env.device,
             total=plan.steps,
         )
+        self.driver.engine.compilation.waiting = self._progress.waiting
         self.tracker = Tracker()
         self.best: Best | None = None
         self._restarts: list[int] = []  # steps at which a resumed run could not bring its environment back
-        self._seconds = 0.0  # of training, over all sessions
+        self._seconds = 0.0  # of training, over all sessions, without what compiling took of it
+        self._compiling = 0.0  # seconds of this session that are not counted there
         self._unevaluated = False  # whether the newest checkpoint's evaluation has still to be made
         self._before: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # the call under way
         self._spent_on_it = 0.0  # seconds, for all calls
@@ -328,13 +330,16 @@ class Session:
                 raise KeyboardInterrupt
         finally:
             # A full disk was already reported, and a checkpoint made everything that is needed durable.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CheckpointError):
                 self.metrics.close()
+                seconds = driver.engine.compilation.seconds + self.run.record.get("compile_seconds", 0.0)
+                self.run.save_record(compile_seconds=round(seconds, 1))
 
     def _advance(self) -> Advanced | None:
         """A call of the driver; None if it was left because the run is to stop: all is then to be saved as it
         was before the call."""
         driver, stop = self.driver, self._stop
+        driver.engine.reached(driver.updates)
         if driver.compiles_next and self._saved_at != driver.steps:
             self._save()
         saved = self._saved_at == driver.steps
@@ -372,8 +377,9 @@ class Session:
         return steps >= self.plan.steps or steps // every > before // every
 
     def _count_time(self) -> None:
-        now = time.perf_counter()
-        self._seconds, self._since = self._seconds + now - self._since, now
+        now, compiling = time.perf_counter(), self.driver.engine.compilation.seconds
+        self._seconds += now - self._since - (compiling - self._compiling)
+        self._since, self._compiling = now, compiling
 
     def _log(self) -> None:
         self._count_time()

@@ -1,0 +1,2 @@
+"""Pure functions as native code: captured as graphs, compiled by a process of their own, kept for the
+machine."""
