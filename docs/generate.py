@@ -205,6 +205,8 @@ def rules() -> str:
     rows = [
         ("environments that step together, unless told", f"1; {usual}"),
         ("planned updates from which `auto` compiles", engine.COMPILE_FROM_UPDATES),
+        ("of those, the part that is eager while the compiler works, one in", engine.EAGER_PART),
+        ("updates of that part, at most", engine.MOST_EAGER_UPDATES),
         ("parameters x batch size from which more than one thread is used", engine.THREADS_FROM_WORK),
         ("updates in one call, at most", engine.UPDATES_PER_CALL),
         ("planned updates from which a run is long", engine.LONG_RUN_UPDATES),

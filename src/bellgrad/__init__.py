@@ -4,7 +4,9 @@ used."""
 from importlib import import_module
 from typing import Any
 
-from bellgrad.core import registry
+from bellgrad.core import registry, waiting
+
+waiting.sleep_soon()  # before anything imports torch
 
 _HOMES = {
     target.partition(":")[2]: target.partition(":")[0]

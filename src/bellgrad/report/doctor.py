@@ -21,6 +21,8 @@ def examine() -> dict[str, str]:
     import torch
 
     from bellgrad.core.machine_code import is_kept
+    from bellgrad.core.waiting import manner
+    from bellgrad.graphs.compiler import cache_folder
 
     found = {
         "bellgrad": version("bellgrad"),
@@ -31,7 +33,9 @@ def examine() -> dict[str, str]:
         "cuda": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else "none; everything runs on the processor",
+        "threads": f"wait for each other with {manner()}",
         "compiler": _compiler(),
+        "compiled code": f"is kept in {cache_folder()}",
         "cache": "machine code of solvers and tables is kept on disk"
         if is_kept()
         else "no folder can be written: solvers and tables are compiled in each process; set NUMBA_CACHE_DIR",
