@@ -76,6 +76,11 @@ def warn_if_busy() -> None:
         )
 
 
+def own_cache(folder: str) -> dict[str, str]:
+    """Variables that keep compiled code of this and of earlier commits in a folder."""
+    return {"BELLGRAD_CACHE_DIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
+
+
 def ask(command: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:
     """Run a measuring process and read the last line of JSON that it prints.
 

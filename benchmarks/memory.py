@@ -23,7 +23,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from common import HERE, RESULTS, ROOT, ChildError, ask, provenance, read_results, warn_if_busy, write_results
+from common import (
+    HERE,
+    RESULTS,
+    ROOT,
+    ChildError,
+    ask,
+    own_cache,
+    provenance,
+    read_results,
+    warn_if_busy,
+    write_results,
+)
 
 PEAK_BAR = 1.3  # peak over imports + replay + networks
 FIRST_STEP_BAR = 5.0  # seconds
@@ -186,7 +197,7 @@ def weigh(name: str, quick: bool) -> dict:
     # an empty one: compiling from the beginning takes the most memory
     with tempfile.TemporaryDirectory() as cache:
         words = ["--child", "case", name, *(["--quick"] if quick else [])]
-        answer = ask([sys.executable, script, *words], {"TORCHINDUCTOR_CACHE_DIR": cache})
+        answer = ask([sys.executable, script, *words], own_cache(cache))
     imports = subprocess.run(
         [sys.executable, script, "--child", "imports"],
         input=json.dumps(answer.pop("modules")),

@@ -19,7 +19,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from common import HERE, RESULTS, ROOT, ChildError, ask, provenance, read_results, warn_if_busy, write_results
+from common import (
+    HERE,
+    RESULTS,
+    ROOT,
+    ChildError,
+    ask,
+    own_cache,
+    provenance,
+    read_results,
+    warn_if_busy,
+    write_results,
+)
 from tables import solve_table
 
 ENV, TARGET, EPISODES, EVALUATION_SEED = "CartPole-v1", 475.0, 100, 1_000_000
@@ -122,7 +133,7 @@ def measure(name: str, peers_python: str, seeds: int, cache: str) -> dict:
     found: dict[str, list[dict]] = {"ours": [], "peer": []}
     for seed in range(seeds):
         for side, command in commands(name, peers_python, seed).items():
-            found[side].append(ask(command, {"TORCHINDUCTOR_CACHE_DIR": cache}))
+            found[side].append(ask(command, own_cache(cache)))
             print(f"  {name} {side:5s} seed {seed}: {found[side][-1]['seconds']} s", file=sys.stderr)
     ours, peer = median(found["ours"]), median(found["peer"])
     ratio = peer / ours if ours and peer else None

@@ -23,7 +23,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from common import RESULTS, ROOT, ChildError, ask, provenance, read_results, warn_if_busy, write_results
+from common import (
+    RESULTS,
+    ROOT,
+    ChildError,
+    ask,
+    own_cache,
+    provenance,
+    read_results,
+    warn_if_busy,
+    write_results,
+)
 from tables import speed_table
 
 SAC = {
@@ -238,7 +248,7 @@ def measure(
                 if "error" in entry:
                     continue
                 try:
-                    answer = ask(command, {"TORCHINDUCTOR_CACHE_DIR": cache})
+                    answer = ask(command, own_cache(cache))
                 except ChildError as error:
                     entry["error"] = str(error)
                     print(f"  {side[0]:9s} {name:16s} failed: {error}", file=sys.stderr)

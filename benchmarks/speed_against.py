@@ -21,7 +21,17 @@ from pathlib import Path
 
 import planning
 import tabular
-from common import RESULTS, ROOT, ChildError, ask, provenance, read_results, warn_if_busy, write_results
+from common import (
+    RESULTS,
+    ROOT,
+    ChildError,
+    ask,
+    own_cache,
+    provenance,
+    read_results,
+    warn_if_busy,
+    write_results,
+)
 from same_bits import checked_out
 from speed import WORKS
 
@@ -59,7 +69,7 @@ def measure(
         for repeat in range(repeats):
             # The order changes, so that a machine that slows down does not favor a side.
             for tree in sorted(trees, reverse=repeat % 2 == 1):
-                own = {"PYTHONPATH": str(trees[tree] / "src"), "TORCHINDUCTOR_CACHE_DIR": f"{cache}/{tree}"}
+                own = {"PYTHONPATH": str(trees[tree] / "src")} | own_cache(f"{cache}/{tree}")
                 own |= {"NUMBA_CACHE_DIR": f"{cache}/numba-{tree}"}
                 answer = ask(command(trees[tree]), own)
                 rate = 1 / answer["seconds"] if engine == "exact" else answer["steps_per_second"]

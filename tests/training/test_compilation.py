@@ -252,7 +252,7 @@ def test_auto_begins_eagerly_and_switches_at_a_planned_step(compiling, monkeypat
     session = Session(run, run.make_env(1))
     session.train()
     assert native_from == [10]  # calls of two updates
-    assert used(run)["compiled_from"] == 9 and run.record["compile_seconds"] >= 0
+    assert used(run)["compiled_from"] == 20 + 9 and run.record["compile_seconds"] >= 0
 
 
 def test_time_spent_on_compiling_is_a_figure_of_its_own(compiling, monkeypatch, tmp_path):
@@ -285,12 +285,11 @@ def test_a_cold_and_a_warm_cache_and_a_resumed_run_give_the_same_bits(algorithm,
     warm = train(tmp_path / "warm", algorithm, steps=160)
     assert used(cold)["mode"] == "compiled" and used(cold)["compiled_from"] > 0
     runs = [warm]
-    for stopped_at in (2, 0):  # calls before the end, and before native code
-        over, calls = Session._over, []
+    for stopped_at in (0.4, 1.3):  # of the steps before native code
+        over = Session._over
 
-        def interrupted(session, over=over, calls=calls, last=stopped_at):
-            calls.append(session.driver.updates)
-            if calls[-1] > last * session.plan.engine.compiled_from:
+        def interrupted(session, over=over, last=stopped_at):
+            if session.driver.steps > last * session.plan.engine.compiled_from:
                 signal.raise_signal(signal.SIGINT)
             return over(session)
 

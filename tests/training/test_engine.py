@@ -9,8 +9,10 @@ from bellgrad.core.errors import UsageError
 from bellgrad.training import engine as engine_module
 from bellgrad.training.engine import (
     COMPILE_FROM_UPDATES,
+    EAGER_PART,
     LONG_RUN_UPDATES,
     LONG_RUN_UPDATES_PER_CALL,
+    MOST_EAGER_UPDATES,
     THREADS_FROM_WORK,
     UPDATES_PER_CALL,
     Engine,
@@ -22,7 +24,8 @@ CPU = torch.device("cpu")
 
 
 def choose(requested="auto", **changes):
-    sizes = {"planned_updates": 1, "batch_size": 64, "parameters": 5_000, "busy_processes": 0, "device": CPU}
+    sizes = {"planned_updates": 1, "planned_steps": 100_000, "batch_size": 64, "parameters": 5_000}
+    sizes |= {"busy_processes": 0, "device": CPU}
     return choose_engine(requested, **(sizes | changes))
 
 
@@ -141,3 +144,18 @@ def test_compiled_functions_of_one_source_keep_their_own_constants(make):
     for _ in range(2):
         assert twice(x).tolist() == [2.0, 2.0] and thrice(x).tolist() == [3.0, 3.0]
     assert not twice(torch.ones(2, requires_grad=True)).requires_grad
+
+
+def test_a_run_is_eager_first_for_a_part_that_its_plan_decides(compiler):
+    short = choose(planned_updates=50_000, planned_steps=60_000, begins=10_000)
+    assert short.compiled_from == 10_000 + 50_000 // EAGER_PART
+    long = choose(planned_updates=10**7, planned_steps=4 * 10**7)
+    assert long.compiled_from == 4 * MOST_EAGER_UPDATES
+    assert choose("compiled").compiled_from == choose("eager").compiled_from == choose().compiled_from == 0
+    for engine, steps, native in (
+        (short, 10_999, False),
+        (short, 11_000, True),
+        (choose("compiled"), 0, True),
+    ):
+        engine.reached(steps)
+        assert engine.compilation.native == native

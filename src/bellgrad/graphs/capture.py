@@ -8,6 +8,7 @@ configuration (see `inputs.py`), and tensors that its objects hold.
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from bellgrad.core.tree import Tree, leaves
 from bellgrad.graphs.inputs import WeakNumbers, with_inputs
 from bellgrad.graphs.structure import builder, flattener
 from bellgrad.ops.grads import capturing
+
+
+_ONE_AT_A_TIME = threading.Lock()  # torch patches `nn.Module` for all threads while it traces
 
 
 class Graph(NamedTuple):
@@ -85,7 +89,7 @@ def _capture(fn: Callable[..., Tree], args: tuple[Tree, ...], as_inputs: bool) -
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     without_memory = [fake.from_tensor(tensor) for tensor in (*given, *numbers)]
-    with capturing(), torch.no_grad(), fake:
+    with _ONE_AT_A_TIME, capturing(), torch.no_grad(), fake:
         module = make_fx(on_tensors, _allow_non_fake_inputs=True)(*without_memory)
     if any(node.target is torch.ops.aten._local_scalar_dense.default for node in module.graph.nodes):
         raise ValueError("it needs to know a number that is in a tensor")

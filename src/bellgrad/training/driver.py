@@ -35,6 +35,7 @@ class Workload(NamedTuple):
     updates: int  # gradient updates, or whatever takes most of the time
     batch_size: int  # items in one of them
     unit: str = "updates"  # what they are
+    begins: int = 0  # environment steps before the first of them
 
 
 class Driver:

@@ -37,8 +37,9 @@ class Engine:
         threads: of torch's arithmetic.
         updates_per_call: gradient updates unrolled into one compiled call.
         reason: one line for the user.
-        compiled_from: if compiled, updates after which it is; until then the run is eager, while the compiler
-            works beside it. It depends on the plan only, so that the same command gives the same numbers.
+        compiled_from: if compiled, environment steps after which it is; until then the run is eager, while
+            the compiler works beside it. It depends on the plan only, so that the same command gives the same
+            numbers.
         fault: why it is eager, if it would be compiled on another machine; not recorded.
         on_fault: called once if a function cannot be compiled. If it returns, this and every later function
             is run eagerly; if there is none, the `CompilationError` is raised. Not recorded.
@@ -89,9 +90,9 @@ class Engine:
             return torch.no_grad()(fn)
         return self.compilation.function(fn)
 
-    def reached(self, updates: int) -> None:
-        """Before a call of a driver: the run has made so many updates."""
-        self.compilation.native = updates >= self.compiled_from
+    def reached(self, steps: int) -> None:
+        """Before a call of a driver: the run has taken so many environment steps."""
+        self.compilation.native = steps >= self.compiled_from
 
     @property
     def may_wait(self) -> bool:
@@ -104,6 +105,8 @@ def choose_engine(
     requested: Literal["auto", "eager", "compiled"],
     *,
     planned_updates: int,
+    planned_steps: int,
+    begins: int = 0,
     batch_size: int,
     parameters: int,
     busy_processes: int,
@@ -115,6 +118,8 @@ def choose_engine(
     Args:
         requested: what the user asked for.
         planned_updates: gradient updates in the whole run.
+        planned_steps: environment steps in the whole run.
+        begins: those before the first update.
         batch_size: items in one update.
         parameters: numbers in the learner's networks.
         busy_processes: other processes that will keep a core busy: environment workers.
@@ -141,5 +146,6 @@ def choose_engine(
     mode: Literal["eager", "compiled"] = "compiled" if wanted else "eager"
     relation = "at least" if wanted else "fewer than"
     reason = f"{mode}: {planned_updates:,} {unit} planned, {relation} {COMPILE_FROM_UPDATES:,}"
-    begin = min(planned_updates // EAGER_PART, MOST_EAGER_UPDATES) if wanted else 0
-    return Engine(mode, threads, per_call, reason, begin)
+    eager_updates = min(planned_updates // EAGER_PART, MOST_EAGER_UPDATES)
+    eager_steps = (planned_steps - begins) * eager_updates // max(1, planned_updates)
+    return Engine(mode, threads, per_call, reason, begins + eager_steps if wanted else 0)

@@ -77,7 +77,7 @@ class OffPolicy(ActingDriver):
         """Updates begin at `learning_starts`."""
         c = learner.config
         periods = max(0, settings.steps - c.learning_starts) // c.update_period
-        return Workload(periods * c.updates_per_period, c.batch_size)
+        return Workload(periods * c.updates_per_period, c.batch_size, begins=c.learning_starts)
 
     @torch.no_grad()
     def advance(self) -> Advanced:

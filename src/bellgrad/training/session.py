@@ -339,7 +339,7 @@ class Session:
         """A call of the driver; None if it was left because the run is to stop: all is then to be saved as it
         was before the call."""
         driver, stop = self.driver, self._stop
-        driver.engine.reached(driver.updates)
+        driver.engine.reached(driver.steps)
         if driver.compiles_next and self._saved_at != driver.steps:
             self._save()
         saved = self._saved_at == driver.steps
@@ -525,6 +525,8 @@ def _choose_engine(
     return choose_engine(
         settings.engine,
         planned_updates=workload.updates,
+        planned_steps=settings.steps,
+        begins=workload.begins,
         unit=workload.unit,
         batch_size=workload.batch_size,
         parameters=sum(leaf.numel() for tree in networks for leaf in named_leaves(tree).values()),
