@@ -144,6 +144,15 @@ def test_arguments_are_changed_in_place_and_not_while_capturing():
     assert args[0].tolist() == [1.0, 1.0]
 
 
+def test_a_tensor_that_is_given_twice_is_two_inputs():
+    def subtract(a, b):
+        return a - b
+
+    same = torch.ones(2)
+    graph = capture(subtract, (same, same))
+    assert run_text(graph, (torch.tensor([5.0, 5.0]), torch.tensor([2.0, 2.0]))).tolist() == [3.0, 3.0]
+
+
 def test_a_function_that_looks_into_a_tensor_cannot_be_captured():
     for body in (lambda x: x * 2 if x.sum() > 0 else x, lambda x: x * x.sum().item()):
         with pytest.raises(Exception, match=r"."):

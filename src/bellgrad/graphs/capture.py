@@ -22,7 +22,6 @@ from bellgrad.graphs.inputs import WeakNumbers, with_inputs
 from bellgrad.graphs.structure import builder, flattener
 from bellgrad.ops.grads import capturing
 
-
 _ONE_AT_A_TIME = threading.Lock()  # torch patches `nn.Module` for all threads while it traces
 
 
@@ -88,7 +87,8 @@ def _capture(fn: Callable[..., Tree], args: tuple[Tree, ...], as_inputs: bool) -
         return leaves(result[-1])
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    without_memory = [fake.from_tensor(tensor) for tensor in (*given, *numbers)]
+    objects = [tensor.detach() for tensor in (*given, *numbers)]  # a tensor given twice is two inputs
+    without_memory = [fake.from_tensor(tensor) for tensor in objects]
     with _ONE_AT_A_TIME, capturing(), torch.no_grad(), fake:
         module = make_fx(on_tensors, _allow_non_fake_inputs=True)(*without_memory)
     if any(node.target is torch.ops.aten._local_scalar_dense.default for node in module.graph.nodes):

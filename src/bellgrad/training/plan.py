@@ -77,6 +77,8 @@ class Plan:
                 raise ValueError(f"engine_used is {record['engine_used']!r}")
             for name in ("threads", "updates_per_call"):
                 _count(record["engine_used"], name)
+            if type(engine.compiled_from) is not int or engine.compiled_from < 0:
+                raise ValueError(f"compiled_from is {engine.compiled_from!r}")
             device = record["device_used"]
             if device not in ("cpu", "cuda"):
                 raise ValueError(f"device_used is {device!r}")
