@@ -3,10 +3,10 @@ another learning rate; beside an earlier commit of Bellgrad.
 
     python benchmarks/first_minute.py GIT_REF [--rows PATTERN ...] [--repeats 1]
 
-Wall-clock seconds, and seconds of all processors from the command to its exit: those that the whole machine was
-busy, so that every process counts and nothing else may run.
-Each tree begins with an empty cache in each repeat. "compile" is `--engine compiled` for a few
-updates, so that nearly all of it is imports and compiling; the other rows run with what `auto` chooses.
+Wall-clock seconds, and seconds of all processors from the command to its exit: those that the whole machine
+was busy, so that every process counts, and nothing else may run. Each tree begins with an empty cache in each
+repeat. "compile" is `--engine compiled` for a few updates, so that nearly all of it is imports and compiling;
+the other rows run with what `auto` chooses.
 """
 
 import argparse
