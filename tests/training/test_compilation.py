@@ -275,6 +275,22 @@ def test_waiting_for_the_compiler_is_said(compiling, monkeypatch, tmp_path, caps
     assert "compiling: once for these networks" in said and "compiled after" in said
 
 
+@pytest.mark.parametrize("works", [0, 99])
+def test_a_checkpoint_before_waiting_is_written_once(works, compiling, monkeypatch, tmp_path):
+    compiling(works)
+    saved, save = [], Session._save
+    monkeypatch.setattr(Session, "_save", lambda self: (saved.append(self.driver.steps), save(self)))
+    train(tmp_path / "run")
+    assert saved == [0, 20, 40, 80]  # the start, before the first update, two checkpoints
+
+
+@pytest.mark.compiled
+def test_the_way_of_other_devices():
+    assert compilation._for_device(lambda x: x * 2)(torch.ones(2)).tolist() == [2.0, 2.0]
+    with pytest.raises(CompilationError, match="compiling failed"):
+        compilation._for_device(lambda x: x * 2 if x.sum() > 0 else x)(torch.ones(2))
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("algorithm", [DQN, PPO], ids=["dqn", "ppo"])
 def test_a_cold_and_a_warm_cache_and_a_resumed_run_give_the_same_bits(algorithm, monkeypatch, tmp_path):

@@ -82,7 +82,7 @@ def compile_graph(text: str, inputs: list[Any], threads: int, compiler: str | No
     """Compile the text of a `Graph`; returns the path of a library, in torch's cache folder."""
     import torch
     from torch import fx, nn
-    from torch._inductor import aot_compile, config
+    from torch._inductor import aot_compile, config, cpu_vec_isa
     from torch._inductor.exc import CppCompileError
     from torch._subclasses import FakeTensorMode
 
@@ -109,6 +109,7 @@ def compile_graph(text: str, inputs: list[Any], threads: int, compiler: str | No
             with config.patch({"cpp.vec_isa_ok": True}):
                 return str(aot_compile(module, given, options=options))
         except CppCompileError:
+            cpu_vec_isa.valid_vec_isa_list.cache_clear()  # now each is tried with the compiler
             return str(aot_compile(module, given, options=options))
 
 

@@ -1,7 +1,11 @@
 """What this installation can do, and what it lacks."""
 
+import contextlib
+import os
 import platform
+import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -51,20 +55,35 @@ def examine() -> dict[str, str]:
     return found
 
 
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable as it is for a moment."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _compiler() -> str:
     """Whether a function can be compiled, which is tried."""
     import torch
 
     from bellgrad.core.errors import CompilationError
     from bellgrad.core.process import OwnSettings
-    from bellgrad.graphs.compiler import compiler_fault, find_compiler
+    from bellgrad.graphs.compiler import CACHE_VARIABLE, compiler_fault, find_compiler
     from bellgrad.training.engine import Engine
 
     fault = compiler_fault()
     if fault is None:
         began = time.perf_counter()
         try:
-            with OwnSettings():
+            # with a cache that is empty, else nothing would be tried
+            with OwnSettings(), tempfile.TemporaryDirectory() as empty, _variable(CACHE_VARIABLE, empty):
                 Engine("compiled", 1, 1, "").compile(lambda x: 2 * x + 1)(torch.ones(2))
         except CompilationError as error:
             fault = error

@@ -25,22 +25,21 @@ class Compilation:
         on_fault: see `Engine`.
 
     Attributes:
-        functions: how many there are.
         native: whether functions are native code from now on; until then they are eager.
-        ran: whether a function has run as native code.
         seconds: that the run has spent on this: capturing, waiting and loading.
         waiting: gives the block in which the run waits for a compiler.
     """
 
     def __init__(self, threads: int, on_fault: Callable[[CompilationError], None] | None = None):
         self._threads, self._on_fault, self._failed = threads, on_fault, False
-        self.functions, self.native, self.ran, self.seconds = 0, True, False, 0.0
+        self._settled = True  # whether there is nothing to compile, it was done once, or was given up
+        self.native, self.seconds = True, 0.0
         self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def function(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn` without autograd recording: eager as long as `native` is not set, or if this or another
         function of the engine could not be compiled."""
-        self.functions += 1
+        self._settled = False
         eager = torch.no_grad()(fn)
         run: Callable[..., Any] | None = None
         code: Native | None = None
@@ -57,20 +56,20 @@ class Compilation:
                         code = Native(capture(fn, args), self._threads)
                     if code is not None and self.native:
                         run = self._loaded(code)
+                    self._settled = self._settled or run is not None
                 except CompilationError as fault:
                     self._fail(fault)
                 except BellgradError:
                     raise
                 except Exception as error:  # whatever a function, a disk or a path can do
-                    whole = "".join(traceback.format_exception(error))
-                    self._fail(CompilationError(f"compiling failed: {first_line(error)}", whole))
+                    self._fail(_fault_of(error))
                 finally:
                     self.seconds += time.perf_counter() - began
             if run is None:
                 return eager(*args)
             try:
                 return run(*args)
-            except CompilationError as fault:  # its arguments are not what it was compiled for; nothing ran
+            except CompilationError as fault:  # found at the call, before anything ran
                 run = None
                 self._fail(fault)
                 return eager(*args)
@@ -81,9 +80,12 @@ class Compilation:
         if not code.ready:
             with self.waiting():
                 code.wait()
-        function = code.load()
-        self.ran = True
-        return function
+        return code.load()
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the next call of a function may have to wait for a compiler, for the first time."""
+        return self.native and not self._settled
 
     def _fail(self, fault: CompilationError) -> None:
         """Go eager from here on, if that is wanted.
@@ -94,7 +96,7 @@ class Compilation:
         if self._on_fault is None:
             raise fault
         self._on_fault(fault)
-        self._failed = True
+        self._failed = self._settled = True
 
 
 def _for_device(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,8 +114,38 @@ def _for_device(fn: Callable[..., Any]) -> Callable[..., Any]:
         target.__closure__,
     )
     own = MethodType(copy, fn.__self__) if hasattr(fn, "__self__") else copy
-    options: dict[str, Any] = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    compiled: Callable[..., Any] = torch.no_grad()(
-        torch.compile(own, fullgraph=True, dynamic=False, options=options)
+    built: list[bool] = []
+    compiled = torch.compile(
+        own,
+        fullgraph=True,
+        dynamic=False,
+        backend=functools.partial(_build_for_device, built),
+        options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
     )
-    return compiled
+
+    @torch.no_grad()
+    def call(*args: Any) -> Any:
+        try:
+            return compiled(*args)
+        except BellgradError:
+            raise
+        except Exception as error:
+            if built:  # it was compiled, and failed when it ran
+                raise
+            raise _fault_of(error) from error
+
+    return call
+
+
+def _build_for_device(built: list[bool], graph: Any, example: Any, **more: Any) -> Any:
+    """torch's own compiler, which notes that it has ended."""
+    from torch._inductor.compile_fx import compile_fx
+
+    made = compile_fx(graph, example, config_patches={"cpp_wrapper": True})
+    built.append(True)
+    return made
+
+
+def _fault_of(error: Exception) -> CompilationError:
+    whole = "".join(traceback.format_exception(error))
+    return CompilationError(f"compiling failed: {first_line(error)}", whole)

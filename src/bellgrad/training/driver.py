@@ -102,7 +102,7 @@ class Driver:
     @property
     def compiles_next(self) -> bool:
         """Whether the next call may have to wait for a compiler, a time in which nothing can be saved."""
-        return self.engine.may_wait
+        return self.engine.compilation.may_wait
 
     def notes(self, settings: Settings) -> list[str]:
         """What a user may not expect of a run of so many steps, each to be said after the algorithm's

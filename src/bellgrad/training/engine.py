@@ -94,12 +94,6 @@ class Engine:
         """Before a call of a driver: the run has taken so many environment steps."""
         self.compilation.native = steps >= self.compiled_from
 
-    @property
-    def may_wait(self) -> bool:
-        """Whether the next call of a compiled function may have to wait for a compiler."""
-        c = self.compilation
-        return c.functions > 0 and c.native and not c.ran
-
 
 def choose_engine(
     requested: Literal["auto", "eager", "compiled"],
